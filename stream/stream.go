@@ -112,10 +112,11 @@ type Publisher interface {
 	Publish(ctx context.Context, records ...Record) error
 }
 
-// AckFunc settles a batch, once. A nil err acknowledges every record; a
+// AckFunc settles a batch, once: a second call does nothing. A nil err acknowledges every record; a
 // *BatchError redelivers, after a delay, the records it names and acknowledges
 // the rest; any other err redelivers all. It returns ErrFenced if the partition
-// has been given to another consumer meanwhile; then nothing was settled.
+// has been given to another consumer meanwhile, and ErrClosed if the source was
+// closed; then nothing was settled.
 //
 // Batches may be settled in any order and from any goroutine. What the broker
 // remembers never passes the lowest record that is not settled.
@@ -148,7 +149,10 @@ type Owner interface {
 	// from them, and says at which offset each starts; one that is missing
 	// from the answer starts at the oldest record. An error ends the source.
 	Assigned(ctx context.Context, partitions []Partition) (map[Partition]int64, error)
-	// Lost says that partitions belong to someone else from now on.
+	// Lost says that partitions it claimed are no longer this consumer's: they
+	// belong to someone else from now on, or the source was closed. A source
+	// never calls Assigned and Lost at the same time, and Close returns after
+	// the last Lost has.
 	Lost(ctx context.Context, partitions []Partition) error
 }
 
