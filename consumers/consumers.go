@@ -6,6 +6,7 @@ package consumers
 
 import (
 	"context"
+	"errors"
 
 	"penstock/schemas"
 	"penstock/stream"
@@ -14,7 +15,9 @@ import (
 // Registry is what a consumer asks of a schema registry.
 type Registry interface {
 	// Schema returns the schema with that id. It is called for every record,
-	// so it answers from a cache.
+	// so it answers from a cache. An error that wraps schemas.ErrNoSchema says
+	// that there is none, and the record is set aside; any other error is
+	// taken as passing, and the batch waits for the registry.
 	Schema(ctx context.Context, id schemas.ID) (schemas.Schema, error)
 }
 
@@ -31,8 +34,36 @@ type Message struct {
 }
 
 // Batch is a run of one partition: everything from offset First up to, not
-// including, Next. Records that were set aside as dead letters are part of the
-// run but not among Messages, so a batch may have none.
+// including, Next. Its messages are in ascending order of their offsets, which
+// lie in that range and may leave gaps: records that were set aside as dead
+// letters, and offsets at which there is no record (compaction, transaction
+// markers). A batch may have no messages; it moves the position all the same.
+//
+// Next is one past the last record fetched. First is the Next of the batch
+// before it on that partition, so that runs follow on from one another. There
+// are two exceptions, in which First is the offset of the first record
+// fetched: the first batch of a partition, and a run that starts below the
+// Next of the one before, because the source delivered it again.
+//
+// # What a sink that holds positions may rely on
+//
+// Let stored be the position that it holds for the partition: a message below
+// stored has been dealt with, one at stored or above has not.
+//
+//   - Between two calls of its Assigned, batches come without a hole: only the
+//     first may have First > stored, where no record lies in between. On any
+//     later one First > stored cannot be, and a sink that sees it should
+//     refuse with ErrStop rather than move its position.
+//   - First < stored is normal: the broker redelivers what was stored but not
+//     yet acknowledged, and a partition that comes back from another consumer
+//     may follow on from where it was when it went. The sink leaves out the
+//     messages below stored, and has nothing to do where Next <= stored.
+//   - A batch may arrive for a partition that was lost meanwhile. The sink then
+//     returns an error that wraps stream.ErrFenced (it has no claim, or the
+//     owner epoch it finds in the database is not its own). Run writes nothing
+//     more of that partition until the source has delivered it again, so that
+//     no later batch of a lost assignment is stored under a new one without
+//     those before it.
 type Batch struct {
 	Topic       string
 	Partition   int32
@@ -40,18 +71,33 @@ type Batch struct {
 	Messages    []Message
 }
 
+// ErrStop in the error of a Sink ends the run: what is wrong does not pass by
+// waiting (a table that is not there, a password that is refused), and is not
+// the record's fault.
+var ErrStop = errors.New("the sink cannot go on")
+
 // Sink is where results end.
 type Sink interface {
-	// Write stores b whole, or not at all, or returns a *stream.BatchError
-	// that names by index the messages that can never be stored; then none is
-	// stored yet, and Write is called again without them. Any other error is
-	// taken as passing: the same batch is written again after a delay, and
-	// nothing of it is settled before. An error that wraps ErrStop ends the
-	// run. Batches of one partition come in order, one at a time; those of
-	// different partitions may come concurrently.
+	// Write stores b whole, or not at all. Its error says what comes next:
+	//
+	//   - nil: all of b is stored; it is acknowledged.
+	//   - a *stream.BatchError names by index the messages that can never be
+	//     stored. Nothing of b is stored yet; those become dead letters, and
+	//     Write is called again with the same First and Next without them.
+	//   - one that wraps stream.ErrFenced: the partition belongs to another
+	//     consumer; b is dropped, unsettled.
+	//   - one that wraps ErrStop ends the run; b stays unsettled.
+	//   - any other is taken as passing: b is written again after a delay, and
+	//     nothing of it is settled before. An error with a method
+	//     RetryAfter() time.Duration asks for at least that delay.
+	//
+	// Batches of one partition come in order, one at a time; those of
+	// different partitions may come concurrently. Write may keep neither b nor
+	// its messages after it returns, and may not change them. When ctx ends,
+	// Write should give up soon: the batch is then delivered again.
 	//
 	// A sink that holds positions is a stream.Owner as well and moves the
-	// partition's position from First to Next in the transaction that stores
-	// the messages.
+	// partition's position to Next in the transaction that stores the
+	// messages; see Batch.
 	Write(ctx context.Context, b Batch) error
 }

@@ -11,8 +11,8 @@ import (
 	"penstock/stream"
 )
 
-// Registry is what a producer asks of a schema registry. Errors that wrap
-// ErrNoSchema say that the subject has none.
+// Registry is what a producer asks of a schema registry. An error that wraps
+// schemas.ErrNoSchema says that the subject has none.
 type Registry interface {
 	// Latest returns the newest schema of a subject and its id. It is called
 	// for every event, so it answers from a cache.

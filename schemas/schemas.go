@@ -7,8 +7,14 @@ package schemas
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 )
+
+// ErrNoSchema is wrapped by the errors of whatever looks schemas up, where
+// there is no schema of that id, or none under that subject. Any other error
+// of a lookup says nothing about whether there is one.
+var ErrNoSchema = errors.New("no such schema")
 
 // Type is the name of a schema language, as registries spell it.
 type Type string
