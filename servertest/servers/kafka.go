@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+//go:embed pom.xml
+var pom []byte
+
+// One node that is broker and controller. The internal topics are kept small,
+// since each of their partitions costs time at the first use of a group or a
+// transaction, and sessions may be short, for tests of dead members.
+const kafkaProperties = `process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:%[2]d
+listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
+advertised.listeners=PLAINTEXT://127.0.0.1:%[1]d
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs=%[3]s
+num.partitions=4
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+group.consumer.min.session.timeout.ms=1000
+group.consumer.min.heartbeat.interval.ms=500
+`
+
+func startKafka(ctx context.Context, tools, dir string) (*process, string, error) {
+	java, err := lookup("java", "default-jre-headless")
+	if err != nil {
+		return nil, "", err
+	}
+	jars, err := kafkaJars(ctx, tools)
+	if err != nil {
+		return nil, "", err
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, "", err
+	}
+	properties := filepath.Join(dir, "server.properties")
+	text := fmt.Sprintf(kafkaProperties, ports[0], ports[1], filepath.Join(dir, "data"))
+	if err := os.WriteFile(properties, []byte(text), 0o644); err != nil {
+		return nil, "", err
+	}
+	classpath := filepath.Join(jars, "*")
+	format := exec.CommandContext(ctx, java, "-XX:TieredStopAtLevel=1", "-cp", classpath,
+		"kafka.tools.StorageTool", "format", "-t", "cGVuc3RvY2stdGVzdGluZw", "-c", properties)
+	if out, err := format.CombinedOutput(); err != nil {
+		return nil, "", fmt.Errorf("format the storage: %w\n%s", err, out)
+	}
+	// A JVM that is told to stop spends a second on it; nothing is kept here.
+	p, err := launch("kafka", filepath.Join(dir, "log"), syscall.SIGKILL,
+		exec.Command(java, "-Xmx1g", "-cp", classpath, "kafka.Kafka", properties))
+	return p, fmt.Sprintf("127.0.0.1:%d", ports[0]), err
+}
+
+// kafkaJars returns the folder of Kafka's jars, which it fills at first use.
+func kafkaJars(ctx context.Context, tools string) (string, error) {
+	jars := filepath.Join(tools, fmt.Sprintf("kafka-%.4x", sha256.Sum256(pom)))
+	if _, err := os.Stat(jars); err == nil {
+		return jars, nil
+	}
+	mvn, err := lookup("mvn", "maven")
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(tools, "kafka-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "pom.xml"), pom, 0o644); err != nil {
+		return "", err
+	}
+	libs := filepath.Join(dir, "libs")
+	get := exec.CommandContext(ctx, mvn, "-q", "-B", "-f", dir, "dependency:copy-dependencies", "-DoutputDirectory="+libs)
+	if out, err := get.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("fetch Kafka's jars: %w\n%s", err, out)
+	}
+	// Only a complete folder gets the name that is looked for.
+	if err := os.Rename(libs, jars); err != nil {
+		if _, there := os.Stat(jars); there == nil {
+			return jars, nil // another run was faster
+		}
+		return "", err
+	}
+	return jars, nil
+}
+
+func probeKafka(ctx context.Context, address string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(address))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Ping(ctx)
+}
