@@ -118,7 +118,8 @@ const (
 // is a graph: a named node may be reached from within itself.
 type Node struct {
 	Kind     Kind
-	Name     string // full name of a record, enum or fixed, where it has one
+	Name     string   // full name of a record, enum or fixed, where it has one
+	Aliases  []string // Record, Enum, Fixed: full names that a reader takes for its own
 	Doc      string
 	Logical  Logical
 	Bits     int  // Int: 32 or 64; Float: 32 or 64; 0 for unbounded
@@ -127,9 +128,12 @@ type Node struct {
 	// Precision and Scale belong to Decimal.
 	Precision, Scale int
 	Symbols          []string // Enum
-	Fields           []Field  // Record, in the order of the schema
-	Items            *Node    // Array, Map
-	Branches         []*Node  // Union, in the order of the schema
+	// Fallback is the symbol that an Enum reads for one it does not know; it
+	// is one of Symbols, or empty if there is none.
+	Fallback string
+	Fields   []Field // Record, in the order of the schema
+	Items    *Node   // Array, Map
+	Branches []*Node // Union, in the order of the schema
 }
 
 // Field is one field of a record.
