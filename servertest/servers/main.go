@@ -1,3 +1,5 @@
+//go:build unix
+
 // Servers starts the real servers that the tests need, Apache Kafka,
 // PostgreSQL and nats-server, runs a command with their addresses in its
 // environment, stops them all, and exits as the command did:

@@ -1,0 +1,55 @@
+# make check is the one test command: CI runs it, and so should you before you
+# send a change. Tools and servers of its own are kept in .tools.
+
+GOLANGCI_LINT_VERSION := v2.15.0
+
+LINT     := .tools/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
+SERVERS  := go run ./servertest/servers
+GO_FILES := git ls-files --cached --others --exclude-standard '*.go'
+FUZZTIME ?= 30s
+
+.PHONY: check fmt vet lint build test race mutants fuzz bench
+
+# The servers are started once, for race and mutants together.
+check: fmt vet lint build
+	$(SERVERS) $(MAKE) --no-print-directory race mutants
+
+fmt:
+	@test -z "$$($(GO_FILES) | xargs gofmt -l | tee /dev/stderr)"
+
+vet:
+	go vet ./...
+
+lint: $(LINT)
+	$(LINT) run
+
+$(LINT):
+	GOBIN=$(abspath $(@D)) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+# One static binary.
+build:
+	CGO_ENABLED=0 go build -trimpath -o penstock ./cmd/penstock
+
+# What needs Go alone and a minute.
+test:
+	go test -short ./...
+
+# Every test, on real servers, under the race detector.
+race:
+	$(SERVERS) go run ./servertest/noskip -race ./...
+
+# Every seeded defect must make its test fail.
+mutants:
+	$(SERVERS) go run ./servertest/mutants
+
+# Each fuzz target for FUZZTIME. Commit what it finds in testdata/fuzz.
+fuzz:
+	@$(GO_FILES) | xargs grep -l '^func Fuzz' | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "== $$target in $$file"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file) || exit 1; \
+		done; \
+	done
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
