@@ -215,7 +215,7 @@ func work(ctx context.Context, root, tree string, files []string, queue <-chan [
 // the tree could not be brought back.
 func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (verdict, error) {
 	if text, err := apply(ctx, tree, m.patch); err != nil {
-		return verdict{mutant: m, text: "DOES NOT APPLY", output: text}, nil
+		return verdict{mutant: m, text: "DOES NOT APPLY", output: text}, nil //nolint:nilerr // it is the verdict
 	}
 	r := test(ctx, tree, m.test, limit)
 	if text, err := apply(context.WithoutCancel(ctx), tree, "-R", m.patch); err != nil {

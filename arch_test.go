@@ -1,0 +1,158 @@
+package penstock
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mayImport says for each package what it may import besides the standard
+// library: our packages by their path in the tree, exactly; libraries by module
+// or any path above the package. "*" is everything but the packages named
+// *test, which only tests import. Test files may import what they like.
+//
+// A new row, and a new entry in one, needs a sentence in docs/adr.
+var mayImport = map[string][]string{
+	".": {},
+
+	"schemas": {},
+
+	"stream":            {},
+	"stream/memory":     {"stream"},
+	"stream/streamtest": {"stream", "github.com/google/go-cmp"},
+
+	"registry": {"schemas"},
+
+	"producers": {"schemas", "stream"},
+
+	"consumers":         {"schemas", "stream"},
+	"consumers/diffing": {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
+
+	"cmd/penstock": {"*"},
+
+	"servertest":         {"github.com/jackc/pgx/v5"},
+	"servertest/mutants": {},
+	"servertest/noskip":  {},
+	"servertest/servers": {
+		"servertest",
+		"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/twmb/franz-go", // to see them ready
+		"golang.org/x/sync",
+	},
+}
+
+func TestImports(t *testing.T) {
+	imports, err := importsOf(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg, files := range imports {
+		allowed, listed := mayImport[pkg]
+		if !listed {
+			t.Errorf("%s has no row in mayImport", pkg)
+			continue
+		}
+		for file, paths := range files {
+			for _, p := range paths {
+				if !isAllowed(p, allowed) {
+					t.Errorf("%s: %s may not import %s", file, pkg, p)
+				}
+			}
+		}
+	}
+	for pkg := range mayImport {
+		if imports[pkg] == nil {
+			t.Errorf("mayImport has a row for %s, which has no Go files", pkg)
+		}
+	}
+}
+
+// importsOf returns, by package and by file, what the files below root import,
+// tests left out. It passes over testdata and what is not of this module.
+func importsOf(root string) (map[string]map[string][]string, error) {
+	packages := map[string]map[string][]string{}
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name != root && foreign(name) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		pkg := path.Dir(filepath.ToSlash(name))
+		if packages[pkg] == nil {
+			packages[pkg] = map[string][]string{}
+		}
+		paths := []string{}
+		for _, spec := range file.Imports {
+			p, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			paths = append(paths, p)
+		}
+		packages[pkg][name] = paths
+		return nil
+	})
+	return packages, err
+}
+
+// foreign reports whether the go command would not look for our packages in dir.
+func foreign(dir string) bool {
+	base := filepath.Base(dir)
+	if base == "testdata" || base == "node_modules" || strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
+func isAllowed(imported string, allowed []string) bool {
+	const module = "penstock/"
+	ours, inside := strings.CutPrefix(imported, module)
+	if inside {
+		return slices.Contains(allowed, ours) || slices.Contains(allowed, "*") && !strings.HasSuffix(ours, "test")
+	}
+	first, _, _ := strings.Cut(imported, "/")
+	if !strings.Contains(first, ".") {
+		return true // the standard library
+	}
+	return slices.ContainsFunc(allowed, func(a string) bool {
+		return a == "*" || a == imported || strings.HasPrefix(imported, a+"/")
+	})
+}
+
+func TestIsAllowed(t *testing.T) {
+	row := []string{"stream", "github.com/twmb/franz-go"}
+	f := func(imported string, allowed []string, want bool) {
+		t.Helper()
+		if got := isAllowed(imported, allowed); got != want {
+			t.Errorf("isAllowed(%q, %q) = %t", imported, allowed, got)
+		}
+	}
+	f("net/http", row, true)
+	f("penstock/stream", row, true)
+	f("penstock/stream/kafka", row, false)
+	f("penstock/schemas", row, false)
+	f("github.com/twmb/franz-go/pkg/kgo", row, true)
+	f("github.com/twmb/franz-gone", row, false)
+	f("github.com/twmb/avro", row, false)
+	f("penstock/stream/kafka", []string{"*"}, true)
+	f("penstock/servertest", []string{"*"}, false)
+	f("github.com/twmb/avro", []string{"*"}, true)
+}

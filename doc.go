@@ -1,0 +1,38 @@
+// Package penstock is the map of the house; it holds no code. README.md says
+// how to run what is built here.
+//
+// A record's way leads through these packages, from the left to the right:
+//
+//	producers ─ validate, encode, frame ─▶ stream ─▶ consumers ─ decode, batch ─▶ sinks
+//	     │                             kafka, nats,      │
+//	     ╰───────── schemas ─────────────memory──────────╯
+//	                   ▲
+//	               registry
+//
+// [penstock/stream] is the seam to the broker: a Publisher that returns when
+// records are durable, and a Source that yields batches of one partition, each
+// with a function that settles it. Below it lies one package for each broker,
+// and streamtest, the suite that all of them pass.
+//
+// [penstock/schemas] is the seam to the schema languages: a Format parses text,
+// a Schema encodes and decodes values and says, with a pointer into the value,
+// what does not fit. Below it lies one package for each language.
+//
+// [penstock/registry] keeps the schemas: one deterministic state machine,
+// rebuilt from an append-only log, behind the HTTP interface that Confluent's
+// clients speak. registry/compat holds the rules of evolution, registry/logs
+// the homes of the log, registry/client the cached way in from elsewhere.
+//
+// [penstock/producers] publishes what fits its schema. [penstock/consumers]
+// runs the loop that decodes, sets aside what cannot pass, and settles; its
+// three jobs are below it (microbatch, diffing, federated), and so are the
+// sinks, which store a batch and the position behind it in one transaction.
+//
+// Neither producers nor consumers see a broker, a registry or each other. Only
+// cmd/penstock knows everything: it reads the command line and plugs one of
+// each together. Who may import whom is a table in arch_test.go, with the
+// libraries of each package, and the reasons are in docs/adr.
+//
+// [penstock/servertest] gives tests the real servers that `make check` starts.
+// Beside the tests, testdata/mutants holds defects that they must find.
+package penstock
