@@ -1,0 +1,87 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code is an error code of the API.
+type Code int
+
+// The error codes.
+const (
+	CodeSubjectNotFound      Code = 40401
+	CodeVersionNotFound      Code = 40402
+	CodeSchemaNotFound       Code = 40403
+	CodeSubjectDeleted       Code = 40404
+	CodeSubjectNotDeleted    Code = 40405
+	CodeVersionDeleted       Code = 40406
+	CodeVersionNotDeleted    Code = 40407
+	CodeConfigNotFound       Code = 40408
+	CodeModeNotFound         Code = 40409
+	CodeIncompatible         Code = 40901
+	CodeInvalidSchema        Code = 42201
+	CodeInvalidVersion       Code = 42202
+	CodeInvalidLevel         Code = 42203
+	CodeInvalidMode          Code = 42204
+	CodeNotPermitted         Code = 42205
+	CodeReferenceExists      Code = 42206
+	CodeIDMismatch           Code = 42207
+	CodeInvalidSubject       Code = 42208
+	CodeTooLarge             Code = 42209
+	CodeStore                Code = 50001
+	CodeTimeout              Code = 50002
+	codeUnclassified         Code = 500
+	codeBadRequest           Code = 400
+	codeNotFound             Code = 404
+	codeMethodNotAllowed     Code = 405
+	codeUnsupportedMediaType Code = 415
+)
+
+// Status is the HTTP status that a code goes with.
+func (c Code) Status() int {
+	if c < 1000 {
+		return int(c)
+	}
+	return int(c) / 100
+}
+
+// Error is what the registry answers where it refuses. Two errors are the same
+// to errors.Is if their codes are equal.
+type Error struct {
+	Code    Code   `json:"error_code"`
+	Message string `json:"message"`
+
+	findings []Finding
+	cause    error
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Is reports whether target is an *Error of the same code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// Unwrap returns what lies behind the error, which no client sees.
+func (e *Error) Unwrap() error { return e.cause }
+
+// Findings returns what stands against compatibility, of an error with code
+// CodeIncompatible.
+func (e *Error) Findings() []Finding { return e.findings }
+
+func errorf(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// public turns any error into one that a client may see: an *Error as it is,
+// anything else as a code and a general sentence.
+func public(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Code: codeUnclassified, Message: "Internal server error; the registry's log says more", cause: err}
+}

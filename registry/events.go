@@ -1,0 +1,173 @@
+package registry
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"penstock/schemas"
+)
+
+// The kinds of record that the index is made from. Records of other kinds
+// (NOOP, CONTEXT, ASSOC, and what is still to come) are passed over.
+const (
+	schemaRecord        = "SCHEMA"
+	configRecord        = "CONFIG"
+	modeRecord          = "MODE"
+	deleteSubjectRecord = "DELETE_SUBJECT"
+	clearSubjectRecord  = "CLEAR_SUBJECT"
+)
+
+// recordKey is the key of every kind of record. The order of its fields is
+// part of the format: a log that compacts compares the bytes.
+type recordKey struct {
+	KeyType string `json:"keytype"`
+	Subject string `json:"subject,omitempty"`
+	Version int    `json:"version,omitempty"`
+	Magic   int    `json:"magic"`
+}
+
+// schemaValue is the value of a SCHEMA record.
+type schemaValue struct {
+	Subject string `json:"subject"`
+	Version int    `json:"version"`
+	ID      int    `json:"id"`
+	MD5     string `json:"md5,omitempty"`
+	// SchemaType is absent for Avro.
+	SchemaType schemas.Type `json:"schemaType,omitempty"`
+	References []Reference  `json:"references,omitempty"`
+	Metadata   *Metadata    `json:"metadata,omitempty"`
+	RuleSet    *RuleSet     `json:"ruleSet,omitempty"`
+	Schema     string       `json:"schema"`
+	Deleted    bool         `json:"deleted"`
+}
+
+type configValue struct {
+	Subject string `json:"subject,omitempty"`
+	Config
+}
+
+type modeValue struct {
+	Subject string `json:"subject,omitempty"`
+	Mode    Mode   `json:"mode"`
+}
+
+// deleteSubjectValue deletes the versions of a subject up to Version softly.
+type deleteSubjectValue struct {
+	Subject string `json:"subject"`
+	Version int    `json:"version"`
+}
+
+// event makes a record of key and value, or a tombstone where value is nil.
+func event(key recordKey, value any, now time.Time) Event {
+	e := Event{Time: now.Truncate(time.Millisecond), Key: encode(key)}
+	if value != nil {
+		e.Value = encode(value)
+	}
+	return e
+}
+
+// encode writes the JSON of types that always have one.
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("encode %T: %v", v, err)) // the record types hold nothing that JSON lacks
+	}
+	return b
+}
+
+func schemaKey(subject string, version int) recordKey {
+	return recordKey{KeyType: schemaRecord, Subject: subject, Version: version, Magic: 1}
+}
+
+func schemaEvent(subject string, v *version, now time.Time) Event {
+	c := v.content
+	value := schemaValue{
+		Subject: subject, Version: v.number, ID: v.id,
+		MD5:        base64.StdEncoding.EncodeToString(c.guid[:]),
+		References: c.references, Metadata: c.metadata, RuleSet: c.ruleSet,
+		Schema: c.text, Deleted: v.deleted,
+	}
+	if c.schemaType != schemas.Avro {
+		value.SchemaType = c.schemaType
+	}
+	return event(schemaKey(subject, v.number), value, now)
+}
+
+// apply folds one event into x. It is the only place that changes an index, so
+// that replay yields what the writes made.
+func (x *index) apply(e Event) error {
+	var key recordKey
+	if err := json.Unmarshal(e.Key, &key); err != nil {
+		return fmt.Errorf("read record key: %w", err)
+	}
+	if key.Magic < 0 || key.Magic > 1 {
+		return fmt.Errorf("record of kind %s has version %d, expected 0 or 1: it was written by a newer registry", key.KeyType, key.Magic)
+	}
+	var err error
+	switch key.KeyType {
+	case schemaRecord:
+		err = x.applySchema(key, e)
+	case configRecord:
+		var v configValue
+		if err = decode(e.Value, &v); err == nil {
+			x.configs.put(key.Subject, pointerUnless(e.Value == nil, v.Config))
+		}
+	case modeRecord:
+		var v modeValue
+		if err = decode(e.Value, &v); err == nil {
+			x.modes.put(key.Subject, pointerUnless(e.Value == nil, v.Mode))
+		}
+	case deleteSubjectRecord:
+		var v deleteSubjectValue
+		if err = decode(e.Value, &v); err == nil && e.Value != nil {
+			x.deleteSubject(key.Subject, v.Version)
+		}
+	case clearSubjectRecord:
+		if e.Value != nil {
+			x.clearSubject(key.Subject)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read %s record of subject %q: %w", key.KeyType, key.Subject, err)
+	}
+	return nil
+}
+
+func (x *index) applySchema(key recordKey, e Event) error {
+	if e.Value == nil {
+		x.removeVersion(key.Subject, key.Version)
+		return nil
+	}
+	var v schemaValue
+	if err := decode(e.Value, &v); err != nil {
+		return err
+	}
+	if key.Version < 1 || v.ID < 1 {
+		return fmt.Errorf("version %d with id %d, expected both above 0", key.Version, v.ID)
+	}
+	if v.SchemaType == "" {
+		v.SchemaType = schemas.Avro
+	}
+	c := x.intern(newContent(v.SchemaType, v.Schema, v.References, v.Metadata, v.RuleSet))
+	x.putVersion(key.Subject, &version{
+		number: key.Version, id: v.ID, deleted: v.Deleted, content: c, registered: e.Time,
+	})
+	return nil
+}
+
+// decode reads a value; a tombstone leaves v as it is.
+func decode(raw []byte, v any) error {
+	if raw == nil {
+		return nil
+	}
+	return json.Unmarshal(raw, v)
+}
+
+func pointerUnless[T any](absent bool, v T) *T {
+	if absent {
+		return nil
+	}
+	return &v
+}

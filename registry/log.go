@@ -1,0 +1,39 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Event is one record of the log, in the form of Confluent's _schemas topic:
+// Key and Value are JSON, and a later record of one key replaces an earlier.
+type Event struct {
+	// Position is where the log continues after this event: its offset + 1.
+	// Replay sets it, Append ignores it. Gaps are normal.
+	Position uint64
+	// Time is when the event was appended, to the millisecond.
+	Time time.Time
+	Key  []byte
+	// Value is nil for a tombstone, which takes away what the key held.
+	Value []byte
+}
+
+// ErrConflict is returned by Log.Append where another writer has moved the end
+// of the log.
+var ErrConflict = errors.New("the log has moved on")
+
+// Log is an append-only log of everything the registry must not forget.
+type Log interface {
+	// Append adds events, at least one, right after position prev, all of them
+	// or none, and returns the position after them once they are durable. It
+	// returns ErrConflict, and stores nothing, if the log does not end at
+	// prev. After any other error the events may or may not have been stored,
+	// and whoever wants to go on replays first. It may be called concurrently.
+	Append(ctx context.Context, prev uint64, events ...Event) (uint64, error)
+	// Replay calls fn, in order, for every event after position from that was
+	// durable when Replay was called; 0 is the beginning. An event belongs to
+	// fn for good. Replay stops at fn's first error and returns it. It may be
+	// called concurrently, with Append too.
+	Replay(ctx context.Context, from uint64, fn func(Event) error) error
+}

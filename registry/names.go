@@ -1,0 +1,75 @@
+package registry
+
+import (
+	"strings"
+	"unicode"
+)
+
+// DefaultContext is the context of subjects whose name says none.
+const DefaultContext = "."
+
+// globalContext holds what is configured for every context.
+const globalContext = ".__GLOBAL"
+
+// split takes a qualified name ":.context:subject" apart. A name that is not
+// qualified is in the default context.
+func split(name string) (context, subject string) {
+	if rest, ok := strings.CutPrefix(name, ":."); ok {
+		if context, subject, ok := strings.Cut(rest, ":"); ok {
+			return "." + context, subject
+		}
+		return "." + rest, ""
+	}
+	return DefaultContext, name
+}
+
+// qualify puts a subject into a context.
+func qualify(context, subject string) string {
+	if context == DefaultContext {
+		return subject
+	}
+	return ":" + context + ":" + subject
+}
+
+// normalName is the one spelling of a subject's name: the default context is
+// left out.
+func normalName(name string) string {
+	return qualify(split(name))
+}
+
+// inContextOf resolves a subject that is named within parent's context.
+func inContextOf(parent, name string) string {
+	if strings.HasPrefix(name, ":.") {
+		return normalName(name)
+	}
+	context, _ := split(parent)
+	return qualify(context, name)
+}
+
+// scopes lists the places where what is configured for a subject is looked up,
+// most specific first. "" is the whole registry.
+func scopes(name string) []string {
+	context, subject := split(name)
+	own := qualify(context, subject)
+	wide := qualify(context, "") // the context, or "" for the default one
+	if own == wide {
+		return []string{wide, qualify(globalContext, "")}
+	}
+	return []string{own, wide, qualify(globalContext, "")}
+}
+
+// checkSubject refuses names that cannot be a subject's.
+func checkSubject(name string) error {
+	context, subject := split(name)
+	switch {
+	case subject == "":
+		return errorf(CodeInvalidSubject, "The specified subject '%s' is not a valid subject: it is empty", name)
+	case len(name) > maxSubjectBytes:
+		return errorf(CodeInvalidSubject, "The specified subject '%.60s…' is not a valid subject: it has %d bytes, more than %d", name, len(name), maxSubjectBytes)
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return errorf(CodeInvalidSubject, "The specified subject %q is not a valid subject: it has control characters", name)
+	case subject == "__GLOBAL", subject == "__EMPTY", context == globalContext:
+		return errorf(CodeInvalidSubject, "The specified subject '%s' is not a valid subject: the name is reserved", name)
+	}
+	return nil
+}

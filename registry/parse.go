@@ -1,0 +1,180 @@
+package registry
+
+import (
+	"cmp"
+	"container/list"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"penstock/schemas"
+)
+
+// candidate is a schema as it came in: parsed, and its content in the form in
+// which it would be stored.
+type candidate struct {
+	content *content
+	schema  schemas.Schema
+	texts   map[string]string // what its references stand for
+}
+
+// prepare parses what was sent for a subject.
+func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
+	s.SchemaType = cmp.Or(s.SchemaType, schemas.Avro)
+	format, ok := r.formats[s.SchemaType]
+	if !ok {
+		return nil, errorf(CodeInvalidSchema, "Invalid schema type %s: expected one of %v", s.SchemaType, r.types)
+	}
+	if n := len(s.Schema); n > r.options.MaxSchemaBytes {
+		return nil, errorf(CodeTooLarge, "The schema has %d bytes, and this registry takes at most %d; move parts of it into schemas of their own and refer to them", n, r.options.MaxSchemaBytes)
+	}
+	var refs []Reference
+	var texts map[string]string
+	err := r.read(func(x *index) (err error) {
+		refs, texts, err = resolve(x, name, s.References, false)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := format.Parse(s.Schema, texts)
+	if err != nil {
+		return nil, errorf(CodeInvalidSchema, "Invalid schema of type %s: %v", s.SchemaType, err)
+	}
+	c := newContent(s.SchemaType, parsed.Canonical(), refs, s.Metadata, s.RuleSet)
+	r.parsed.put(parsedKey(c, texts), parsed, len(c.text))
+	return &candidate{content: c, schema: parsed, texts: texts}, nil
+}
+
+// parse returns the parsed form of a stored content, from the cache if it can.
+func (r *Registry) parse(c *content, texts map[string]string) (schemas.Schema, error) {
+	key := parsedKey(c, texts)
+	if s, ok := r.parsed.get(key); ok {
+		return s, nil
+	}
+	format, ok := r.formats[c.schemaType]
+	if !ok {
+		return nil, errorf(CodeInvalidSchema, "A registered version is of type %s, which this registry was not set up for", c.schemaType)
+	}
+	s, err := format.Parse(c.text, texts)
+	if err != nil {
+		return nil, fmt.Errorf("parse stored schema %s: %w", c.guid, err)
+	}
+	r.parsed.put(key, s, len(c.text))
+	return s, nil
+}
+
+// resolve gives each reference of a schema its version, and collects the texts
+// of all that it refers to, directly and through others, by name. A softly
+// deleted version may be referred to only where deleted is set: by schemas that
+// were registered before.
+func resolve(x *index, subject string, refs []Reference, deleted bool) ([]Reference, map[string]string, error) {
+	if len(refs) == 0 {
+		return nil, nil, nil
+	}
+	own := slices.Clone(refs)
+	texts := map[string]string{}
+	seen := map[string]SubjectVersion{}
+	var walk func(parent string, refs []Reference, deleted bool) error
+	walk = func(parent string, refs []Reference, deleted bool) error {
+		for i, ref := range refs {
+			if ref.Name == "" || ref.Subject == "" {
+				return errorf(CodeInvalidSchema, "Invalid schema: reference %d has no name or no subject; give both, and a version", i)
+			}
+			at := SubjectVersion{inContextOf(parent, ref.Subject), ref.Version}
+			s := x.subjects.get(at.Subject)
+			v := s.version(at.Version)
+			if live := s.live(); at.Version == latest && len(live) > 0 {
+				v = live[len(live)-1]
+				refs[i].Version, at.Version = v.number, v.number
+			}
+			if v == nil || v.deleted && !deleted {
+				return errorf(CodeInvalidSchema, "Invalid schema: no schema reference found for subject '%s' and version %d; register it first, or correct the reference %q", ref.Subject, ref.Version, ref.Name)
+			}
+			if before, ok := seen[ref.Name]; ok {
+				if before != at && texts[ref.Name] != v.content.text {
+					return errorf(CodeInvalidSchema, "Invalid schema: the name %q refers both to version %d of '%s' and to version %d of '%s'; let both refer to one", ref.Name, before.Version, before.Subject, at.Version, at.Subject)
+				}
+				continue
+			}
+			if len(seen) == maxReferences {
+				return errorf(CodeInvalidSchema, "Invalid schema: it refers to more than %d others", maxReferences)
+			}
+			seen[ref.Name], texts[ref.Name] = at, v.content.text
+			if err := walk(at.Subject, slices.Clone(v.content.references), true); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := walk(subject, own, deleted); err != nil {
+		return nil, nil, err
+	}
+	return own, texts, nil
+}
+
+// cacheKey names a content together with what its references stand for.
+type cacheKey struct {
+	contentKey
+	texts [sha256.Size]byte
+}
+
+func parsedKey(c *content, texts map[string]string) cacheKey {
+	key := cacheKey{contentKey: c.key()}
+	if len(texts) > 0 {
+		h := sha256.New()
+		for _, name := range slices.Sorted(maps.Keys(texts)) {
+			_, _ = fmt.Fprintf(h, "%d,%d,", len(name), len(texts[name]))
+			_, _ = io.WriteString(h, name+texts[name])
+		}
+		h.Sum(key.texts[:0])
+	}
+	return key
+}
+
+// parsedCache keeps the schemas that were used last, up to a number of bytes of
+// their texts. It may be used concurrently.
+type parsedCache struct {
+	mu      sync.Mutex
+	room    int
+	entries map[cacheKey]*list.Element
+	order   list.List // of cached, last used first
+}
+
+type cached struct {
+	key    cacheKey
+	schema schemas.Schema
+	bytes  int
+}
+
+func newParsedCache(bytes int) *parsedCache {
+	return &parsedCache{room: bytes, entries: map[cacheKey]*list.Element{}}
+}
+
+func (p *parsedCache) get(key cacheKey) (schemas.Schema, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.entries[key]
+	if !ok {
+		return nil, false
+	}
+	p.order.MoveToFront(e)
+	return e.Value.(cached).schema, true
+}
+
+func (p *parsedCache) put(key cacheKey, s schemas.Schema, bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.entries[key]; ok {
+		return
+	}
+	p.entries[key] = p.order.PushFront(cached{key, s, bytes})
+	for p.room -= bytes; p.room < 0; {
+		last := p.order.Remove(p.order.Back()).(cached)
+		delete(p.entries, last.key)
+		p.room += last.bytes
+	}
+}

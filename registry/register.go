@@ -1,0 +1,314 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"penstock/schemas"
+)
+
+// Register adds a schema to a subject, unless one of its live versions already
+// says the same, and returns it as registered. A schema that breaks the
+// subject's level is refused with CodeIncompatible, and the *Error has the
+// findings; force leaves that check out.
+func (r *Registry) Register(ctx context.Context, name string, s Schema, force bool) (Schema, error) {
+	name = normalName(name)
+	if err := checkSubject(name); err != nil {
+		return Schema{}, err
+	}
+	if s.Schema == "" {
+		if err := r.fillFromLatest(name, &s); err != nil {
+			return Schema{}, err
+		}
+	}
+	c, err := r.prepare(name, s)
+	if err != nil {
+		return Schema{}, err
+	}
+	reg := &registration{r: r, name: name, request: s, force: force, candidate: c}
+
+	// The first look is at the durable state and outside the writer: most
+	// registrations are of what is there, and what is checked here need not
+	// be checked while others wait.
+	if done, err := reg.look(); done || err != nil {
+		return reg.result, err
+	}
+	if err := r.write(ctx, reg.decide); err != nil {
+		return Schema{}, err
+	}
+	return reg.result, nil
+}
+
+// fillFromLatest gives a request without a text that of the latest version, so
+// that metadata and rules can be changed on their own.
+func (r *Registry) fillFromLatest(name string, s *Schema) error {
+	return r.read(func(x *index) error {
+		live := x.subjects.get(name).live()
+		if len(live) == 0 {
+			return errorf(CodeInvalidSchema, "Invalid schema: the text is empty, and subject '%s' has no version to take it from", name)
+		}
+		c := live[len(live)-1].content
+		s.Schema, s.SchemaType, s.References = c.text, c.schemaType, c.references
+		return nil
+	})
+}
+
+// registration is one call of Register.
+type registration struct {
+	r         *Registry
+	name      string
+	request   Schema
+	force     bool
+	candidate *candidate
+
+	verdict verdict // what was found last, and against which versions
+	result  Schema
+}
+
+// look decides on the durable state, outside the writer, as far as can be done
+// without writing: done says that the schema is registered already.
+func (reg *registration) look() (done bool, err error) {
+	var against comparison
+	err = reg.r.read(func(x *index) error {
+		if existing := reg.existing(x); existing != nil && reg.request.ID <= 0 {
+			done, reg.result = true, reply(reg.name, existing)
+			return nil
+		}
+		if reg.checks(x) {
+			against = reg.comparison(x)
+		}
+		return nil
+	})
+	if done || err != nil || len(against.versions) == 0 {
+		return done, err
+	}
+	reg.verdict = reg.r.compare(reg.candidate, against)
+	return false, nil
+}
+
+// decide is a decision; see there.
+func (reg *registration) decide(x *index) ([]Event, error) {
+	context, _ := split(reg.name)
+	mode := effectiveMode(x, reg.name)
+	if mode == ReadOnly {
+		return nil, readOnly(reg.name)
+	}
+	if reg.request.ID > 0 && mode != Import {
+		return nil, errorf(CodeNotPermitted, "Subject '%s' is not in import mode, so the registry gives the ids; leave the id out, or set the mode to IMPORT", reg.name)
+	}
+	// What the references stand for may have changed since the schema was
+	// parsed, by a permanent deletion and a new registration.
+	_, texts, err := resolve(x, reg.name, reg.candidate.content.references, false)
+	if err != nil {
+		return nil, err
+	}
+	if !maps.Equal(texts, reg.candidate.texts) {
+		return nil, errorf(CodeInvalidSchema, "Invalid schema: what it refers to changed while it was registered; send it again")
+	}
+	c := x.intern(reg.candidate.content)
+	if existing := reg.existing(x); existing != nil {
+		if reg.request.ID > 0 && reg.request.ID != existing.id {
+			return nil, errorf(CodeIDMismatch, "Schema already registered with id %d instead of input id %d", existing.id, reg.request.ID)
+		}
+		reg.result = reply(reg.name, existing)
+		return nil, nil
+	}
+	s := x.subjects.get(reg.name)
+	number, err := reg.number(s, mode)
+	if err != nil {
+		return nil, err
+	}
+	if reg.checks(x) {
+		if against := reg.comparison(x); !against.equal(reg.verdict.against) {
+			reg.verdict = reg.r.compare(reg.candidate, against)
+		}
+		if err := reg.verdict.refusal(reg.name); err != nil {
+			return nil, err
+		}
+	}
+	id, err := reg.id(x, context, c)
+	if err != nil {
+		return nil, err
+	}
+	now := reg.r.options.Now()
+	v := &version{number: number, id: id, content: c, registered: now}
+	reg.result = reply(reg.name, v)
+	events := []Event{schemaEvent(reg.name, v, now)}
+	// The same schema, deleted softly before, lives on in the new version.
+	if s != nil {
+		for _, old := range s.versions {
+			if old.deleted && old.content.key() == c.key() && len(x.usersOf(SubjectVersion{reg.name, old.number}, true)) == 0 {
+				events = append(events, event(schemaKey(reg.name, old.number), nil, now))
+			}
+		}
+	}
+	return events, nil
+}
+
+// existing returns the newest live version that says the same, or nil.
+func (reg *registration) existing(x *index) *version {
+	return find(x.subjects.get(reg.name).live(), reg.candidate.content)
+}
+
+func find(versions []*version, c *content) *version {
+	for _, v := range slices.Backward(versions) {
+		if v.content.key() == c.key() {
+			return v
+		}
+	}
+	return nil
+}
+
+// number is the version number that a new version gets.
+func (reg *registration) number(s *subject, mode Mode) (int, error) {
+	next := 1
+	if s != nil {
+		next = s.versions[len(s.versions)-1].number + 1
+	}
+	switch want := reg.request.Version; {
+	case want <= 0 || want == next:
+		return next, nil
+	case mode != Import:
+		return 0, errorf(CodeInvalidSchema, "Version %d is not one more than the last version %d; leave the version out", want, next-1)
+	case want > maxVersion:
+		return 0, invalidVersion(fmt.Sprint(want))
+	case s.version(want) != nil:
+		return 0, errorf(CodeNotPermitted, "Version %d of subject '%s' holds another schema already", want, reg.name)
+	default:
+		return want, nil
+	}
+}
+
+// id is the id that the schema gets: the one asked for in mode IMPORT, that of
+// the same content elsewhere in the context, else the next.
+func (reg *registration) id(x *index, context string, c *content) (int, error) {
+	held := x.idOf(context, c)
+	id := reg.request.ID
+	switch {
+	case id <= 0 && held > 0:
+		return held, nil
+	case id <= 0:
+		id = x.nextID(context)
+	default:
+		if other := x.ids.get(schemaID{context, id}); other != nil && other.content.key() != c.key() {
+			return 0, errorf(CodeNotPermitted, "Overwrite new schema with id %d is not permitted: the id belongs to another schema", id)
+		}
+	}
+	if id > math.MaxInt32 {
+		return 0, errorf(CodeNotPermitted, "Id %d is above %d, the highest that a message can name", id, math.MaxInt32)
+	}
+	return id, nil
+}
+
+// checks reports whether compatibility is to be checked.
+func (reg *registration) checks(x *index) bool {
+	return !reg.force && effectiveMode(x, reg.name) != Import
+}
+
+func (reg *registration) comparison(x *index) comparison {
+	return comparison{level: effectiveConfig(x, reg.name).CompatibilityLevel, versions: stored(x, reg.name, x.subjects.get(reg.name).live())}
+}
+
+// storedVersion is a version and what its references stand for.
+type storedVersion struct {
+	*version
+	texts map[string]string
+}
+
+func stored(x *index, name string, versions []*version) []storedVersion {
+	out := make([]storedVersion, len(versions))
+	for i, v := range versions {
+		_, texts, err := resolve(x, name, v.content.references, true)
+		if err != nil {
+			texts = nil // parsing says what is missing
+		}
+		out[i] = storedVersion{v, texts}
+	}
+	return out
+}
+
+// comparison is what a candidate is compared with.
+type comparison struct {
+	level    Level
+	versions []storedVersion // in ascending order
+}
+
+func (c comparison) equal(other comparison) bool {
+	return c.level == other.level && slices.EqualFunc(c.versions, other.versions, func(a, b storedVersion) bool {
+		return a.version == b.version && maps.Equal(a.texts, b.texts)
+	})
+}
+
+// verdict is what came of a comparison.
+type verdict struct {
+	against  comparison
+	findings []Finding
+	err      error // where it could not be made
+}
+
+// compare checks a candidate.
+func (r *Registry) compare(c *candidate, against comparison) verdict {
+	v := verdict{against: against}
+	versions := against.versions
+	if rule := levels[against.level]; len(rule.directions) == 0 {
+		return v
+	} else if !rule.transitive && len(versions) > 1 {
+		versions = versions[len(versions)-1:]
+	}
+	registered := make([]Registered, len(versions))
+	for i, old := range versions {
+		s, err := r.parse(old.content, old.texts)
+		if err != nil {
+			v.err = err
+			return v
+		}
+		registered[i] = Registered{old.number, s}
+	}
+	v.findings, v.err = CheckLevel(r.checker, against.level, c.schema, registered)
+	return v
+}
+
+// refusal is the error that stands against registering, or nil.
+func (v verdict) refusal(name string) error {
+	if errors.Is(v.err, ErrNoRules) {
+		return v.noRules(name)
+	}
+	if v.err != nil || Compatible(v.findings) {
+		return v.err
+	}
+	return &Error{
+		Code:     CodeIncompatible,
+		Message:  fmt.Sprintf("Schema being registered is incompatible with an earlier schema for subject %q, details: %s", name, v.details()),
+		findings: v.findings,
+	}
+}
+
+// noRules says that the schema could not be checked, and what to do.
+func (v verdict) noRules(name string) *Error {
+	var t schemas.Type
+	if n := len(v.against.versions); n > 0 {
+		t = v.against.versions[n-1].content.schemaType
+	}
+	e := errorf(CodeInvalidSchema, "Invalid schema: a second, different %s schema cannot be registered for subject '%s' under level %s, because this registry has no compatibility rules for %s yet; set the subject's level to NONE to register it unchecked", t, name, v.against.level, t)
+	e.cause = v.err
+	return e
+}
+
+// reply is a version as the API writes it.
+func reply(name string, v *version) Schema {
+	s := v.content.reply()
+	s.Subject, s.Version, s.ID = name, v.number, v.id
+	s.Timestamp, s.Deleted = v.registered.UnixMilli(), v.deleted
+	return s
+}
+
+func (c *content) reply() Schema {
+	return Schema{
+		GUID: c.guid.String(), SchemaType: c.schemaType, Schema: c.text,
+		References: c.references, Metadata: c.metadata, RuleSet: c.ruleSet,
+	}
+}

@@ -1,0 +1,273 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"penstock/schemas"
+)
+
+// Limits on what is taken in.
+const (
+	maxSubjectBytes = 1024
+	// maxReferences is how many other schemas one schema may build on,
+	// directly and through others.
+	maxReferences = 1000
+	// maxBatch is how many waiting writes share one append.
+	maxBatch = 256
+	// parsedBytes bounds the text of the schemas that are kept in parsed form.
+	parsedBytes = 4 << 20
+)
+
+// DefaultMaxSchemaBytes is the largest schema text taken where Options say
+// nothing else.
+const DefaultMaxSchemaBytes = 1 << 20
+
+// Options are what New may be told. The zero value is ready to use.
+type Options struct {
+	// Logger gets what clients must not see. nil logs nothing.
+	Logger *slog.Logger
+	// ClusterID names the registry at /v1/metadata/id. Empty is "penstock".
+	ClusterID string
+	// MaxSchemaBytes is the largest schema text taken, references apart. Zero
+	// is DefaultMaxSchemaBytes.
+	MaxSchemaBytes int
+	// WriteTimeout bounds how long an append may take; a write that exceeds it
+	// may or may not have been stored. Zero is 30 s.
+	WriteTimeout time.Duration
+	// Now is the clock. nil is time.Now.
+	Now func() time.Time
+}
+
+// Registry is the state machine. Its methods may be called concurrently. Reads
+// answer from memory and never wait for a write that is on its way to the log.
+type Registry struct {
+	log     Log
+	formats map[schemas.Type]schemas.Format
+	types   []schemas.Type
+	checker Checker
+	options Options
+	parsed  *parsedCache
+
+	mu      sync.RWMutex // guards durable's base; never held across I/O
+	durable *index
+
+	// The writer goroutine alone uses these, New before it starts.
+	pending  *index
+	position uint64
+
+	writes chan *writeRequest
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// New builds the index from log and starts to take writes. Whoever calls it
+// calls Close, and closes log after that. One format a language; checker knows
+// the rules of evolution.
+func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker, o Options) (*Registry, error) {
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.ClusterID = cmp.Or(o.ClusterID, "penstock")
+	o.MaxSchemaBytes = cmp.Or(o.MaxSchemaBytes, DefaultMaxSchemaBytes)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := &Registry{
+		log: log, formats: map[schemas.Type]schemas.Format{}, checker: checker, options: o,
+		parsed: newParsedCache(parsedBytes), pending: newIndex(),
+		writes: make(chan *writeRequest, maxBatch), done: make(chan struct{}),
+	}
+	r.durable = r.pending.durable()
+	for _, f := range formats {
+		r.formats[f.Type()] = f
+		r.types = append(r.types, f.Type())
+	}
+	if err := r.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	go r.writer(run)
+	return r, nil
+}
+
+// Close lets the write that is on its way end, refuses the others, and
+// returns. Reads go on to work.
+func (r *Registry) Close() {
+	r.stop()
+	<-r.done
+}
+
+// errClosed is what a write gets that comes too late.
+var errClosed = &Error{Code: CodeStore, Message: "The registry is shutting down; send the request again"}
+
+// decision says which events a write comes to, given the state, or why it is
+// refused. It may be called several times, and changes nothing; x is only valid
+// during the call.
+type decision func(x *index) ([]Event, error)
+
+type writeRequest struct {
+	ctx    context.Context
+	decide decision
+	answer chan error // of capacity 1
+}
+
+// write decides, appends, and returns once the events are durable and visible.
+func (r *Registry) write(ctx context.Context, decide decision) error {
+	req := &writeRequest{ctx: ctx, decide: decide, answer: make(chan error, 1)}
+	select {
+	case r.writes <- req:
+	case <-ctx.Done():
+		return timeout(ctx)
+	case <-r.done:
+		return errClosed
+	}
+	select {
+	case err := <-req.answer:
+		return err
+	case <-ctx.Done():
+		return timeout(ctx)
+	case <-r.done:
+		select { // the answer may have come first
+		case err := <-req.answer:
+			return err
+		default:
+			return errClosed
+		}
+	}
+}
+
+func timeout(ctx context.Context) error {
+	return &Error{Code: CodeTimeout, Message: "Operation timed out; it may or may not have been done", cause: ctx.Err()}
+}
+
+// writer is the goroutine that owns pending. It takes the writes that wait and
+// appends what they come to in one go.
+func (r *Registry) writer(ctx context.Context) {
+	defer close(r.done)
+	for {
+		var batch []*writeRequest
+		select {
+		case <-ctx.Done():
+			return
+		case req := <-r.writes:
+			batch = append(batch, req)
+		}
+		for more := true; more && len(batch) < maxBatch; {
+			select {
+			case req := <-r.writes:
+				batch = append(batch, req)
+			default:
+				more = false
+			}
+		}
+		r.commit(batch)
+	}
+}
+
+// commit decides a batch, appends it, and answers each of its writes once. The
+// append is not bound to any one caller's context, since it is everyone's.
+func (r *Registry) commit(batch []*writeRequest) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.options.WriteTimeout)
+	defer cancel()
+	answers, err := r.tryCommit(ctx, batch)
+	for errors.Is(err, ErrConflict) && ctx.Err() == nil {
+		// Another writer came first: decide again on what it has left.
+		if err = r.catchUp(ctx); err == nil {
+			answers, err = r.tryCommit(ctx, batch)
+		}
+	}
+	if err != nil {
+		r.options.Logger.Error("write to the registry's log failed", "error", err)
+	}
+	for i, req := range batch {
+		if err != nil {
+			// A refusal too may rest on what was to be stored before it.
+			req.answer <- storeError(err)
+		} else {
+			req.answer <- answers[i]
+		}
+	}
+}
+
+// tryCommit decides each write of a batch on the state that those before it
+// leave, and appends what they come to. On error nothing is merged.
+func (r *Registry) tryCommit(ctx context.Context, batch []*writeRequest) (answers []error, err error) {
+	defer func() {
+		if err != nil {
+			r.pending.drop()
+		}
+	}()
+	answers = make([]error, len(batch))
+	var events []Event
+	for i, req := range batch {
+		if req.ctx.Err() != nil {
+			answers[i] = timeout(req.ctx)
+			continue
+		}
+		var made []Event
+		made, answers[i] = req.decide(r.pending)
+		for _, e := range made {
+			if err := r.pending.apply(e); err != nil {
+				return nil, fmt.Errorf("apply own record %s: %w", e.Key, err)
+			}
+		}
+		events = append(events, made...)
+	}
+	if len(events) == 0 {
+		return answers, nil
+	}
+	end, err := r.log.Append(ctx, r.position, events...)
+	if err != nil {
+		return nil, fmt.Errorf("append %d records after position %d: %w", len(events), r.position, err)
+	}
+	r.position = end
+	r.merge()
+	return answers, nil
+}
+
+// storeError is what a client sees of a failed append or replay.
+func storeError(err error) *Error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Error{Code: CodeTimeout, Message: "The write to the registry's log timed out; it may or may not have been done", cause: err}
+	}
+	return &Error{Code: CodeStore, Message: "The write to the registry's log failed; the registry's log says why", cause: err}
+}
+
+// catchUp replays what the log has beyond position.
+func (r *Registry) catchUp(ctx context.Context) error {
+	position := r.position
+	err := r.log.Replay(ctx, position, func(e Event) error {
+		if err := r.pending.apply(e); err != nil {
+			return fmt.Errorf("record before position %d: %w", e.Position, err)
+		}
+		position = e.Position
+		return nil
+	})
+	if err != nil {
+		r.pending.drop()
+		return fmt.Errorf("replay the registry's log: %w", err)
+	}
+	r.position = position
+	r.merge()
+	return nil
+}
+
+func (r *Registry) merge() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pending.merge()
+}
+
+// read calls fn with the durable state. What fn takes out of it stays right; fn
+// itself parses nothing and does no I/O, because a merge waits for it.
+func (r *Registry) read(fn func(x *index) error) error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return fn(r.durable)
+}
