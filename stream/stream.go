@@ -108,6 +108,8 @@ type Publisher interface {
 	// one key arrive in the order given. If only some records failed, it
 	// returns a *BatchError that names them by index; the others are durable.
 	// After any other error each record may or may not have been written.
+	// Once it has returned nil, nothing refers to the records or their bytes
+	// any more, and the caller may use them again; after an error it may not.
 	// Publish may be called concurrently.
 	Publish(ctx context.Context, records ...Record) error
 }
@@ -118,8 +120,13 @@ type Publisher interface {
 // has been given to another consumer meanwhile, and ErrClosed if the source was
 // closed; then nothing was settled.
 //
+// After an error that is neither ErrFenced nor ErrClosed nothing was settled,
+// and it may be called again.
+//
 // Batches may be settled in any order and from any goroutine. What the broker
-// remembers never passes the lowest record that is not settled.
+// remembers never passes the lowest record that is not settled. Of two batches
+// of one partition that are to be redelivered, the one with the lower offsets
+// comes again first, if it was nacked first.
 type AckFunc func(ctx context.Context, err error) error
 
 // Source yields the batches of a subscription.

@@ -1,0 +1,149 @@
+package consumers
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"penstock/stream"
+)
+
+// DeadLetterTopic is where Run puts what cannot pass. The topic must exist, and
+// is best made with as many partitions as the topic itself has, so that records
+// of one key stay together.
+func DeadLetterTopic(topic, group string) string {
+	return topic + "." + group + ".dlq"
+}
+
+// The headers of a dead letter. Those of Kafka Connect say where the record
+// came from, and keep their first value when a record is set aside again; ours
+// say what happened last.
+const (
+	HeaderTopic     = "__connect.errors.topic"
+	HeaderPartition = "__connect.errors.partition"
+	HeaderOffset    = "__connect.errors.offset"
+	HeaderStage     = "__connect.errors.stage" // VALUE_CONVERTER or TASK_PUT
+	HeaderClass     = "__connect.errors.exception.class.name"
+	HeaderMessage   = "__connect.errors.exception.message"
+
+	HeaderReason  = "penstock-dlq-reason"  // a Code
+	HeaderError   = "penstock-dlq-error"   // one sentence
+	HeaderPointer = "penstock-dlq-pointer" // a JSON Pointer, or empty
+	HeaderGroup   = "penstock-dlq-group"
+	HeaderTime    = "penstock-dlq-time" // RFC 3339, UTC
+)
+
+// maxHeaderBytes is the most of an error that goes into a header: enough to act
+// on, and far below what brokers allow beside a record of the largest size.
+const maxHeaderBytes = 2048
+
+// deadLetter is a record that cannot pass.
+type deadLetter struct {
+	record stream.Record
+	why    *Reason
+}
+
+// build returns what is published: key, value, time and headers as they were,
+// and where it came from and why. The value stays whole: it came from a broker.
+func (d deadLetter) build(group string, now time.Time) stream.Record {
+	out := stream.Record{
+		Topic: DeadLetterTopic(d.record.Topic, group),
+		Key:   d.record.Key,
+		Value: d.record.Value,
+		Time:  d.record.Time,
+	}
+	out.Headers = slices.DeleteFunc(slices.Clone(d.record.Headers), func(h stream.Header) bool {
+		return strings.HasPrefix(h.Key, "penstock-dlq-")
+	})
+	stage := "VALUE_CONVERTER"
+	if d.why.Code == RefusedBySink {
+		stage = "TASK_PUT"
+	}
+	text := clip(d.why.Err.Error())
+	for _, h := range [][2]string{
+		{HeaderTopic, d.record.Topic},
+		{HeaderPartition, strconv.Itoa(int(d.record.Partition))},
+		{HeaderOffset, strconv.FormatInt(d.record.Offset, 10)},
+		{HeaderStage, stage},
+		{HeaderClass, "penstock." + string(d.why.Code)},
+		{HeaderMessage, text},
+	} {
+		if _, ok := out.Header(h[0]); !ok {
+			out.Headers = append(out.Headers, stream.Header{Key: h[0], Value: []byte(h[1])})
+		}
+	}
+	for _, h := range [][2]string{
+		{HeaderReason, string(d.why.Code)},
+		{HeaderError, text},
+		{HeaderPointer, clip(d.why.Pointer())},
+		{HeaderGroup, group},
+		{HeaderTime, now.UTC().Format(time.RFC3339Nano)},
+	} {
+		out.Headers = append(out.Headers, stream.Header{Key: h[0], Value: []byte(h[1])})
+	}
+	return out
+}
+
+// clip cuts s to maxHeaderBytes, between characters, and makes it UTF-8.
+func clip(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= maxHeaderBytes {
+		return s
+	}
+	cut := maxHeaderBytes - len("…")
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}
+
+// setAside publishes dead letters and returns once they are durable. It fails
+// only if the run ends first, or must end for it.
+func (r *run) setAside(letters []deadLetter) error {
+	if len(letters) == 0 {
+		return nil
+	}
+	if r.cfg.DeadLetters == nil {
+		d := letters[0].record
+		err := fmt.Errorf("record %d of %s/%d cannot pass, and there is no dead-letter topic: %w", d.Offset, d.Topic, d.Partition, letters[0].why)
+		r.fail(err)
+		return err
+	}
+	tooLarge := func(err error) bool { return errors.Is(err, stream.ErrTooLarge) }
+	err := r.retry("publish dead letters", tooLarge, func() error {
+		now := time.Now()
+		records := make([]stream.Record, len(letters))
+		for i, d := range letters {
+			records[i] = d.build(r.cfg.Group, now)
+		}
+		err := r.cfg.DeadLetters.Publish(r.work, records...)
+		var partly *stream.BatchError
+		if err != nil && !errors.As(err, &partly) {
+			return err
+		}
+		var failed []deadLetter
+		for i, d := range letters {
+			switch {
+			case partly != nil && partly.Errs[i] != nil:
+				failed = append(failed, d)
+				err = fmt.Errorf("record %d of %s/%d to topic %q: %w", d.record.Offset, d.record.Topic, d.record.Partition, records[i].Topic, partly.Errs[i])
+				if tooLarge(err) {
+					return err
+				}
+			case r.cfg.Hooks.DeadLetter != nil:
+				r.cfg.Hooks.DeadLetter(d.record, d.why)
+			}
+		}
+		letters = failed
+		return err
+	})
+	if tooLarge(err) {
+		err = fmt.Errorf("set aside %w; raise the limit of that topic", err)
+		r.fail(err)
+	}
+	return err
+}

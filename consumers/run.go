@@ -1,0 +1,470 @@
+package consumers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"penstock/schemas"
+	"penstock/stream"
+)
+
+// Config says how Run works. Its zero value is useful but for Registry.
+type Config struct {
+	// Group is part of the name of the dead-letter topic, and stands in the
+	// header of dead letters.
+	Group    string
+	Registry Registry
+	// DeadLetters takes the records that cannot pass; see DeadLetterTopic. If
+	// it is nil, the first such record ends the run with its *Reason.
+	DeadLetters stream.Publisher
+	// MaxRecords is the largest number of records in a batch; 0 is 1000.
+	MaxRecords int
+	// Limits bound the values that are decoded; a larger one becomes a dead
+	// letter.
+	Limits schemas.Limits
+	// InFlight is how many batches may be fetched and not yet settled, over
+	// all partitions; 0 is 4. One of each partition is written at a time, and
+	// the others are decoded meanwhile. A broker that limits how long, or how
+	// many, records are held must allow for all of them.
+	InFlight int
+	// Backoff is the wait before the second attempt at what failed for a
+	// passing reason; it doubles with each further one, up to MaxBackoff, and
+	// the wait itself is drawn between 0 and that ("full jitter"). 0 is 100
+	// milliseconds, and 30 seconds for MaxBackoff.
+	Backoff, MaxBackoff time.Duration
+	// StopWithin is how long what is in flight may take to finish once the run
+	// is told to stop; 0 is 10 seconds.
+	StopWithin time.Duration
+	Hooks      Hooks
+}
+
+// Hooks are told what Run does. Each may be nil. They are called from several
+// goroutines, and hold up the partition they are about.
+type Hooks struct {
+	// Settled is called for each batch that was written and acknowledged, with
+	// the time from its first write to its acknowledgement.
+	Settled func(b Batch, took time.Duration)
+	// DeadLetter is called for each record that lies in the dead-letter topic.
+	DeadLetter func(r stream.Record, why *Reason)
+	// GivenBack is called for each batch that will come again, or has gone to
+	// another consumer.
+	GivenBack func(b Batch, why error)
+	// Retry is called before each wait, with what failed in a word or two and
+	// how long the wait is.
+	Retry func(what string, attempt int, wait time.Duration, err error)
+}
+
+// withDefaults fills in what is zero.
+func (c Config) withDefaults() Config {
+	c.MaxRecords = cmp.Or(c.MaxRecords, 1000)
+	c.InFlight = cmp.Or(c.InFlight, 4)
+	c.Backoff = cmp.Or(c.Backoff, 100*time.Millisecond)
+	c.MaxBackoff = cmp.Or(c.MaxBackoff, 30*time.Second)
+	c.StopWithin = cmp.Or(c.StopWithin, 10*time.Second)
+	return c
+}
+
+// settleWithin is how long giving a batch back may take when the time to stop
+// has run out.
+const settleWithin = 2 * time.Second
+
+// Run fetches batches from src, decodes them and writes them to sink until ctx
+// ends. For each batch in turn: what cannot be decoded is published to the
+// dead-letter topic, and awaited; the rest is written, and what the sink
+// refuses for good goes the same way; then the batch is acknowledged. What
+// fails for a passing reason (a sink, a registry or a broker that is down) is
+// tried again for as long as it takes, and the partition waits; no record is
+// set aside for it. Batches of different partitions are worked on at the same
+// time.
+//
+// When ctx ends, Run fetches nothing more, tries once to finish what it has
+// fetched, gives the rest back, and returns nil if there was no rest. It does
+// so, too, before it returns an error: that of src, other than
+// stream.ErrUnreachable; one of sink that wraps ErrStop; or that of a dead
+// letter that is too large for its topic.
+//
+// A record is delivered again, and may then be written or set aside twice,
+// after an error, a crash, or when its partition moves to another consumer; a
+// sink that holds positions leaves out what it has stored already.
+func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
+	cfg = cfg.withDefaults()
+	if cfg.DeadLetters != nil && cfg.Group == "" {
+		return errors.New("run consumer: dead letters need the name of a group")
+	}
+	intake, halt := context.WithCancel(ctx)
+	defer halt()
+	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
+	r := &run{
+		cfg:     cfg,
+		decoder: NewDecoder(cfg.Registry, cfg.Limits),
+		sink:    sink,
+		intake:  intake,
+		halt:    halt,
+		work:    work,
+		slots:   make(chan struct{}, cfg.InFlight),
+		lanes:   map[laneKey]*lane{},
+	}
+	r.fetch(src)
+	deadline := time.AfterFunc(cfg.StopWithin, abandon)
+	defer deadline.Stop()
+	r.wait.Wait()
+
+	if r.failed != nil {
+		return r.failed
+	}
+	if r.unsettled > 0 {
+		return fmt.Errorf("stop: batches that could not be finished and will be delivered again: %d, the first because of: %w", r.unsettled, r.why)
+	}
+	return nil
+}
+
+// run is one call of Run.
+type run struct {
+	cfg     Config
+	decoder *Decoder
+	sink    Sink
+
+	// intake ends when nothing more is to be fetched, or tried again; halt
+	// ends it. work ends when what is in flight has had its time.
+	intake context.Context
+	halt   context.CancelFunc
+	work   context.Context
+
+	slots chan struct{}  // one for each batch fetched and not yet done with
+	wait  sync.WaitGroup // lanes at work, and batches being decoded
+
+	mu        sync.Mutex
+	lanes     map[laneKey]*lane
+	failed    error // what ended the run, if not its ctx
+	unsettled int   // batches that were ours still when the run ended
+	why       error // what kept the first of them
+}
+
+type laneKey struct {
+	topic     string
+	partition int32
+}
+
+// lane works on the batches of one partition, one after the other. Its
+// goroutine runs while there are any.
+type lane struct {
+	// queue and busy are guarded by run.mu.
+	queue []*job
+	busy  bool
+
+	// next is the Next of the last batch that was written, -1 for none.
+	next int64
+	// dropped says that a batch was given back, so that none that follows it
+	// may be written before it has come again. See (*run).settle.
+	dropped bool
+	// returned is the end of what the source took back since then.
+	returned int64
+}
+
+// job is a batch on its way.
+type job struct {
+	records     []stream.Record
+	ack         stream.AckFunc
+	batch       Batch
+	deadLetters []deadLetter
+	decoded     chan struct{} // closed when batch and deadLetters are complete, or err is set
+	err         error
+}
+
+// fetch hands batches to the lanes until the intake ends.
+func (r *run) fetch(src stream.Source) {
+	final := func(err error) bool { return !errors.Is(err, stream.ErrUnreachable) }
+	for {
+		select {
+		case r.slots <- struct{}{}:
+		case <-r.intake.Done():
+			return
+		}
+		var records []stream.Record
+		var ack stream.AckFunc
+		err := r.retry("fetch", final, func() (err error) {
+			records, ack, err = src.Fetch(r.intake, r.cfg.MaxRecords)
+			return err
+		})
+		if err != nil {
+			if r.intake.Err() == nil {
+				r.fail(fmt.Errorf("fetch: %w", err))
+			}
+			return
+		}
+		r.dispatch(records, ack)
+	}
+}
+
+// dispatch starts to decode a batch and queues it in its partition's lane.
+func (r *run) dispatch(records []stream.Record, ack stream.AckFunc) {
+	first, last := records[0], records[len(records)-1]
+	j := &job{
+		records: records,
+		ack:     ack,
+		batch:   Batch{Topic: first.Topic, Partition: first.Partition, First: first.Offset, Next: last.Offset + 1},
+		decoded: make(chan struct{}),
+	}
+	r.wait.Go(func() {
+		defer close(j.decoded)
+		j.err = r.decode(j)
+	})
+
+	key := laneKey{first.Topic, first.Partition}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lanes[key]
+	if l == nil {
+		l = &lane{next: -1}
+		r.lanes[key] = l
+	}
+	l.queue = append(l.queue, j)
+	if !l.busy {
+		l.busy = true
+		r.wait.Go(func() { r.drain(l) })
+	}
+}
+
+// drain works on l's batches until there are none.
+func (r *run) drain(l *lane) {
+	for {
+		r.mu.Lock()
+		if len(l.queue) == 0 {
+			l.busy = false
+			r.mu.Unlock()
+			return
+		}
+		j := l.queue[0]
+		l.queue = l.queue[1:]
+		r.mu.Unlock()
+		<-j.decoded
+		r.settle(l, j)
+		<-r.slots
+	}
+}
+
+// decode fills in the messages of a batch, and its dead letters. It fails only
+// if the run ends first.
+func (r *run) decode(j *job) error {
+	j.batch.Messages = make([]Message, 0, len(j.records))
+	for _, record := range j.records {
+		var m Message
+		var why *Reason
+		err := r.retry("look up schema", func(err error) bool { return errors.As(err, &why) }, func() (err error) {
+			m, err = r.decoder.Decode(r.work, record)
+			return err
+		})
+		switch {
+		case err == nil:
+			j.batch.Messages = append(j.batch.Messages, m)
+		case why != nil:
+			j.deadLetters = append(j.deadLetters, deadLetter{record, why})
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// settle writes a batch and acknowledges it, or gives it back.
+//
+// A batch that is given back leaves a hole, and none behind it may be written
+// before the hole is filled: it may have been fetched under an assignment of
+// the partition that has ended, and a sink that meanwhile holds the partition
+// under a new one cannot tell the hole from offsets at which nothing lies. So
+// all that follows is given back as well, until something comes again that the
+// source took back. A batch of an ended assignment it does not take back; of
+// the next assignment it takes back the first batch, and delivers it again.
+func (r *run) settle(l *lane, j *job) {
+	if l.dropped {
+		if j.batch.First >= l.returned {
+			r.giveBack(l, j, errHole)
+			return
+		}
+		l.dropped = false
+	}
+	if l.next >= 0 {
+		j.batch.First = min(j.batch.First, l.next)
+	}
+
+	start := time.Now()
+	err := j.err
+	if err == nil {
+		err = r.write(j)
+	}
+	if err != nil {
+		r.giveBack(l, j, err)
+		return
+	}
+	l.next = j.batch.Next
+	err = r.retry("acknowledge", gone, func() error { return j.ack(r.work, nil) })
+	switch {
+	case err == nil:
+		if r.cfg.Hooks.Settled != nil {
+			r.cfg.Hooks.Settled(j.batch, time.Since(start))
+		}
+	case !gone(err):
+		r.leave(err)
+	}
+}
+
+// errHole is why a batch is given back that comes after one that was.
+var errHole = errors.New("an earlier batch of the partition was not written")
+
+// errGivenBack redelivers a batch whole.
+var errGivenBack = errors.New("the batch was not written")
+
+// gone says of the error of an AckFunc that the batch is no longer ours.
+func gone(err error) bool {
+	return errors.Is(err, stream.ErrFenced) || errors.Is(err, stream.ErrClosed)
+}
+
+// write sets dead letters aside and stores the rest. It fails if the run ends
+// first, or must end for it, or if the sink does not own the partition.
+func (r *run) write(j *job) error {
+	if err := r.setAside(j.deadLetters); err != nil {
+		return err
+	}
+	for {
+		var bad map[int]error
+		final := func(err error) bool {
+			bad = refused(err, len(j.batch.Messages))
+			return bad != nil || errors.Is(err, ErrStop) || errors.Is(err, stream.ErrFenced)
+		}
+		err := r.retry("write", final, func() error { return r.sink.Write(r.work, j.batch) })
+		if errors.Is(err, ErrStop) {
+			r.fail(fmt.Errorf("write from offset %d of %s/%d: %w", j.batch.First, j.batch.Topic, j.batch.Partition, err))
+		}
+		// What a sink says once it is interrupted is not the records' fault.
+		if err == nil || bad == nil || r.work.Err() != nil {
+			return err
+		}
+		var letters []deadLetter
+		rest := make([]Message, 0, len(j.batch.Messages))
+		for i, m := range j.batch.Messages {
+			if err := bad[i]; err != nil {
+				letters = append(letters, deadLetter{m.Record, &Reason{RefusedBySink, err}})
+			} else {
+				rest = append(rest, m)
+			}
+		}
+		if err := r.setAside(letters); err != nil {
+			return err
+		}
+		j.batch.Messages = rest
+	}
+}
+
+// refused returns the records, of n, that a sink's error says can never be
+// stored, or nil if it says anything else: no record is set aside because a
+// server is down or the run is ending, whatever the sink calls it.
+func refused(err error, n int) map[int]error {
+	var partly *stream.BatchError
+	if !errors.As(err, &partly) {
+		return nil
+	}
+	for _, other := range []error{ErrStop, stream.ErrFenced, stream.ErrUnreachable, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, other) {
+			return nil
+		}
+	}
+	bad := map[int]error{}
+	for i, err := range partly.Errs {
+		if i >= 0 && i < n && err != nil {
+			bad[i] = err
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	return bad
+}
+
+// giveBack has the source deliver a batch again.
+func (r *run) giveBack(l *lane, j *job, why error) {
+	if !l.dropped {
+		l.dropped, l.returned = true, 0
+	}
+	if r.cfg.Hooks.GivenBack != nil {
+		r.cfg.Hooks.GivenBack(j.batch, why)
+	}
+	err := r.retry("give back", gone, func() error {
+		ctx := r.work
+		if ctx.Err() != nil {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), settleWithin)
+			defer cancel()
+		}
+		return j.ack(ctx, errGivenBack) // not why: it may hold a BatchError
+	})
+	if err == nil {
+		l.returned = max(l.returned, j.batch.Next)
+	}
+	if !gone(err) && r.intake.Err() != nil {
+		r.leave(why)
+	}
+}
+
+// leave notes that a batch stays unsettled when the run ends.
+func (r *run) leave(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unsettled == 0 {
+		r.why = why
+	}
+	r.unsettled++
+}
+
+// fail ends the run.
+func (r *run) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failed == nil {
+		r.failed = err
+	}
+	r.halt()
+}
+
+// retry tries until it succeeds, or its error is final. Once the run ends it
+// tries no more, and returns the last error.
+func (r *run) retry(what string, final func(error) bool, try func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := try()
+		if err == nil || final(err) || r.intake.Err() != nil {
+			return err
+		}
+		wait := r.cfg.delay(attempt, err)
+		if r.cfg.Hooks.Retry != nil {
+			r.cfg.Hooks.Retry(what, attempt, wait, err)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-r.intake.Done():
+			timer.Stop()
+			return err
+		}
+	}
+}
+
+// delay is the wait after that many failed attempts: full jitter, as in
+// "Exponential Backoff And Jitter" of the AWS Architecture Blog, but no less
+// than the error asks for.
+func (c Config) delay(attempt int, err error) time.Duration {
+	most := c.MaxBackoff
+	if doublings := attempt - 1; doublings < 30 {
+		most = min(most, c.Backoff<<doublings)
+	}
+	wait := rand.N(most + 1)
+	var after interface{ RetryAfter() time.Duration }
+	if errors.As(err, &after) {
+		wait = max(wait, after.RetryAfter())
+	}
+	return wait
+}
