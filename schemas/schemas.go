@@ -132,6 +132,7 @@ type Node struct {
 	// is one of Symbols, or empty if there is none.
 	Fallback string
 	Fields   []Field // Record, in the order of the schema
+	Open     bool    // Record: fields beyond Fields are accepted
 	Items    *Node   // Array, Map
 	Branches []*Node // Union, in the order of the schema
 }
@@ -144,8 +145,8 @@ type Field struct {
 	Number  int // Protobuf's field number, else 0
 	Node    *Node
 	// Required says that a value without this field does not fit. An Avro
-	// field is required unless it has a default or accepts null; a Protobuf
-	// field only in proto2.
+	// field is required unless it has a default or is a union that begins with
+	// null; a Protobuf field only where it is marked so.
 	Required   bool
 	HasDefault bool
 	Default    any

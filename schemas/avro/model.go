@@ -1,0 +1,202 @@
+package avro
+
+import (
+	"encoding/json"
+	"math"
+	"strconv"
+
+	"penstock/schemas"
+)
+
+// modeller turns types into the neutral tree. A named type becomes one node
+// however often it is used, so a recursive schema becomes a graph.
+type modeller struct {
+	named map[*typ]*schemas.Node
+}
+
+func (m *modeller) node(t *typ) *schemas.Node {
+	if n, ok := m.named[t]; ok {
+		return n
+	}
+	n := &schemas.Node{}
+	switch t.kind {
+	case "null":
+		n.Kind = schemas.Null
+	case "boolean":
+		n.Kind = schemas.Bool
+	case "int":
+		n.Kind, n.Bits = schemas.Int, 32
+	case "long":
+		n.Kind, n.Bits = schemas.Int, 64
+	case "float":
+		n.Kind, n.Bits = schemas.Float, 32
+	case "double":
+		n.Kind, n.Bits = schemas.Float, 64
+	case "string":
+		n.Kind = schemas.String
+	case "bytes":
+		n.Kind = schemas.Bytes
+	case "array":
+		n.Kind, n.Items = schemas.Array, m.node(t.items)
+	case "map":
+		n.Kind, n.Items = schemas.Map, m.node(t.items)
+	case "union":
+		n.Kind = schemas.Union
+		for _, b := range t.members {
+			n.Branches = append(n.Branches, m.node(b))
+		}
+	default:
+		m.named[t] = n
+		n.Name = t.name.full()
+		for _, a := range t.aliases {
+			n.Aliases = append(n.Aliases, a.full())
+		}
+		if t.doc != nil {
+			n.Doc = *t.doc
+		}
+		m.definition(n, t)
+	}
+	logical(n, t)
+	return n
+}
+
+func (m *modeller) definition(n *schemas.Node, t *typ) {
+	switch t.kind {
+	case "enum":
+		n.Kind, n.Symbols = schemas.Enum, t.symbols
+		if t.other != nil {
+			n.Fallback = *t.other
+		}
+	case "fixed":
+		n.Kind, n.Size = schemas.Fixed, t.size
+	default:
+		n.Kind = schemas.Record
+		n.Fields = make([]schemas.Field, len(t.fields))
+		for i, f := range t.fields {
+			out := schemas.Field{Name: f.name, Aliases: f.aliases, Node: m.node(f.typ)}
+			if f.doc != nil {
+				out.Doc = *f.doc
+			}
+			implicitNull := f.typ.kind == "null" || f.typ.kind == "union" && len(f.typ.members) > 0 && f.typ.members[0].kind == "null"
+			out.Required = f.def == nil && !implicitNull
+			if f.def != nil {
+				out.HasDefault, out.Default = true, value(out.Node, f.def)
+			}
+			n.Fields[i] = out
+		}
+	}
+}
+
+// logical notes the logical type where it is one of the type it stands on; the
+// specification has all others ignored.
+func logical(n *schemas.Node, t *typ) {
+	var kind string
+	number := func(attribute string) int {
+		for _, p := range t.props {
+			if p.Name == attribute && p.Value.Kind == schemas.JSONNumber {
+				v, _ := schemas.AsInt64(json.Number(p.Value.Text))
+				return int(v)
+			}
+		}
+		return 0
+	}
+	for _, p := range t.props {
+		if p.Name == "logicalType" && p.Value.Kind == schemas.JSONString {
+			kind = p.Value.Text
+		}
+	}
+	switch kind + " on " + t.kind {
+	case "date on int":
+		n.Logical = schemas.Date
+	case "time-millis on int", "time-micros on long":
+		n.Logical = schemas.TimeOfDay
+	case "timestamp-millis on long", "timestamp-micros on long", "timestamp-nanos on long":
+		n.Logical = schemas.Timestamp
+	case "local-timestamp-millis on long", "local-timestamp-micros on long", "local-timestamp-nanos on long":
+		n.Logical = schemas.LocalTime
+	case "uuid on string":
+		n.Logical = schemas.UUID
+	case "uuid on fixed":
+		if n.Size == 16 {
+			n.Logical = schemas.UUID
+		}
+	case "decimal on bytes", "decimal on fixed":
+		n.Logical, n.Precision, n.Scale = schemas.Decimal, number("precision"), number("scale")
+	case "big-decimal on bytes":
+		n.Logical = schemas.Decimal
+	}
+}
+
+// value is the default j as a value of n. What does not fit n, which a parser
+// of Avro's own may have let pass, stays nil.
+func value(n *schemas.Node, j *schemas.JSONNode) any {
+	switch n.Kind {
+	case schemas.Union:
+		for _, b := range n.Branches {
+			if b.Kind == schemas.Null && j.Kind == schemas.JSONNull {
+				return nil
+			}
+			if v := value(b, j); v != nil {
+				return v
+			}
+		}
+	case schemas.Bool:
+		if j.Kind == schemas.JSONBool {
+			return j.Text == "true"
+		}
+	case schemas.Int:
+		if v, ok := schemas.AsInt64(json.Number(j.Text)); ok && j.Kind == schemas.JSONNumber {
+			if n.Bits == 32 && v >= math.MinInt32 && v <= math.MaxInt32 {
+				return int32(v)
+			} else if n.Bits == 64 {
+				return v
+			}
+		}
+	case schemas.Float:
+		if v, err := strconv.ParseFloat(j.Text, 64); err == nil {
+			if n.Bits == 32 {
+				return float32(v)
+			}
+			return v
+		}
+	case schemas.String, schemas.Enum:
+		if j.Kind == schemas.JSONString {
+			return j.Text
+		}
+	case schemas.Bytes, schemas.Fixed:
+		if j.Kind == schemas.JSONString {
+			b := []byte{}
+			for _, c := range j.Text { // one code point a byte
+				b = append(b, byte(c))
+			}
+			return b
+		}
+	case schemas.Array:
+		if j.Kind == schemas.JSONArray {
+			a := make([]any, len(j.Items))
+			for i, item := range j.Items {
+				a[i] = value(n.Items, item)
+			}
+			return a
+		}
+	case schemas.Map:
+		if j.Kind == schemas.JSONObject {
+			o := make(map[string]any, len(j.Members))
+			for _, m := range j.Members {
+				o[m.Name] = value(n.Items, m.Value)
+			}
+			return o
+		}
+	case schemas.Record:
+		if j.Kind == schemas.JSONObject {
+			o := make(map[string]any, len(j.Members))
+			for _, m := range j.Members {
+				if f := n.Field(m.Name); f != nil {
+					o[m.Name] = value(f.Node, m.Value)
+				}
+			}
+			return o
+		}
+	}
+	return nil
+}

@@ -1,0 +1,476 @@
+package avro
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"penstock/schemas"
+)
+
+// typ is one type of a schema text. A named type is one typ however often it
+// is used.
+type typ struct {
+	kind    string // "null" … "bytes", "record", "error", "enum", "fixed", "array", "map", "union"
+	name    name
+	doc     *string
+	aliases []name
+	fields  []field
+	symbols []string
+	other   *string // an enum's default
+	size    int
+	items   *typ // array, map
+	members []*typ
+	props   []schemas.JSONMember
+	from    string // the reference that defines it; empty for the text itself
+}
+
+type field struct {
+	name    string
+	typ     *typ
+	doc     *string
+	def     *schemas.JSONNode
+	order   string
+	aliases []string
+	props   []schemas.JSONMember
+}
+
+// name is the name of a type and its namespace, which may be empty.
+type name struct{ simple, space string }
+
+func (n name) full() string {
+	if n.space == "" {
+		return n.simple
+	}
+	return n.space + "." + n.simple
+}
+
+// named reads a name as the specification has it: a dotted one brings its own
+// namespace, any other takes space.
+func named(text, space string) name {
+	if i := strings.LastIndexByte(text, '.'); i >= 0 {
+		return name{text[i+1:], text[:i]}
+	}
+	return name{text, space}
+}
+
+func (n name) valid() bool {
+	for part := range strings.SplitSeq(n.full(), ".") {
+		if !validName(part) {
+			return false
+		}
+	}
+	return true
+}
+
+func validName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c != '_' && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isPrimitive(kind string) bool {
+	switch kind {
+	case "null", "boolean", "int", "long", "float", "double", "string", "bytes":
+		return true
+	}
+	return false
+}
+
+func isNamed(kind string) bool {
+	switch kind {
+	case "record", "error", "enum", "fixed":
+		return true
+	}
+	return false
+}
+
+// parser reads a text, and the texts it refers to when it meets their names.
+type parser struct {
+	types map[string]*typ              // by full name
+	texts map[string]*schemas.JSONNode // the references
+	home  map[string]string            // full name to the reference that defines it
+	state map[string]readingOf         // how far a reference is
+	from  string                       // the reference being read
+}
+
+type readingOf uint8
+
+const (
+	unread readingOf = iota
+	reading
+	read
+)
+
+func (p *parser) fail(pointer, format string, args ...any) error {
+	where := "at " + pointer
+	if pointer == "" {
+		where = "at the start"
+	}
+	if p.from != "" {
+		where = fmt.Sprintf("in the reference %q, %s", p.from, where)
+	}
+	return fmt.Errorf("parse Avro schema: %s: %s", where, fmt.Sprintf(format, args...))
+}
+
+// parseText reads text and what it needs of refs.
+func parseText(text string, refs map[string]string) (*typ, error) {
+	p := &parser{
+		types: map[string]*typ{},
+		texts: map[string]*schemas.JSONNode{},
+		home:  map[string]string{},
+		state: map[string]readingOf{},
+	}
+	options := schemas.JSONOptions{Comments: true, LastWins: true}
+	for _, key := range slices.Sorted(maps.Keys(refs)) {
+		n, err := schemas.ReadJSON(refs[key], options)
+		if err != nil {
+			return nil, fmt.Errorf("parse Avro schema: in the reference %q: %w", key, err)
+		}
+		p.texts[key] = n
+		for _, full := range definitions(n, "", nil) {
+			if other, ok := p.home[full]; ok && other != key {
+				return nil, fmt.Errorf("parse Avro schema: the type %q is defined in both references %q and %q", full, other, key)
+			}
+			p.home[full] = key
+		}
+	}
+	n, err := schemas.ReadJSON(text, options)
+	if err != nil {
+		return nil, fmt.Errorf("parse Avro schema: %w", err)
+	}
+	return p.typ(n, "", "")
+}
+
+// definitions appends the full names of the types that n defines.
+func definitions(n *schemas.JSONNode, space string, names []string) []string {
+	if n == nil {
+		return names
+	}
+	for _, item := range n.Items {
+		names = definitions(item, space, names)
+	}
+	kind, ok := text(n.Get("type"))
+	if !ok {
+		return names
+	}
+	switch {
+	case isNamed(kind):
+		full := nameOf(n, space)
+		names = append(names, full.full())
+		if fields := n.Get("fields"); fields != nil {
+			for _, f := range fields.Items {
+				names = definitions(f.Get("type"), full.space, names)
+			}
+		}
+	case kind == "array":
+		names = definitions(n.Get("items"), space, names)
+	case kind == "map":
+		names = definitions(n.Get("values"), space, names)
+	}
+	return names
+}
+
+func nameOf(n *schemas.JSONNode, space string) name {
+	if own, ok := text(n.Get("namespace")); ok {
+		space = own
+	}
+	simple, _ := text(n.Get("name"))
+	return named(simple, space)
+}
+
+// text returns the text of a JSON string.
+func text(n *schemas.JSONNode) (string, bool) {
+	if n == nil || n.Kind != schemas.JSONString {
+		return "", false
+	}
+	return n.Text, true
+}
+
+func optional(n *schemas.JSONNode) *string {
+	if s, ok := text(n); ok {
+		return &s
+	}
+	return nil
+}
+
+func (p *parser) typ(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+	if n == nil {
+		return nil, p.fail(pointer, "expected a type, found nothing")
+	}
+	switch n.Kind {
+	case schemas.JSONString:
+		if isPrimitive(n.Text) {
+			return &typ{kind: n.Text}, nil
+		}
+		return p.lookup(n.Text, space, pointer)
+	case schemas.JSONArray:
+		t := &typ{kind: "union"}
+		for i, item := range n.Items {
+			m, err := p.typ(item, space, fmt.Sprintf("%s/%d", pointer, i))
+			if err != nil {
+				return nil, err
+			}
+			t.members = append(t.members, m)
+		}
+		return t, nil
+	case schemas.JSONObject:
+		return p.object(n, space, pointer)
+	}
+	return nil, p.fail(pointer, "expected a type (a name, an object or an array), found a %s", n.Kind)
+}
+
+// lookup finds a type by name: in the enclosing namespace, else in none, and
+// reads the reference that defines it if that was not done yet.
+func (p *parser) lookup(used, space, pointer string) (*typ, error) {
+	inside := named(used, space)
+	for _, n := range []name{inside, named(used, "")} {
+		full := n.full()
+		if t, ok := p.types[full]; ok {
+			return t, nil
+		}
+		key, ok := p.home[full]
+		if !ok || key == p.from {
+			continue
+		}
+		if p.state[key] == reading {
+			return nil, p.fail(pointer, "the references %q and %q need each other", p.from, key)
+		}
+		if p.state[key] == unread {
+			if err := p.reference(key); err != nil {
+				return nil, err
+			}
+		}
+		if t, ok := p.types[full]; ok {
+			return t, nil
+		}
+	}
+	if strings.HasSuffix(used, ".") || !inside.valid() {
+		return nil, p.fail(pointer, "expected the name of a type, found %q", used)
+	}
+	return nil, p.fail(pointer, "there is no type %q: define it before its first use, or name the schema that defines it among the references", inside.full())
+}
+
+func (p *parser) reference(key string) error {
+	outer := p.from
+	p.from, p.state[key] = key, reading
+	_, err := p.typ(p.texts[key], "", "")
+	p.from, p.state[key] = outer, read
+	return err
+}
+
+// reserved names the attributes of a type that are not properties.
+func reserved(kind, attribute string) bool {
+	switch attribute {
+	case "doc", "fields", "items", "name", "namespace", "size", "symbols", "values", "type", "aliases":
+		return true
+	case "default":
+		return kind == "enum"
+	}
+	return false
+}
+
+func reservedInField(attribute string) bool {
+	switch attribute {
+	case "aliases", "default", "doc", "name", "order", "type":
+		return true
+	}
+	return false
+}
+
+func (p *parser) object(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+	kind, ok := text(n.Get("type"))
+	if !ok {
+		return nil, p.fail(pointer, `expected a "type" that is a string`)
+	}
+	t := &typ{kind: kind, from: p.from}
+	var err error
+	switch {
+	case isPrimitive(kind):
+	case kind == "array":
+		t.items, err = p.typ(n.Get("items"), space, pointer+"/items")
+	case kind == "map":
+		t.items, err = p.typ(n.Get("values"), space, pointer+"/values")
+	case isNamed(kind):
+		err = p.define(t, n, space, pointer)
+	default:
+		return p.lookup(kind, space, pointer+"/type")
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range n.Members {
+		if reserved(kind, m.Name) {
+			continue
+		}
+		if err := p.property(m.Value, pointer+"/"+schemas.EscapePointer(m.Name)); err != nil {
+			return nil, err
+		}
+		t.props = append(t.props, m)
+	}
+	return t, nil
+}
+
+// property refuses integers that no reader of properties can hold.
+func (p *parser) property(n *schemas.JSONNode, pointer string) error {
+	if n.Kind == schemas.JSONNumber && !strings.ContainsAny(n.Text, ".eE") {
+		if _, ok := schemas.AsInt64(json.Number(n.Text)); !ok {
+			return p.fail(pointer, "expected an integer of 64 bits, found %s", n.Text)
+		}
+	}
+	for i, item := range n.Items {
+		if err := p.property(item, fmt.Sprintf("%s/%d", pointer, i)); err != nil {
+			return err
+		}
+	}
+	for _, m := range n.Members {
+		if err := p.property(m.Value, pointer+"/"+schemas.EscapePointer(m.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// define reads the rest of a named type. Its name is known from here on, for
+// the type itself to use.
+func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) error {
+	if _, ok := text(n.Get("name")); !ok {
+		return p.fail(pointer, `expected a "name" that is a string, because a %s has one`, t.kind)
+	}
+	t.name = nameOf(n, space)
+	full := t.name.full()
+	if !t.name.valid() || isPrimitive(full) {
+		return p.fail(pointer+"/name", "expected a name of letters, digits and _, found %q", full)
+	}
+	if _, twice := p.types[full]; twice {
+		return p.fail(pointer+"/name", "the type %q is defined twice", full)
+	}
+	if key, ok := p.home[full]; ok && key != p.from {
+		return p.fail(pointer+"/name", "the type %q is defined here and in the reference %q", full, key)
+	}
+	p.types[full] = t
+	t.doc = optional(n.Get("doc"))
+	if a := n.Get("aliases"); a != nil {
+		for i, item := range a.Items {
+			s, ok := text(item)
+			alias := named(s, t.name.space)
+			if !ok || !alias.valid() {
+				return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", found(item))
+			}
+			t.aliases = append(t.aliases, alias)
+		}
+	}
+	switch t.kind {
+	case "enum":
+		return p.enum(t, n, pointer)
+	case "fixed":
+		size := n.Get("size")
+		if size != nil && size.Kind == schemas.JSONNumber {
+			if v, ok := schemas.AsInt64(json.Number(size.Text)); ok && v >= 0 && v <= 1<<30 {
+				t.size = int(v)
+				return nil
+			}
+		}
+		return p.fail(pointer+"/size", "expected a number of bytes, found %s", found(size))
+	}
+	return p.record(t, n, pointer)
+}
+
+func (p *parser) enum(t *typ, n *schemas.JSONNode, pointer string) error {
+	symbols := n.Get("symbols")
+	if symbols == nil || symbols.Kind != schemas.JSONArray {
+		return p.fail(pointer+"/symbols", "expected an array of symbols, found %s", found(symbols))
+	}
+	seen := map[string]bool{}
+	for i, item := range symbols.Items {
+		s, ok := text(item)
+		if !ok || !validName(s) {
+			return p.fail(fmt.Sprintf("%s/symbols/%d", pointer, i), "expected a symbol of letters, digits and _, found %s", found(item))
+		}
+		if seen[s] {
+			return p.fail(fmt.Sprintf("%s/symbols/%d", pointer, i), "the symbol %q stands twice", s)
+		}
+		seen[s] = true
+		t.symbols = append(t.symbols, s)
+	}
+	if d := n.Get("default"); d != nil {
+		t.other = optional(d)
+		if t.other == nil || !seen[*t.other] {
+			return p.fail(pointer+"/default", "expected one of the symbols, found %s", found(d))
+		}
+	}
+	return nil
+}
+
+func (p *parser) record(t *typ, n *schemas.JSONNode, pointer string) error {
+	fields := n.Get("fields")
+	if fields == nil || fields.Kind != schemas.JSONArray {
+		return p.fail(pointer+"/fields", "expected an array of fields, found %s", found(fields))
+	}
+	seen := map[string]bool{}
+	for i, item := range fields.Items {
+		at := fmt.Sprintf("%s/fields/%d", pointer, i)
+		s, ok := text(item.Get("name"))
+		if !ok || !validName(s) {
+			return p.fail(at+"/name", "expected a name of letters, digits and _, found %s", found(item.Get("name")))
+		}
+		if seen[s] {
+			return p.fail(at+"/name", "the field %q stands twice", s)
+		}
+		seen[s] = true
+		f := field{name: s, doc: optional(item.Get("doc")), def: item.Get("default")}
+		var err error
+		if f.typ, err = p.typ(item.Get("type"), t.name.space, at+"/type"); err != nil {
+			return err
+		}
+		if o := item.Get("order"); o != nil {
+			f.order, _ = text(o)
+			f.order = strings.ToLower(f.order)
+			if !slices.Contains([]string{"ascending", "descending", "ignore"}, f.order) {
+				return p.fail(at+"/order", `expected "ascending", "descending" or "ignore", found %s`, found(o))
+			}
+		}
+		if a := item.Get("aliases"); a != nil {
+			for j, alias := range a.Items {
+				s, ok := text(alias)
+				if !ok || !validName(s) {
+					return p.fail(fmt.Sprintf("%s/aliases/%d", at, j), "expected a name, found %s", found(alias))
+				}
+				f.aliases = append(f.aliases, s)
+			}
+		}
+		for _, m := range item.Members {
+			if reservedInField(m.Name) {
+				continue
+			}
+			if err := p.property(m.Value, at+"/"+schemas.EscapePointer(m.Name)); err != nil {
+				return err
+			}
+			f.props = append(f.props, m)
+		}
+		t.fields = append(t.fields, f)
+	}
+	return nil
+}
+
+// found describes what stands where something else was expected.
+func found(n *schemas.JSONNode) string {
+	if n == nil {
+		return "nothing"
+	}
+	switch n.Kind {
+	case schemas.JSONString:
+		return schemas.Describe(n.Text)
+	case schemas.JSONNumber:
+		return schemas.Describe(json.Number(n.Text))
+	case schemas.JSONNull:
+		return "null"
+	}
+	return "a " + n.Kind.String()
+}

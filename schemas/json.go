@@ -1,0 +1,564 @@
+package schemas
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Limits of JSON text.
+const (
+	maxJSONExponent = 400 // beyond it a number costs time out of proportion to its length
+	maxJSONDigits   = 1000
+)
+
+// ParseJSON reads exactly one JSON value (RFC 8259) into nil, bool,
+// json.Number, string, []any and map[string]any, within the default Limits. It
+// refuses a duplicate key, text that is not UTF-8, half a surrogate pair, a
+// number of more than 1,000 digits or with an exponent beyond ±400, and
+// anything after the value. Its error is a *JSONError.
+func ParseJSON(data []byte) (any, error) {
+	if most := (Limits{}).bytes(); len(data) > most {
+		return nil, &JSONError{Expected: fmt.Sprintf("at most %d bytes", most), Found: fmt.Sprintf("%d", len(data))}
+	}
+	r := reader{text: string(data), depth: Limits{}.depth()}
+	var v any
+	err := r.only(func() (err error) {
+		v, err = r.value()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// JSONError says where JSON text is wrong.
+type JSONError struct {
+	Offset   int    // in bytes, from 0
+	Pointer  string // the value being read, as a JSON Pointer
+	Expected string
+	Found    string
+}
+
+// Error is one sentence.
+func (e *JSONError) Error() string {
+	where := fmt.Sprintf("offset %d", e.Offset)
+	if e.Pointer != "" {
+		where = e.Pointer + ", " + where
+	}
+	return fmt.Sprintf("parse JSON: at %s: expected %s, found %s", where, e.Expected, e.Found)
+}
+
+// JSONKind is what sort of JSON value a JSONNode is.
+type JSONKind uint8
+
+// The kinds.
+const (
+	JSONNull JSONKind = iota
+	JSONBool
+	JSONNumber
+	JSONString
+	JSONArray
+	JSONObject
+)
+
+// String returns the kind's name.
+func (k JSONKind) String() string {
+	return [...]string{"null", "boolean", "number", "string", "array", "object"}[k]
+}
+
+// JSONNode is a JSON value as its text has it: members in their order, numbers
+// as they are spelled. Schema texts are read into it, since their canonical
+// forms depend on both.
+type JSONNode struct {
+	Kind    JSONKind
+	Text    string // a number as spelled, a string without quotes and escapes, "true" or "false"
+	Items   []*JSONNode
+	Members []JSONMember
+	Offset  int // where it begins, in bytes
+}
+
+// JSONMember is one member of an object.
+type JSONMember struct {
+	Name  string
+	Value *JSONNode
+}
+
+// Get returns the member of that name, or nil.
+func (n *JSONNode) Get(name string) *JSONNode {
+	for i := range n.Members {
+		if n.Members[i].Name == name {
+			return n.Members[i].Value
+		}
+	}
+	return nil
+}
+
+// JSONOptions say how a schema text is read.
+type JSONOptions struct {
+	// Comments allows /* */ and // comments.
+	Comments bool
+	// LastWins takes the last value of a duplicate key, at the first one's
+	// place, instead of refusing it.
+	LastWins bool
+}
+
+// Limits of schema texts.
+const (
+	maxSchemaBytes = 4 << 20
+	maxSchemaDepth = 200
+)
+
+// ReadJSON reads one JSON value of a schema text of at most 4 MiB and 200
+// levels. What it refuses is what ParseJSON refuses, but for o.
+func ReadJSON(text string, o JSONOptions) (*JSONNode, error) {
+	if len(text) > maxSchemaBytes {
+		return nil, &JSONError{Expected: fmt.Sprintf("a schema of at most %d bytes", maxSchemaBytes), Found: fmt.Sprintf("%d", len(text))}
+	}
+	r := reader{text: text, depth: maxSchemaDepth, JSONOptions: o}
+	var n *JSONNode
+	err := r.only(func() (err error) {
+		n, err = r.node()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// reader is a cursor over JSON text.
+type reader struct {
+	JSONOptions
+	text  string
+	pos   int
+	depth int      // levels left
+	path  []string // of the value being read
+}
+
+func (r *reader) fail(at int, expected, found string) error {
+	var p strings.Builder
+	for _, s := range r.path {
+		p.WriteByte('/')
+		p.WriteString(EscapePointer(s))
+	}
+	return &JSONError{Offset: at, Pointer: p.String(), Expected: expected, Found: found}
+}
+
+// found names what stands at the cursor.
+func (r *reader) found() string {
+	if r.pos >= len(r.text) {
+		return "the end"
+	}
+	c, size := utf8.DecodeRuneInString(r.text[r.pos:])
+	if c == utf8.RuneError && size == 1 {
+		return fmt.Sprintf("the byte 0x%02x", r.text[r.pos])
+	}
+	return strconv.QuoteRune(c)
+}
+
+// only reads one value with nothing but space around it.
+func (r *reader) only(value func() error) error {
+	if err := r.space(); err != nil {
+		return err
+	}
+	if err := value(); err != nil {
+		return err
+	}
+	if err := r.space(); err != nil {
+		return err
+	}
+	if r.pos < len(r.text) {
+		return r.fail(r.pos, "nothing after the value", r.found())
+	}
+	return nil
+}
+
+func (r *reader) space() error {
+	for r.pos < len(r.text) {
+		switch r.text[r.pos] {
+		case ' ', '\t', '\n', '\r':
+			r.pos++
+		case '/':
+			if !r.Comments || r.pos+1 >= len(r.text) {
+				return nil
+			}
+			end := ""
+			switch r.text[r.pos+1] {
+			case '/':
+				end = "\n"
+			case '*':
+				end = "*/"
+			default:
+				return nil
+			}
+			i := strings.Index(r.text[r.pos+2:], end)
+			if i < 0 && end == "*/" {
+				return r.fail(r.pos, "a comment that ends with */", "the end")
+			}
+			if i < 0 {
+				r.pos = len(r.text)
+			} else {
+				r.pos += 2 + i + len(end)
+			}
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// peek returns the byte at the cursor, 0 at the end.
+func (r *reader) peek() byte {
+	if r.pos < len(r.text) {
+		return r.text[r.pos]
+	}
+	return 0
+}
+
+func (r *reader) value() (any, error) {
+	switch c := r.peek(); c {
+	case '{':
+		m := map[string]any{}
+		err := r.object(func(name string, at int) (err error) {
+			if _, ok := m[name]; ok {
+				return r.fail(at, "each key once", "a second "+strconv.Quote(shorten(name)))
+			}
+			m[name], err = r.value()
+			return err
+		})
+		return m, err
+	case '[':
+		a := []any{}
+		err := r.array(func() error {
+			v, err := r.value()
+			a = append(a, v)
+			return err
+		})
+		return a, err
+	case '"':
+		return r.str()
+	case 't':
+		return true, r.word("true")
+	case 'f':
+		return false, r.word("false")
+	case 'n':
+		return nil, r.word("null")
+	default:
+		n, err := r.number()
+		return json.Number(n), err
+	}
+}
+
+func (r *reader) node() (n *JSONNode, err error) {
+	n = &JSONNode{Offset: r.pos}
+	switch c := r.peek(); c {
+	case '{':
+		n.Kind = JSONObject
+		at := map[string]int{}
+		return n, r.object(func(name string, offset int) error {
+			i, ok := at[name]
+			if ok && !r.LastWins {
+				return r.fail(offset, "each key once", "a second "+strconv.Quote(shorten(name)))
+			}
+			v, err := r.node()
+			if ok {
+				n.Members[i].Value = v
+				return err
+			}
+			at[name] = len(n.Members)
+			n.Members = append(n.Members, JSONMember{name, v})
+			return err
+		})
+	case '[':
+		n.Kind = JSONArray
+		return n, r.array(func() error {
+			v, err := r.node()
+			n.Items = append(n.Items, v)
+			return err
+		})
+	case '"':
+		n.Kind = JSONString
+		n.Text, err = r.str()
+	case 't':
+		n.Kind, n.Text, err = JSONBool, "true", r.word("true")
+	case 'f':
+		n.Kind, n.Text, err = JSONBool, "false", r.word("false")
+	case 'n':
+		err = r.word("null")
+	default:
+		n.Kind = JSONNumber
+		n.Text, err = r.number()
+	}
+	return n, err
+}
+
+func (r *reader) word(w string) error {
+	if !strings.HasPrefix(r.text[r.pos:], w) {
+		return r.fail(r.pos, "a JSON value", r.found())
+	}
+	r.pos += len(w)
+	return nil
+}
+
+// enter and leave keep the depth and the path of an object or array.
+func (r *reader) enter() error {
+	if r.depth == 0 {
+		return r.fail(r.pos, "less nesting", "one level too many")
+	}
+	r.depth--
+	r.pos++
+	r.path = append(r.path, "")
+	return r.space()
+}
+
+func (r *reader) leave() {
+	r.depth++
+	r.pos++
+	r.path = r.path[:len(r.path)-1]
+}
+
+// object calls member for each member, the cursor at its value.
+func (r *reader) object(member func(name string, at int) error) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		if r.peek() == '}' && first {
+			break
+		}
+		at := r.pos
+		if r.peek() != '"' {
+			return r.fail(at, "a key in double quotes", r.found())
+		}
+		name, err := r.str()
+		if err != nil {
+			return err
+		}
+		r.path[len(r.path)-1] = name
+		if err := r.space(); err != nil {
+			return err
+		}
+		if r.peek() != ':' {
+			return r.fail(r.pos, "a colon", r.found())
+		}
+		r.pos++
+		if err := r.space(); err != nil {
+			return err
+		}
+		if err := member(name, at); err != nil {
+			return err
+		}
+		if err := r.space(); err != nil {
+			return err
+		}
+		if r.peek() == '}' {
+			break
+		}
+		if r.peek() != ',' {
+			return r.fail(r.pos, "a comma or a closing brace", r.found())
+		}
+		r.pos++
+		if err := r.space(); err != nil {
+			return err
+		}
+	}
+	r.leave()
+	return nil
+}
+
+// array calls item for each item, the cursor at it.
+func (r *reader) array(item func() error) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	for i := 0; ; i++ {
+		if r.peek() == ']' && i == 0 {
+			break
+		}
+		r.path[len(r.path)-1] = strconv.Itoa(i)
+		if err := item(); err != nil {
+			return err
+		}
+		if err := r.space(); err != nil {
+			return err
+		}
+		if r.peek() == ']' {
+			break
+		}
+		if r.peek() != ',' {
+			return r.fail(r.pos, "a comma or a closing bracket", r.found())
+		}
+		r.pos++
+		if err := r.space(); err != nil {
+			return err
+		}
+	}
+	r.leave()
+	return nil
+}
+
+func (r *reader) digits() int {
+	start := r.pos
+	for c := r.peek(); c >= '0' && c <= '9'; c = r.peek() {
+		r.pos++
+	}
+	return r.pos - start
+}
+
+func (r *reader) number() (string, error) {
+	start := r.pos
+	if r.peek() == '-' {
+		r.pos++
+	}
+	if first, n := r.peek(), r.digits(); n == 0 {
+		if r.pos == start {
+			return "", r.fail(start, "a JSON value", r.found())
+		}
+		return "", r.fail(r.pos, "a digit", r.found())
+	} else if first == '0' && n > 1 {
+		return "", r.fail(start, "a number", "a leading zero")
+	}
+	if r.peek() == '.' {
+		r.pos++
+		if r.digits() == 0 {
+			return "", r.fail(r.pos, "a digit", r.found())
+		}
+	}
+	if r.pos-start > maxJSONDigits {
+		return "", r.fail(start, fmt.Sprintf("a number of at most %d digits", maxJSONDigits), fmt.Sprintf("%d", r.pos-start))
+	}
+	if c := r.peek(); c == 'e' || c == 'E' {
+		r.pos++
+		if c := r.peek(); c == '+' || c == '-' {
+			r.pos++
+		}
+		from := r.pos
+		if r.digits() == 0 {
+			return "", r.fail(r.pos, "a digit", r.found())
+		}
+		if e, err := strconv.Atoi(r.text[from:r.pos]); err != nil || e > maxJSONExponent {
+			return "", r.fail(start, fmt.Sprintf("an exponent of at most %d", maxJSONExponent), shorten(r.text[from:r.pos]))
+		}
+	}
+	return r.text[start:r.pos], nil
+}
+
+// str reads a string, the cursor at its opening quote.
+func (r *reader) str() (string, error) {
+	start := r.pos
+	r.pos++
+	run := r.pos // what is not yet in b
+	var b strings.Builder
+	for r.pos < len(r.text) {
+		switch c := r.text[r.pos]; {
+		case c == '"':
+			s := r.text[run:r.pos]
+			r.pos++
+			if b.Len() > 0 {
+				b.WriteString(s)
+				s = b.String()
+			}
+			return s, nil
+		case c == '\\':
+			b.WriteString(r.text[run:r.pos])
+			c, err := r.escape()
+			if err != nil {
+				return "", err
+			}
+			b.WriteRune(c)
+			run = r.pos
+		case c < ' ':
+			return "", r.fail(r.pos, "a control character to be escaped", r.found())
+		case c < utf8.RuneSelf:
+			r.pos++
+		default:
+			c, size := utf8.DecodeRuneInString(r.text[r.pos:])
+			if c == utf8.RuneError && size == 1 {
+				return "", r.fail(r.pos, "UTF-8 text", r.found())
+			}
+			r.pos += size
+		}
+	}
+	return "", r.fail(start, "a string that ends with a quote", "the end")
+}
+
+// escape reads one escape, the cursor at its backslash.
+func (r *reader) escape() (rune, error) {
+	at := r.pos
+	r.pos++
+	c := r.peek()
+	if c != 'u' {
+		i := strings.IndexByte(`"\/bfnrt`, c)
+		if i < 0 || c == 0 {
+			return 0, r.fail(at, `an escape such as \n or \u0041`, r.found())
+		}
+		r.pos++
+		return rune("\"\\/\b\f\n\r\t"[i]), nil
+	}
+	r.pos++
+	high, err := r.hex(at)
+	if err != nil || !utf16.IsSurrogate(high) {
+		return high, err
+	}
+	if !strings.HasPrefix(r.text[r.pos:], `\u`) {
+		return 0, r.fail(at, "the second half of a surrogate pair", r.found())
+	}
+	r.pos += 2
+	low, err := r.hex(at)
+	if err != nil {
+		return 0, err
+	}
+	c2 := utf16.DecodeRune(high, low)
+	if c2 == utf8.RuneError {
+		return 0, r.fail(at, "a surrogate pair", "two halves that do not fit")
+	}
+	return c2, nil
+}
+
+func (r *reader) hex(at int) (rune, error) {
+	if r.pos+4 > len(r.text) {
+		return 0, r.fail(at, `four hexadecimal digits after \u`, "the end")
+	}
+	digits := r.text[r.pos : r.pos+4]
+	n, err := strconv.ParseUint(digits, 16, 16)
+	if err != nil {
+		return 0, r.fail(at, `four hexadecimal digits after \u`, strconv.Quote(digits))
+	}
+	r.pos += 4
+	return rune(n), nil
+}
+
+// AppendJSONString appends s as a JSON string in the spelling of canonical
+// texts: only quotes, backslashes and control characters are escaped.
+func AppendJSONString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c >= ' ':
+			dst = append(dst, c)
+		default:
+			if j := strings.IndexByte("\b\f\n\r\t", c); j >= 0 {
+				dst = append(dst, '\\', "bfnrt"[j])
+			} else {
+				dst = fmt.Appendf(dst, "\\u%04X", c)
+			}
+		}
+	}
+	return append(dst, '"')
+}
+
+// EscapePointer returns name as a token of a JSON Pointer (RFC 6901).
+func EscapePointer(name string) string {
+	if !strings.ContainsAny(name, "~/") {
+		return name
+	}
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+}
