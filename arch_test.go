@@ -22,18 +22,39 @@ import (
 var mayImport = map[string][]string{
 	".": {},
 
-	"schemas": {},
+	"schemas":            {},
+	"schemas/avro":       {"schemas", "github.com/twmb/avro"},
+	"schemas/jsonschema": {"schemas", "github.com/santhosh-tekuri/jsonschema/v6", "golang.org/x/text"},
+	"schemas/protobuf": {
+		"schemas",
+		"github.com/bufbuild/protocompile", "github.com/jhump/protoreflect/v2", "google.golang.org/protobuf",
+	},
+	"schemas/samples": {"schemas"},
 
 	"stream":            {},
+	"stream/kafka":      {"stream", "github.com/twmb/franz-go"},
 	"stream/memory":     {"stream"},
+	"stream/nats":       {"stream", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go"},
+	"stream/watermill":  {"stream", "github.com/ThreeDotsLabs/watermill"},
 	"stream/streamtest": {"stream", "github.com/google/go-cmp"},
 
-	"registry": {"schemas"},
+	"registry":              {"schemas"},
+	"registry/client":       {"registry", "schemas", "github.com/riferrei/srclient", "github.com/twmb/franz-go/pkg/sr", "golang.org/x/sync"},
+	"registry/compat":       {"registry", "schemas", "schemas/avro", "github.com/twmb/avro"},
+	"registry/logs/file":    {"registry"},
+	"registry/logs/memory":  {"registry"},
+	"registry/registrytest": {"registry", "github.com/google/go-cmp"},
 
-	"producers": {"schemas", "stream"},
+	"producers":         {"schemas", "stream"},
+	"producers/gateway": {"producers", "schemas", "stream"},
 
-	"consumers":         {"schemas", "stream"},
-	"consumers/diffing": {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
+	"consumers":                {"schemas", "stream"},
+	"consumers/diffing":        {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
+	"consumers/federated":      {"consumers", "schemas", "stream"},
+	"consumers/microbatch":     {"consumers", "schemas", "stream"},
+	"consumers/sinks/postgres": {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
+	"consumers/sinks/sqlite":   {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
+	"consumers/sinks/sqlsink":  {"consumers", "schemas", "stream"}, // what both databases share
 
 	"cmd/penstock": {"*"},
 
