@@ -1,0 +1,402 @@
+package diffing
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/big"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func TestCanonicalJSON(t *testing.T) {
+	f := func(v any, want string) {
+		t.Helper()
+		got, err := appendJSON(nil, v)
+		if err != nil || string(got) != want {
+			t.Errorf("appendJSON(%#v) = %s, %v; want %s", v, got, err, want)
+		}
+	}
+	f(nil, `null`)
+	f(true, `true`)
+	f(int32(-7), `-7`)
+	f(int64(math.MinInt64), `-9223372036854775808`)
+	f(uint64(math.MaxUint64), `18446744073709551615`)
+	f(float64(1), `1`)
+	f(1.5, `1.5`)
+	f(float32(0.1), `0.1`)
+	f(0.1, `0.1`)
+	f(math.Copysign(0, -1), `0`)
+	f(1e21, `1e+21`)
+	f(1e20, `100000000000000000000`)
+	f(1e-6, `0.000001`)
+	f(1e-7, `1e-7`)
+	f(-1.25e-9, `-1.25e-9`)
+	f(5e-324, `5e-324`)
+	f(math.MaxFloat64, `1.7976931348623157e+308`)
+	f(math.NaN(), `"NaN"`)
+	f(math.Inf(-1), `"-Infinity"`)
+	f(json.Number("1.000"), `1`)
+	f(json.Number("1e2"), `100`)
+	f(json.Number("0.00e5"), `0`)
+	f(json.Number("123456789012345678901234567890"), `1.2345678901234567890123456789e+29`)
+	f(json.Number("9007199254740993"), `9007199254740993`)
+	f(big.NewRat(12345, 100), `123.45`)
+	f(big.NewRat(200, 2), `100`)
+	f(big.NewRat(1, 3), `"1/3"`)
+	f([]byte{0, 255}, `"AP8="`)
+	f("a\"\\\n\x01<é", `"a\"\\\n\u0001<é"`)
+	f(time.Date(2013, 1, 1, 7, 0, 0, 5e6, time.FixedZone("", 3600)), `"2013-01-01T06:00:00.005Z"`)
+	f(7*time.Hour+5*time.Second+20*time.Millisecond, `"07:00:05.02"`)
+	f(-time.Minute, `"-00:01:00"`)
+	f(map[string]any{"b": []any{}, "a": map[string]any{}}, `{"a":{},"b":[]}`)
+}
+
+func TestCanonicalJSONRefuses(t *testing.T) {
+	deep := any(nil)
+	for range maxDepth + 1 {
+		deep = []any{deep}
+	}
+	f := func(v any, want string) {
+		t.Helper()
+		if _, err := appendJSON(nil, v); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("appendJSON(%.60v) = %v, want %q", v, err, want)
+		}
+	}
+	f(map[string]any{"a/b": []any{1, "\xff"}}, "at /a~1b/0: expected a value that a schema gives, found")
+	f(map[string]any{"a": []any{"\xff"}}, "at /a/0: expected text in UTF-8")
+	f(map[string]any{"\xff": 1}, "expected names in UTF-8")
+	f(json.Number("1e999999999999"), "exponent")
+	f(json.Number("01"), "JSON number")
+	f(json.Number("1."), "JSON number")
+	f(json.Number(""), "JSON number")
+	f(json.Number(strings.Repeat("9", maxNumber+1)), "digits")
+	f(new(big.Rat).SetFrac(big.NewInt(1), new(big.Int).Lsh(big.NewInt(1), maxBits)), "bits")
+	f(deep, "levels")
+}
+
+func TestDiff(t *testing.T) {
+	f := func(before, after any, want ...Change) {
+		t.Helper()
+		if d := cmp.Diff(want, Diff(before, after)); d != "" {
+			t.Errorf("Diff(%v, %v):\n%s", before, after, d)
+		}
+	}
+	type m = map[string]any
+	f(int32(1), 1.0)
+	f(json.Number("1.0"), int64(1))
+	f(int64(1<<53), int64(1<<53+1), Change{Replace, "", int64(1 << 53), int64(1<<53 + 1)})
+	f(float64(1<<53), int64(1<<53+1), Change{Replace, "", float64(1 << 53), int64(1<<53 + 1)})
+	f(big.NewRat(1, 10), json.Number("0.10"))
+	f(math.NaN(), math.NaN())
+	f([]byte("ab"), []byte("ab"))
+	f([]byte("ab"), "YWI=")
+	f(time.Unix(0, 0), time.Unix(0, 0).UTC())
+	f(time.Unix(0, 0), "1970-01-01T00:00:00Z")
+	f("1", int64(1), Change{Replace, "", "1", int64(1)})
+	f(m{"a": nil}, m{}, Change{Remove, "/a", nil, nil})
+	f(m{}, m{"a": nil}, Change{Add, "/a", nil, nil})
+	f(m{"a": nil}, m{"a": int64(0)}, Change{Replace, "/a", nil, int64(0)})
+	f(m{"x": "", "b": m{"c/d": int64(1), "~": true}}, m{"b": m{"c/d": int64(2), "~": true, "e": false}, "x": ""},
+		Change{Replace, "/b/c~1d", int64(1), int64(2)}, Change{Add, "/b/e", nil, false})
+	f([]any{"a", "b", "c"}, []any{"a"}, Change{Remove, "/2", "c", nil}, Change{Remove, "/1", "b", nil})
+	f([]any{"a"}, []any{"b", "c"}, Change{Replace, "/0", "a", "b"}, Change{Add, "/1", nil, "c"})
+	f(m{}, []any{}, Change{Replace, "", m{}, []any{}})
+}
+
+// anyValue draws a value of the types that schemas.Schema lists.
+func anyValue() *rapid.Generator[any] {
+	scalar := rapid.OneOf(
+		rapid.Just[any](nil),
+		rapid.Bool().AsAny(),
+		rapid.Int32Range(-3, 3).AsAny(),
+		rapid.Int64().AsAny(),
+		rapid.Uint32().AsAny(),
+		rapid.Uint64().AsAny(),
+		rapid.Float32().AsAny(),
+		rapid.Float64().AsAny(),
+		rapid.Just[any](math.NaN()),
+		rapid.StringN(0, 4, -1).AsAny(),
+		rapid.SliceOfN(rapid.Byte(), 0, 3).AsAny(),
+		rapid.Map(rapid.Int64Range(0, 1e12), func(ms int64) any { return time.UnixMilli(ms) }),
+		rapid.Map(rapid.Int64Range(0, 86399999), func(ms int64) any { return time.Duration(ms) * time.Millisecond }),
+		rapid.Map(rapid.Int64(), func(n int64) any { return big.NewRat(n, 10000) }),
+		rapid.SampledFrom([]any{json.Number("1.0"), json.Number("1e400"), json.Number("-0"), json.Number("9007199254740993")}),
+	)
+	name := rapid.SampledFrom([]string{"", "a", "b", "c", "a/b", "~", "é"})
+	var at func(depth int) *rapid.Generator[any]
+	at = func(depth int) *rapid.Generator[any] {
+		if depth == 0 {
+			return scalar
+		}
+		return rapid.OneOf(
+			scalar,
+			rapid.SliceOfN(at(depth-1), 0, 3).AsAny(),
+			rapid.MapOfN(name, at(depth-1), 0, 4).AsAny(),
+		)
+	}
+	return at(3)
+}
+
+// variation draws a value that has much in common with v.
+func variation(t *rapid.T, v any) any {
+	switch rapid.IntRange(0, 5).Draw(t, "what") {
+	case 0:
+		return anyValue().Draw(t, "other")
+	case 1:
+		return v
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for name, item := range v {
+			if rapid.IntRange(0, 3).Draw(t, "keep") > 0 {
+				out[name] = variation(t, item)
+			}
+		}
+		if rapid.Bool().Draw(t, "more") {
+			out["new"] = anyValue().Draw(t, "added")
+		}
+		return out
+	case []any:
+		out := []any{}
+		for _, item := range v[:rapid.IntRange(0, len(v)).Draw(t, "length")] {
+			out = append(out, variation(t, item))
+		}
+		return append(out, rapid.SliceOfN(anyValue(), 0, 2).Draw(t, "tail")...)
+	}
+	return v
+}
+
+func canonical(t interface{ Fatal(...any) }, v any) string {
+	text, err := appendJSON(nil, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func reread(t interface{ Fatal(...any) }, text string) any {
+	v, err := parseJSON([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestDiffIsEmptyForEqualValues(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := anyValue().Draw(t, "v")
+		if c := Diff(v, v); len(c) > 0 {
+			t.Fatalf("Diff(v, v) = %v", c)
+		}
+		text := canonical(t, v)
+		again := reread(t, text)
+		if c := Diff(again, v); len(c) > 0 {
+			t.Fatalf("what is read back differs: %v", c)
+		}
+		if got := canonical(t, again); got != text {
+			t.Fatalf("canonical JSON is not stable: %s, then %s", text, got)
+		}
+	})
+}
+
+func TestPatchGivesTheValueAfter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := anyValue().Draw(t, "before")
+		after := variation(t, before)
+		changes := Diff(before, after)
+		if equal := canonical(t, before) == canonical(t, after); equal != (len(changes) == 0) {
+			t.Fatalf("equal is %v, but the changes are %v", equal, changes)
+		}
+		patch, err := AppendJSONPatch(nil, changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := reread(t, canonical(t, before))
+		for _, op := range reread(t, string(patch)).([]any) {
+			got = applyOp(t, got, op.(map[string]any))
+		}
+		if got, want := canonical(t, got), canonical(t, after); got != want {
+			t.Fatalf("%s applied to %s gives %s, want %s", patch, canonical(t, before), got, want)
+		}
+	})
+}
+
+func TestInverseOfDiff(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := anyValue().Draw(t, "before")
+		after := variation(t, before)
+		there, back := Diff(before, after), Diff(after, before)
+		if len(there) != len(back) {
+			t.Fatalf("%d changes there, %d back", len(there), len(back))
+		}
+		opposite := map[Op]Op{Add: Remove, Remove: Add, Replace: Replace}
+		byPlace := map[string]Change{}
+		for _, c := range back {
+			byPlace[c.Pointer] = c
+		}
+		for _, c := range there {
+			if b := byPlace[c.Pointer]; b.Op != opposite[c.Op] || canonical(t, b.Old) != canonical(t, c.New) || canonical(t, b.New) != canonical(t, c.Old) {
+				t.Fatalf("at %q: %v there, %v back", c.Pointer, c, b)
+			}
+		}
+	})
+}
+
+func TestMergePatchGivesTheValueAfterWithoutNulls(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := anyValue().Draw(t, "before")
+		after := variation(t, before)
+		patch, err := AppendMergePatch(nil, before, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := applyMerge(reread(t, canonical(t, before)), reread(t, string(patch)))
+		want := withoutNulls(reread(t, canonical(t, after)))
+		if got, want := canonical(t, withoutNulls(got)), canonical(t, want); got != want {
+			t.Fatalf("%s applied to %s gives %s, want %s", patch, canonical(t, before), got, want)
+		}
+	})
+}
+
+// applyOp applies one operation of a JSON Patch, as RFC 6902 has it.
+func applyOp(t *rapid.T, doc any, op map[string]any) any {
+	pointer := op["path"].(string)
+	if pointer == "" {
+		return op["value"]
+	}
+	tokens := strings.Split(pointer[1:], "/")
+	unescape := strings.NewReplacer("~1", "/", "~0", "~")
+	var apply func(doc any, tokens []string) any
+	apply = func(doc any, tokens []string) any {
+		token := unescape.Replace(tokens[0])
+		switch doc := doc.(type) {
+		case map[string]any:
+			old, ok := doc[token]
+			switch {
+			case !ok && (len(tokens) > 1 || op["op"] != "add"), ok && len(tokens) == 1 && op["op"] == "add":
+				t.Fatalf("%v does not fit %v", op, doc)
+			case len(tokens) > 1:
+				doc[token] = apply(old, tokens[1:])
+			case op["op"] == "remove":
+				delete(doc, token)
+			default:
+				doc[token] = op["value"]
+			}
+			return doc
+		case []any:
+			i, err := strconv.Atoi(token)
+			if err != nil || i < 0 || i > len(doc) || i == len(doc) && (len(tokens) > 1 || op["op"] != "add") {
+				t.Fatalf("%v does not fit %v", op, doc)
+			}
+			switch {
+			case len(tokens) > 1:
+				doc[i] = apply(doc[i], tokens[1:])
+			case op["op"] == "remove":
+				return append(doc[:i:i], doc[i+1:]...)
+			case op["op"] == "add":
+				return append(doc[:i:i], append([]any{op["value"]}, doc[i:]...)...)
+			default:
+				doc[i] = op["value"]
+			}
+			return doc
+		}
+		t.Fatalf("%v does not fit %v", op, doc)
+		return nil
+	}
+	return apply(doc, tokens)
+}
+
+// applyMerge is the algorithm of RFC 7396, section 2.
+func applyMerge(target, patch any) any {
+	p, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	out, ok := target.(map[string]any)
+	if !ok {
+		out = map[string]any{}
+	}
+	for name, v := range p {
+		if v == nil {
+			delete(out, name)
+		} else {
+			out[name] = applyMerge(out[name], v)
+		}
+	}
+	return out
+}
+
+// withoutNulls leaves out the members that are null, save inside arrays.
+func withoutNulls(v any) any {
+	object, ok := v.(map[string]any)
+	if !ok {
+		return v
+	}
+	out := map[string]any{}
+	for name, item := range object {
+		if item != nil {
+			out[name] = withoutNulls(item)
+		}
+	}
+	return out
+}
+
+func TestMergePatchSaysWhatItCan(t *testing.T) {
+	type m = map[string]any
+	got, err := AppendMergePatch(nil,
+		m{"same": m{"x": int64(1)}, "gone": int64(1), "null": int64(2), "still": nil, "deep": m{"a": int64(1), "b": int64(2)}, "list": []any{int64(1)}},
+		m{"same": m{"x": 1.0}, "null": nil, "still": nil, "deep": m{"a": int64(1), "b": int64(3)}, "list": []any{nil}, "new": m{"n": nil, "o": true}})
+	want := `{"deep":{"b":3},"gone":null,"list":[null],"new":{"o":true},"null":null}`
+	if err != nil || string(got) != want {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+}
+
+func FuzzNumber(f *testing.F) {
+	for _, s := range []string{"0", "-0.0", "1.50", "1e3", "12e-5", "1E+2", "00", "1.", ".5", "+1", "1e", "1e99999999999", "NaN"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := appendNumber(nil, s)
+		valid := json.Valid([]byte(s)) && !strings.ContainsAny(s, "\"{[tfn \t\r\n")
+		if err != nil {
+			return
+		}
+		if !valid {
+			t.Fatalf("%q is no JSON number, but gives %s", s, got)
+		}
+		again, err := appendNumber(nil, string(got))
+		if err != nil || string(again) != string(got) {
+			t.Fatalf("%q gives %s, which gives %s, %v", s, got, again, err)
+		}
+		if len(s) < 100 && !strings.ContainsAny(s, "eE") {
+			a, _ := new(big.Rat).SetString(s)
+			b, _ := new(big.Rat).SetString(string(got))
+			if a.Cmp(b) != 0 {
+				t.Fatalf("%q is not %s", s, got)
+			}
+		}
+	})
+}
+
+func BenchmarkDiff(b *testing.B) {
+	before, after := map[string]any{}, map[string]any{}
+	for i := range 20 {
+		name := fmt.Sprintf("field_%d", i)
+		before[name], after[name] = int64(i), int64(i)
+	}
+	after["field_3"], after["field_7"] = int64(-1), "changed"
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(Diff(before, after)) != 2 {
+			b.Fatal("not two changes")
+		}
+	}
+}
