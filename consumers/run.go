@@ -160,10 +160,10 @@ type lane struct {
 
 	// next is the Next of the last batch that was written, -1 for none.
 	next int64
-	// dropped says that a batch was given back, so that none that follows it
-	// may be written before it has come again. See (*run).settle.
-	dropped bool
-	// returned is the end of what the source took back since then.
+	// hole says that a batch was given back and has not been written since,
+	// and returned is the end of what the source has taken back since then.
+	// See (*run).settle.
+	hole     bool
 	returned int64
 }
 
@@ -278,16 +278,14 @@ func (r *run) decode(j *job) error {
 // before the hole is filled: it may have been fetched under an assignment of
 // the partition that has ended, and a sink that meanwhile holds the partition
 // under a new one cannot tell the hole from offsets at which nothing lies. So
-// all that follows is given back as well, until something comes again that the
-// source took back. A batch of an ended assignment it does not take back; of
-// the next assignment it takes back the first batch, and delivers it again.
+// what follows is given back as well, but for what the source has taken back
+// and delivers again, until all of that is written. Of an ended assignment the
+// source takes nothing back; of the next one it takes the first batch back, and
+// delivers it again.
 func (r *run) settle(l *lane, j *job) {
-	if l.dropped {
-		if j.batch.First >= l.returned {
-			r.giveBack(l, j, errHole)
-			return
-		}
-		l.dropped = false
+	if l.hole && j.batch.First >= l.returned {
+		r.giveBack(l, j, errHole)
+		return
 	}
 	if l.next >= 0 {
 		j.batch.First = min(j.batch.First, l.next)
@@ -303,6 +301,7 @@ func (r *run) settle(l *lane, j *job) {
 		return
 	}
 	l.next = j.batch.Next
+	l.hole = l.hole && l.next < l.returned
 	err = r.retry("acknowledge", gone, func() error { return j.ack(r.work, nil) })
 	switch {
 	case err == nil:
@@ -388,8 +387,8 @@ func refused(err error, n int) map[int]error {
 
 // giveBack has the source deliver a batch again.
 func (r *run) giveBack(l *lane, j *job, why error) {
-	if !l.dropped {
-		l.dropped, l.returned = true, 0
+	if !l.hole || !errors.Is(why, errHole) {
+		l.hole, l.returned = true, 0
 	}
 	if r.cfg.Hooks.GivenBack != nil {
 		r.cfg.Hooks.GivenBack(j.batch, why)
