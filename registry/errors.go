@@ -3,6 +3,8 @@ package registry
 import (
 	"errors"
 	"fmt"
+
+	"penstock/schemas"
 )
 
 // Code is an error code of the API.
@@ -46,31 +48,33 @@ func (c Code) Status() int {
 	return int(c) / 100
 }
 
-// Error is what the registry answers where it refuses. Two errors are the same
-// to errors.Is if their codes are equal.
+// Error is what the registry answers where it refuses. To errors.Is two of them
+// are the same if their codes are, and those that say that there is no such
+// subject, version or schema are schemas.ErrNoSchema.
 type Error struct {
 	Code    Code   `json:"error_code"`
 	Message string `json:"message"`
+	// Findings is what stands against compatibility, with CodeIncompatible.
+	Findings []Finding `json:"findings,omitempty"`
 
-	findings []Finding
-	cause    error
+	cause error
 }
 
 // Error returns the message.
 func (e *Error) Error() string { return e.Message }
 
-// Is reports whether target is an *Error of the same code.
+// Is reports whether target is an *Error of the same code, or schemas.ErrNoSchema
+// and the code one of those.
 func (e *Error) Is(target error) bool {
+	if target == schemas.ErrNoSchema {
+		return e.Code == CodeSubjectNotFound || e.Code == CodeVersionNotFound || e.Code == CodeSchemaNotFound
+	}
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code
 }
 
 // Unwrap returns what lies behind the error, which no client sees.
 func (e *Error) Unwrap() error { return e.cause }
-
-// Findings returns what stands against compatibility, of an error with code
-// CodeIncompatible.
-func (e *Error) Findings() []Finding { return e.findings }
 
 func errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}

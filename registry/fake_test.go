@@ -85,7 +85,7 @@ func open(t testing.TB, log registry.Log) *registry.Registry {
 	return r
 }
 
-func fresh(t testing.TB) *registry.Registry { return open(t, new(memory.Log)) }
+func fresh(t testing.TB) *registry.Registry { return open(t, memory.New()) }
 
 // text makes a schema of the fake language: "-a +b" needs a and has b.
 func text(words string) string {

@@ -192,12 +192,9 @@ func (h *handler) fail(w http.ResponseWriter, req *http.Request, err error) {
 	if e.Code.Status() >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
 		h.r.options.Logger.Error("request failed", "method", req.Method, "path", req.URL.Path, "code", int(e.Code), "error", err, "cause", e.cause)
 	}
-	body := struct {
-		*Error
-		Findings []Finding `json:"findings,omitempty"`
-	}{Error: e}
-	if wantsFindings(req) {
-		body.Findings = e.findings
+	body := *e
+	if !wantsFindings(req) {
+		body.Findings = nil
 	}
 	h.send(w, req, e.Code.Status(), toJSON(body))
 }

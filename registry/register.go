@@ -283,7 +283,7 @@ func (v verdict) refusal(name string) error {
 	return &Error{
 		Code:     CodeIncompatible,
 		Message:  fmt.Sprintf("Schema being registered is incompatible with an earlier schema for subject %q, details: %s", name, v.details()),
-		findings: v.findings,
+		Findings: v.findings,
 	}
 }
 

@@ -9,11 +9,14 @@ import (
 	"penstock/registry"
 )
 
-// Log is a registry.Log. The zero value is empty and ready to use.
+// Log is a registry.Log.
 type Log struct {
 	mu     sync.RWMutex
 	events []registry.Event
 }
+
+// New returns an empty log.
+func New() *Log { return new(Log) }
 
 // Append implements registry.Log.
 func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event) (uint64, error) {

@@ -11,7 +11,7 @@ import (
 func TestSuite(t *testing.T) {
 	registrytest.TestLog(t, func(*testing.T) registrytest.Home {
 		return registrytest.Home{
-			Open:    func(*testing.T) (registry.Log, func() error) { return new(memory.Log), nil },
+			Open:    func(*testing.T) (registry.Log, func() error) { return memory.New(), nil },
 			Forgets: true,
 		}
 	})

@@ -1,0 +1,329 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"penstock/registry"
+	"penstock/schemas"
+)
+
+// CacheOptions say what is kept, and for how long. The zero value is ready to
+// use.
+type CacheOptions struct {
+	// LatestAge is how old the answer of Latest may be before it is fetched
+	// again, in the background; an answer twice as old is waited for. Zero is
+	// 30 s.
+	LatestAge time.Duration
+	// MissingAge is how long the answer holds that there is no such schema.
+	// Zero is 2 s.
+	MissingAge time.Duration
+	// MaxBytes bounds the texts of the schemas kept, references included.
+	// Beyond it, what was not used for a while goes. Zero is 64 MiB.
+	MaxBytes int
+	// Timeout bounds one fetch, references included. Zero is 20 s.
+	Timeout time.Duration
+}
+
+// maxReferences is how many other schemas one schema may build on.
+const maxReferences = 1000
+
+// entryBytes is what an entry costs besides its text.
+const entryBytes = 512
+
+// source is where schemas are fetched. Errors for what is not there wrap
+// ErrNotFound.
+type source interface {
+	byID(ctx context.Context, id schemas.ID) (registry.Schema, error)
+	// byVersion fetches one version of a subject, -1 the newest.
+	byVersion(ctx context.Context, subject string, number int) (registry.Schema, error)
+}
+
+// cache answers for a source. A hit takes no lock.
+type cache struct {
+	source  source
+	formats map[schemas.Type]schemas.Format
+	options CacheOptions
+
+	entries sync.Map // from an ID or a subject (string) to its *entry
+
+	mu      sync.Mutex
+	flights map[any]*flight
+	clock   []*entry // all entries, in a ring; hand goes round for the next to drop
+	hand    int
+	bytes   int
+	closed  bool
+
+	life context.Context // of the fetches
+	end  context.CancelFunc
+	wait sync.WaitGroup
+}
+
+// entry is an answer. It is immutable but for used and at.
+type entry struct {
+	key     any
+	id      schemas.ID
+	schema  schemas.Schema // nil where there is none
+	err     error          // then
+	fetched time.Time
+	bytes   int
+	used    atomic.Bool // since the hand last passed
+	at      int         // its place in the ring, guarded by the cache's mu
+}
+
+// flight is a fetch on its way, for all who wait for it.
+type flight struct {
+	done  chan struct{}
+	entry *entry // once done is closed
+	err   error
+	stale bool // something changed since it started: the answer is not kept
+}
+
+func newCache(s source, formats []schemas.Format, o CacheOptions) *cache {
+	o.LatestAge = cmp.Or(o.LatestAge, 30*time.Second)
+	o.MissingAge = cmp.Or(o.MissingAge, 2*time.Second)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)
+	o.Timeout = cmp.Or(o.Timeout, 20*time.Second)
+	c := &cache{source: s, formats: map[schemas.Type]schemas.Format{}, options: o, flights: map[any]*flight{}}
+	for _, f := range formats {
+		c.formats[f.Type()] = f
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c
+}
+
+var errClosed = errors.New("registry client is closed")
+
+// Close ends what is on its way and returns when nothing of it runs any more.
+// It always returns nil, and may be called more than once.
+func (c *cache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.wait.Wait()
+	return nil
+}
+
+// Schema returns the schema with that id. It is fetched once, by whoever asks
+// first, and kept. The error wraps schemas.ErrNoSchema if the registry has none
+// of that id, and ErrUnreachable if it cannot be reached.
+func (c *cache) Schema(ctx context.Context, id schemas.ID) (schemas.Schema, error) {
+	if e := c.load(id); e != nil && (e.err == nil || time.Since(e.fetched) < c.options.MissingAge) {
+		return e.schema, e.err
+	}
+	e, err := c.fetch(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return e.schema, e.err
+}
+
+// Latest returns the newest schema of a subject and its id. The answer may be
+// as old as CacheOptions.LatestAge; while the registry cannot be reached, the
+// last answer holds. Errors are those of Schema.
+func (c *cache) Latest(ctx context.Context, subject string) (schemas.ID, schemas.Schema, error) {
+	e := c.load(subject)
+	if e != nil {
+		age := time.Since(e.fetched)
+		switch {
+		case e.err != nil && age >= c.options.MissingAge:
+			e = nil
+		case e.err != nil, age < c.options.LatestAge:
+			return e.id, e.schema, e.err
+		case age < 2*c.options.LatestAge:
+			c.start(subject) // for the next who asks
+			return e.id, e.schema, nil
+		}
+	}
+	got, err := c.fetch(ctx, subject)
+	if err != nil {
+		if e != nil && ctx.Err() == nil {
+			return e.id, e.schema, nil // an outage
+		}
+		return 0, nil, err
+	}
+	return got.id, got.schema, got.err
+}
+
+func (c *cache) load(key any) *entry {
+	v, ok := c.entries.Load(key)
+	if !ok {
+		return nil
+	}
+	e := v.(*entry)
+	if !e.used.Load() { // without it, all who read would write to one place
+		e.used.Store(true)
+	}
+	return e
+}
+
+// fetch waits for the fetch of a key, which may have been started by another.
+// An answer that there is no such schema is an entry, not an error.
+func (c *cache) fetch(ctx context.Context, key any) (*entry, error) {
+	f := c.start(key)
+	if f == nil {
+		return nil, errClosed
+	}
+	select {
+	case <-f.done:
+		return f.entry, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// start starts the fetch of a key, unless one is on its way. The fetch belongs
+// to the cache and not to the caller, whose context may end before that of
+// others who wait. It returns nil after Close.
+func (c *cache) start(key any) *flight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	if f := c.flights[key]; f != nil {
+		return f
+	}
+	f := &flight{done: make(chan struct{})}
+	c.flights[key] = f
+	c.wait.Go(func() {
+		ctx, cancel := context.WithTimeout(c.life, c.options.Timeout)
+		defer cancel()
+		f.entry, f.err = c.ask(ctx, key)
+		c.mu.Lock()
+		if f.err == nil && !f.stale {
+			c.keep(f.entry)
+		}
+		if c.flights[key] == f {
+			delete(c.flights, key)
+		}
+		c.mu.Unlock()
+		close(f.done)
+	})
+	return f
+}
+
+// ask fetches and parses what key stands for.
+func (c *cache) ask(ctx context.Context, key any) (*entry, error) {
+	var s registry.Schema
+	var err error
+	switch key := key.(type) {
+	case schemas.ID:
+		s, err = c.source.byID(ctx, key)
+		if err != nil {
+			err = fmt.Errorf("get schema %d: %w", key, err)
+		}
+	case string:
+		s, err = c.source.byVersion(ctx, key, latest)
+	}
+	e := &entry{key: key, fetched: time.Now(), bytes: entryBytes}
+	if errors.Is(err, schemas.ErrNoSchema) {
+		e.err = err
+		return e, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	texts := map[string]string{}
+	if err := c.references(ctx, s.References, texts); err != nil {
+		return nil, fmt.Errorf("get what schema %d refers to: %w", s.ID, err)
+	}
+	e.id, e.bytes = schemas.ID(s.ID), e.bytes+len(s.Schema)
+	for _, t := range texts {
+		e.bytes += len(t)
+	}
+	e.schema, err = c.parse(s, texts)
+	return e, err
+}
+
+func (c *cache) parse(s registry.Schema, texts map[string]string) (schemas.Schema, error) {
+	t := cmp.Or(s.SchemaType, schemas.Avro)
+	f, ok := c.formats[t]
+	if !ok {
+		return nil, fmt.Errorf("schema %d is of type %s, which is not supported here", s.ID, t)
+	}
+	parsed, err := f.Parse(s.Schema, texts)
+	if err != nil {
+		return nil, fmt.Errorf("parse schema %d: %w", s.ID, err)
+	}
+	return parsed, nil
+}
+
+// references collects the texts of what a schema refers to, directly and
+// through others, by name.
+func (c *cache) references(ctx context.Context, refs []registry.Reference, texts map[string]string) error {
+	for _, r := range refs {
+		if _, ok := texts[r.Name]; ok {
+			continue
+		}
+		if len(texts) == maxReferences {
+			return fmt.Errorf("there are more than %d", maxReferences)
+		}
+		s, err := c.source.byVersion(ctx, r.Subject, r.Version)
+		if errors.Is(err, schemas.ErrNoSchema) {
+			// The schema itself is there: that its reference is not is the
+			// registry's fault, and says nothing about the record.
+			return fmt.Errorf("reference %q to version %d of subject %q is missing in the registry: %v", r.Name, r.Version, r.Subject, err)
+		}
+		if err != nil {
+			return err
+		}
+		texts[r.Name] = s.Schema
+		if err := c.references(ctx, s.References, texts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep stores an entry in the place of the one of its key, and drops others
+// while there is too much. The caller holds mu.
+func (c *cache) keep(e *entry) {
+	if old, ok := c.entries.Load(e.key); ok {
+		c.drop(old.(*entry))
+	}
+	e.at = len(c.clock)
+	c.clock = append(c.clock, e)
+	c.entries.Store(e.key, e)
+	c.bytes += e.bytes
+	for c.bytes > c.options.MaxBytes && len(c.clock) > 1 {
+		c.hand %= len(c.clock)
+		next := c.clock[c.hand]
+		if next == e || next.used.CompareAndSwap(true, false) {
+			c.hand++
+			continue
+		}
+		c.drop(next)
+	}
+}
+
+// drop forgets an entry; the last of the ring takes its place. The caller holds
+// mu.
+func (c *cache) drop(e *entry) {
+	c.entries.Delete(e.key)
+	c.bytes -= e.bytes
+	last := c.clock[len(c.clock)-1]
+	c.clock[e.at], last.at = last, e.at
+	c.clock[len(c.clock)-1] = nil
+	c.clock = c.clock[:len(c.clock)-1]
+}
+
+// forget makes the next Latest of a subject ask the registry, since it was
+// changed.
+func (c *cache) forget(subject string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.flights[subject]; f != nil {
+		f.stale = true
+		delete(c.flights, subject)
+	}
+	if e, ok := c.entries.Load(subject); ok {
+		c.drop(e.(*entry))
+	}
+}
