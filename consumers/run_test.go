@@ -317,6 +317,47 @@ func TestStopWhileSinkIsDown(t *testing.T) {
 	}
 }
 
+// A batch that was fetched before its partition went and came back is not
+// written when one ahead of it was not, nor is anything behind it until all
+// that was given back has come again.
+func TestHole(t *testing.T) {
+	one := func(offset int64) []stream.Record { return records(offset, fmt.Sprint(offset)) }
+	src := &script{batches: [][]stream.Record{
+		one(0), one(1), // of the lost assignment
+		one(0), one(1), // of the new one: given back
+		one(0), one(2), one(1), one(2), // again, with new ones in between
+		one(3),
+	}}
+	old := 2
+	src.refuse = func() error {
+		if old--; old >= 0 {
+			return stream.ErrFenced
+		}
+		return nil
+	}
+	var got []int64
+	lost := true
+	sink := sinkFunc(func(_ context.Context, b Batch) error {
+		if lost {
+			lost = false
+			return stream.ErrFenced
+		}
+		got = append(got, b.First)
+		return nil
+	})
+	var back []int64
+	cfg := Config{InFlight: 1, Hooks: Hooks{GivenBack: func(b Batch, _ error) { back = append(back, b.First) }}}
+	if err := within(t, time.Second, src, sink, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int64{0, 1, 2, 3}, got); diff != "" {
+		t.Error("written (-want +got):\n", diff)
+	}
+	if diff := cmp.Diff([]int64{0, 1, 0, 1, 2}, back); diff != "" {
+		t.Error("given back (-want +got):\n", diff)
+	}
+}
+
 // What is in flight is finished after the stop, if it is quick enough.
 func TestStopFinishes(t *testing.T) {
 	for _, test := range []struct {
