@@ -64,7 +64,6 @@ var mayImport = map[string][]string{
 	"servertest/servers": {
 		"servertest",
 		"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/twmb/franz-go", // to see them ready
-		"golang.org/x/sync",
 	},
 }
 

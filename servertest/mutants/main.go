@@ -265,6 +265,9 @@ func test(ctx context.Context, tree, command string, limit time.Duration) result
 	cmd.Dir = tree
 	// A test that hangs is stopped by go test itself, and has then failed.
 	cmd.Env = append(os.Environ(), fmt.Sprintf("GOFLAGS=%s -v -timeout=%s", os.Getenv("GOFLAGS"), limit/2))
+	if strings.Contains(command, " -race ") {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()

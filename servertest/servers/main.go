@@ -24,10 +24,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"penstock/servertest"
 )
@@ -89,7 +88,9 @@ func run(ctx context.Context, command []string, stdout, stderr io.Writer) (code 
 	if err != nil {
 		return 4, err
 	}
-	fmt.Fprintf(stderr, "servers: ready after %s\n", time.Since(began).Round(100*time.Millisecond))
+	if len(running) > 0 {
+		fmt.Fprintf(stderr, "servers: ready after %s\n", time.Since(began).Round(100*time.Millisecond))
+	}
 
 	// A server that ends before it is told to ends the command too.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -143,39 +144,46 @@ func toolsFolder(ctx context.Context) (string, error) {
 }
 
 // startAll starts the whole fleet at once and returns when every server is
-// ready. What was started is returned with an error too, for the caller to stop.
+// ready or has failed, so that the error names all that is missing. What was
+// started is returned with an error too, for the caller to stop.
 func startAll(ctx context.Context, tools, dir string) (running []*process, addresses []string, err error) {
-	started := make([]*process, len(fleet))
+	processes := make([]*process, len(fleet))
 	addresses = make([]string, len(fleet))
-	group, ctx := errgroup.WithContext(ctx)
+	errs := make([]error, len(fleet))
+	var starting sync.WaitGroup
 	for i, s := range fleet {
 		if address := os.Getenv(s.env); address != "" {
 			addresses[i] = s.env + "=" + address
 			continue
 		}
-		group.Go(func() error {
-			home := filepath.Join(dir, s.name)
-			if err := os.Mkdir(home, 0o755); err != nil {
-				return err
-			}
-			p, address, err := s.start(ctx, tools, home)
+		starting.Go(func() {
+			p, address, err := s.run(ctx, tools, filepath.Join(dir, s.name))
 			if err != nil {
-				return fmt.Errorf("start %s: %w", s.name, err)
+				err = fmt.Errorf("start %s: %w", s.name, err)
 			}
-			started[i], addresses[i] = p, s.env+"="+address
-			if err := await(ctx, p, func(ctx context.Context) error { return s.probe(ctx, address) }); err != nil {
-				return fmt.Errorf("start %s: %w", s.name, err)
-			}
-			return nil
+			processes[i], addresses[i], errs[i] = p, s.env+"="+address, err
 		})
 	}
-	err = group.Wait()
-	for _, p := range started {
+	starting.Wait()
+	for _, p := range processes {
 		if p != nil {
 			running = append(running, p)
 		}
 	}
-	return running, addresses, err
+	return running, addresses, errors.Join(errs...)
+}
+
+// run starts s and returns when it is ready. With an error, the process is not
+// nil if it was started.
+func (s server) run(ctx context.Context, tools, dir string) (*process, string, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, "", err
+	}
+	p, address, err := s.start(ctx, tools, dir)
+	if err != nil {
+		return nil, "", err
+	}
+	return p, address, await(ctx, p, func(ctx context.Context) error { return s.probe(ctx, address) })
 }
 
 // await tries probe until it succeeds, p ends, or the time is up.
