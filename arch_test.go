@@ -1,6 +1,7 @@
 package penstock
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -94,20 +95,11 @@ func TestImports(t *testing.T) {
 }
 
 // importsOf returns, by package and by file, what the files below root import,
-// tests left out. It passes over testdata and what is not of this module.
+// tests left out.
 func importsOf(root string) (map[string]map[string][]string, error) {
 	packages := map[string]map[string][]string{}
-	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			if name != root && foreign(name) {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+	err := walk(root, func(name string) error {
+		if strings.HasSuffix(name, "_test.go") {
 			return nil
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
@@ -118,18 +110,42 @@ func importsOf(root string) (map[string]map[string][]string, error) {
 		if packages[pkg] == nil {
 			packages[pkg] = map[string][]string{}
 		}
-		paths := []string{}
-		for _, spec := range file.Imports {
-			p, err := strconv.Unquote(spec.Path.Value)
-			if err != nil {
-				return err
-			}
-			paths = append(paths, p)
-		}
-		packages[pkg][name] = paths
-		return nil
+		packages[pkg][name], err = importPaths(file)
+		return err
 	})
 	return packages, err
+}
+
+func importPaths(file *ast.File) ([]string, error) {
+	var paths []string
+	for _, spec := range file.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, p)
+	}
+	return paths, nil
+}
+
+// walk calls f for each Go file below root. It passes over testdata and what is
+// not of this module.
+func walk(root string, f func(name string) error) error {
+	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name != root && foreign(name) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		return f(name)
+	})
 }
 
 // foreign reports whether the go command would not look for our packages in dir.
@@ -175,4 +191,35 @@ func TestIsAllowed(t *testing.T) {
 	f("penstock/stream/kafka", []string{"*"}, true)
 	f("penstock/servertest", []string{"*"}, false)
 	f("github.com/twmb/avro", []string{"*"}, true)
+}
+
+// A test that sleeps either waits too long or fails on a busy machine. Where
+// the clock is testing/synctest's, sleeping costs nothing and is exact.
+func TestNobodySleeps(t *testing.T) {
+	err := walk(".", func(name string) error {
+		if !strings.HasSuffix(name, "_test.go") {
+			return nil // the linter forbids it there
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		paths, err := importPaths(file)
+		if err != nil || slices.Contains(paths, "testing/synctest") {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == "Sleep" {
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == "time" {
+					t.Errorf("%s: wait for the event itself, or use testing/synctest", fset.Position(s.Pos()))
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
