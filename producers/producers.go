@@ -156,19 +156,16 @@ func (p *Producer) encode(ctx context.Context, b *batch, events []Event) (*strea
 				}
 				topic = e.Topic
 			}
-			err := t.err
-			if err == nil {
-				begin := len(b.values)
-				b.values = append(b.values, t.frame...)
-				if b.values, err = t.schema.AppendEncode(b.values, e.Value); err != nil {
-					b.values = b.values[:begin]
-					err = fmt.Errorf("event does not fit schema %d of subject %q: %w", t.id, p.subject(e.Topic), err)
-				}
-			}
-			if err != nil {
-				failed.Fail(i, err)
+			if t.err != nil {
+				failed.Fail(i, t.err)
 				continue
 			}
+			values, err := t.schema.AppendEncode(append(b.values, t.frame...), e.Value)
+			if err != nil {
+				failed.Fail(i, fmt.Errorf("event does not fit schema %d of subject %q: %w", t.id, p.subject(e.Topic), err))
+				continue
+			}
+			b.values = values
 		}
 		b.records = append(b.records, stream.Record{Topic: e.Topic, Key: e.Key, Headers: e.Headers, Time: e.Time})
 		b.indexes = append(b.indexes, i)
@@ -196,7 +193,7 @@ func (p *Producer) target(ctx context.Context, b *batch, topic string) (target, 
 	t := target{id: id, schema: schema}
 	switch {
 	case errors.Is(err, schemas.ErrNoSchema):
-		t.err = fmt.Errorf("topic %q has no schema: %w under subject %q; register one there first (penstock schema register FILE --subject %s)", topic, err, subject, subject)
+		t.err = fmt.Errorf("topic %q has no schema under subject %q: %w; register one first: penstock schema register FILE --subject %s", topic, subject, err, subject)
 	case err != nil:
 		return t, fmt.Errorf("look up the schema of subject %q: %w", subject, err)
 	default:
