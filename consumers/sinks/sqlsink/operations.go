@@ -1,0 +1,223 @@
+package sqlsink
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"penstock/consumers"
+	"penstock/stream"
+)
+
+// shape is a set of columns that rows have in common. Its pointer is its
+// identity.
+type shape struct {
+	columns []Column
+	fields  []string // the field that each column is read from; empty for KeyColumn
+	record  bool     // the value is a record; else it is the only column
+	key     []int    // which columns are the key
+	remove  bool     // rows to be deleted; the only column is the key
+}
+
+// statement is what a Dialect is told of rows of this shape.
+func (sh *shape) statement(s *Sink, declared map[string]string) Statement {
+	st := Statement{Table: s.table, Columns: slices.Clone(sh.columns), Delete: sh.remove}
+	for i := range st.Columns {
+		st.Columns[i].Declared = declared[s.dialect.Fold(st.Columns[i].Name)]
+	}
+	for _, k := range sh.key {
+		st.Key = append(st.Key, sh.columns[k].Name)
+	}
+	return st
+}
+
+// operation is what a message does to the table.
+type operation struct {
+	index  int // of the message in the batch
+	shape  *shape
+	values []any
+}
+
+// operations turns the messages from offset next on into operations, sorted by
+// shape. Messages whose values fit no column are named in a *stream.BatchError.
+func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
+	ops := make([]operation, 0, len(b.Messages))
+	refused := &stream.BatchError{}
+	var room []any // for the values of many rows at once
+	for i, m := range b.Messages {
+		if m.Offset < next || m.Schema == nil && s.config.Mode == Append {
+			continue
+		}
+		op := operation{index: i}
+		var err error
+		if m.Schema == nil {
+			op.shape, op.values, err = s.deletion(m)
+		} else {
+			if op.shape, err = s.catalog.shape(s, m.SchemaID, m.Schema); err != nil {
+				return nil, err
+			}
+			n := len(op.shape.columns)
+			if len(room) < n {
+				room = make([]any, n*min(len(b.Messages)-i, 256))
+			}
+			op.values, room = room[:n:n], room[n:]
+			err = op.shape.fill(op.values, m)
+		}
+		if err != nil {
+			refused.Fail(i, err)
+			continue
+		}
+		ops = append(ops, op)
+	}
+	if err := refused.OrNil(); err != nil {
+		return nil, err
+	}
+	if s.config.Mode == Upsert {
+		ops = s.coalesce(ops)
+	}
+	return group(ops), nil
+}
+
+// group sorts operations by their shape, in the order of their first, and
+// deletions before all.
+func group(ops []operation) []operation {
+	order := map[*shape]int{}
+	for _, op := range ops {
+		if _, ok := order[op.shape]; !ok {
+			order[op.shape] = len(order) + 1
+			if op.shape.remove {
+				order[op.shape] = 0
+			}
+		}
+	}
+	if len(order) > 1 {
+		slices.SortStableFunc(ops, func(a, b operation) int { return order[a.shape] - order[b.shape] })
+	}
+	return ops
+}
+
+// fill reads the values of a row.
+func (sh *shape) fill(values []any, m consumers.Message) (err error) {
+	var data map[string]any
+	if sh.record {
+		var ok bool
+		if data, ok = m.Data.(map[string]any); !ok && m.Data != nil {
+			return fmt.Errorf("expected a record, found %T", m.Data)
+		}
+	}
+	for i := range sh.columns {
+		v := m.Data
+		switch {
+		case sh.fields[i] == "":
+			v = nil
+			if m.Key != nil {
+				v = m.Key
+			}
+		case sh.record:
+			v = data[sh.fields[i]]
+		}
+		if values[i], err = sh.columns[i].convert(v); err != nil {
+			return err
+		}
+	}
+	for _, k := range sh.key {
+		if values[k] != nil {
+			continue
+		}
+		if sh.fields[k] == "" {
+			return errNoKey
+		}
+		return fmt.Errorf("column %q is part of the key: expected a value, found null", sh.columns[k].Name)
+	}
+	return nil
+}
+
+var errNoKey = fmt.Errorf("expected a record key, found none; name key columns, or publish with a key")
+
+// deletion is the operation of a tombstone.
+func (s *Sink) deletion(m consumers.Message) (*shape, []any, error) {
+	switch {
+	case m.Key == nil:
+		return nil, nil, errNoKey
+	case len(s.config.Key) == 0:
+		return s.catalog.deletion(KeyColumn), []any{m.Key}, nil
+	case len(s.config.Key) > 1:
+		return nil, nil, fmt.Errorf("expected a tombstone whose key is one column, found %d key columns; its row cannot be found", len(s.config.Key))
+	}
+	return s.catalog.deletion(s.config.Key[0]), []any{string(m.Key)}, nil
+}
+
+// coalesce leaves one row of each key: what the messages, one after the other,
+// come to. A key that was deleted on the way is deleted first.
+func (s *Sink) coalesce(ops []operation) []operation {
+	last := make(map[string]int, len(ops)) // where in kept the key's row is
+	kept := ops[:0:0]
+	var deletions []operation
+	deleted := map[string]bool{}
+	for _, op := range ops {
+		key := op.shape.keyOf(op.values)
+		at, seen := last[key]
+		switch {
+		case op.shape.remove:
+			if !deleted[key] {
+				deleted[key] = true
+				deletions = append(deletions, op)
+			}
+			if seen {
+				kept[at].shape = nil
+				delete(last, key)
+			}
+		case seen:
+			kept[at] = s.overlay(kept[at], op)
+		default:
+			last[key] = len(kept)
+			kept = append(kept, op)
+		}
+	}
+	kept = slices.DeleteFunc(kept, func(op operation) bool { return op.shape == nil })
+	return append(deletions, kept...)
+}
+
+// overlay is what two messages of one key come to: the columns of the later
+// one, and those of the earlier that the later's schema does not have.
+func (s *Sink) overlay(earlier, later operation) operation {
+	if earlier.shape == later.shape {
+		return later
+	}
+	sh := s.catalog.union(later.shape, earlier.shape)
+	values := make([]any, len(sh.columns))
+	for _, op := range []operation{earlier, later} {
+		for i, c := range op.shape.columns {
+			at := slices.IndexFunc(sh.columns, func(u Column) bool { return u.Name == c.Name })
+			values[at] = op.values[i]
+		}
+	}
+	return operation{index: later.index, shape: sh, values: values}
+}
+
+// keyOf is the key as text, the same for equal values of different Go types.
+func (sh *shape) keyOf(values []any) string {
+	var b []byte
+	for _, k := range sh.key {
+		start := len(b)
+		switch v := values[k].(type) {
+		case string:
+			b = append(b, v...)
+		case []byte:
+			b = append(b, v...)
+		case int32:
+			b = strconv.AppendInt(b, int64(v), 10)
+		case int64:
+			b = strconv.AppendInt(b, v, 10)
+		case time.Time:
+			b = v.AppendFormat(b, time.RFC3339Nano)
+		default:
+			b = fmt.Append(b, v)
+		}
+		if len(sh.key) > 1 { // lengths keep "a","bc" apart from "ab","c"
+			b = strconv.AppendInt(append(b, '#'), int64(len(b)-start), 10)
+		}
+	}
+	return string(b)
+}

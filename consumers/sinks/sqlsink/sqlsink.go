@@ -1,0 +1,215 @@
+// Package sqlsink is what the SQL sinks share: the columns of a schema, the
+// values in them, and the positions that make each record count exactly once.
+// A database adds its Dialect; see the packages sqlite and postgres.
+//
+// # The table
+//
+// It is made from the schemas of the messages, never from their values: one
+// column for each field of a record, or one named "value" for a schema of
+// another kind. A field that a later schema brings is added as a column in the
+// transaction that stores the first record with it. All columns but keys may
+// be NULL, since a later schema may lack the field. A nested record, an array,
+// a map and a union of more than one type besides null are JSON. A property
+// that a JSON Schema allows but does not name is not stored. A column that is
+// there already keeps its type; one that cannot hold the field's values without
+// loss is an error that names both types.
+//
+// Timestamps keep microseconds, and years from 1 to 9999. What is beyond a
+// column's range is refused, never rounded into it.
+//
+// # Positions
+//
+// The table penstock_positions, in the schema of the target table, says for
+// each partition which offset comes next. Assigned claims a partition by
+// raising its owner epoch; Write stores rows and moves the position in one
+// transaction, and only where position and epoch are what it expects. So a
+// record that comes again is left out, a consumer that lost its partition
+// unawares changes nothing, and after a commit whose answer was lost the
+// position says whether it took place.
+//
+// topic_id is the topic's name, a slash, and its incarnation (on Kafka the
+// topic id), so that a topic made again starts anew. leader_epoch is -1:
+// unknown.
+package sqlsink
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"penstock/stream"
+)
+
+// Mode says what a message does to the table.
+type Mode string
+
+// The modes.
+const (
+	// Append adds a row for each message. A tombstone adds none.
+	Append Mode = "append"
+	// Upsert keeps the last message of each key: a message inserts the row or
+	// sets the columns of its schema in it, a tombstone deletes it.
+	Upsert Mode = "upsert"
+)
+
+// KeyColumn holds the record's key where Config.Key names no columns.
+const KeyColumn = "record_key"
+
+// Config says what a sink writes to.
+type Config struct {
+	// Table is the target table's name. It is made if it is not there.
+	Table string
+	// Pipeline is the name under which positions are kept, that of the
+	// consumer group.
+	Pipeline string
+	// Mode is Append if it is empty.
+	Mode Mode
+	// Key names the columns that identify a row in Upsert; fields of those
+	// names must be in every schema. Without it, the record's key does, in a
+	// column of bytes named record_key. A tombstone has no fields: it finds its
+	// row if there is one Key column and the record's key is its value as text.
+	Key []string
+	// Logger is told when a table or column is made; nil is silent.
+	Logger *slog.Logger
+}
+
+// Class says what an error of the database means for the batch.
+type Class uint8
+
+// The classes.
+const (
+	Passing Class = iota // waiting may help
+	Refused              // a row of the batch can never be stored
+	Broken               // somebody has to change something first
+)
+
+// Dialect is what one kind of database does in its own way. Its methods may be
+// called concurrently.
+type Dialect interface {
+	// Begin is the statement that starts a writing transaction. In a careful
+	// one every constraint is checked statement by statement.
+	Begin(careful bool) string
+	// Lock is the statement in a transaction that keeps others from changing
+	// tables; empty if Begin has done it.
+	Lock() string
+	// ForUpdate ends a SELECT that waits for other writers of its rows; empty
+	// if Begin has done it.
+	ForUpdate() string
+	// Tables splits the name of the target table and returns it, and
+	// penstock_positions beside it, as identifiers.
+	Tables(name string) (target, positions string, err error)
+	// Identifier quotes a column's name. It refuses one that the database
+	// would not keep as it is.
+	Identifier(name string) (string, error)
+	// Fold maps names that the database takes for the same to one.
+	Fold(name string) string
+	// TypeName is how CREATE TABLE spells the column's type.
+	TypeName(c Column) string
+	// Fits says whether a column declared so holds every value of c.
+	Fits(c Column, declared string) bool
+	// Columns reads the declared types of a table's columns by folded name;
+	// none if there is no such table.
+	Columns(ctx context.Context, conn *sql.Conn, table string) (map[string]string, error)
+	// Store carries out rows, all or none, and may use s.Rows[i] freely.
+	Store(ctx context.Context, conn *sql.Conn, s Statement) error
+	// Classify says what an error means, and puts it in plain words that hold
+	// no password.
+	Classify(err error) (Class, error)
+}
+
+// Statement is a number of rows that meet the same fate.
+type Statement struct {
+	Table string // as an identifier
+	// Columns describes the values of each row. Of a Delete it is the key
+	// alone, and the values are strings, to be read as the column's type, or
+	// []byte for a key of bytes.
+	Columns []Column
+	// Key names the columns on which rows conflict; empty in Append.
+	Key    []string
+	Delete bool
+	Rows   [][]any
+}
+
+// Sink writes batches to one table. It is a consumers.Sink and a stream.Owner;
+// Write may be called concurrently for different partitions.
+type Sink struct {
+	db      *sql.DB
+	dialect Dialect
+	config  Config
+	log     *slog.Logger
+
+	table, positions string // as identifiers
+	claims           claims
+	catalog          catalog
+}
+
+// New checks the configuration and makes sure that the table of positions is
+// there. The sink closes db in the end; if New fails, its caller does.
+func New(ctx context.Context, db *sql.DB, d Dialect, c Config) (*Sink, error) {
+	if c.Mode == "" {
+		c.Mode = Append
+	}
+	switch {
+	case c.Table == "":
+		return nil, errors.New("open sink: it needs the name of a table")
+	case c.Pipeline == "":
+		return nil, errors.New("open sink: it needs the name of a pipeline, under which its positions are kept")
+	case c.Mode != Append && c.Mode != Upsert:
+		return nil, fmt.Errorf("open sink: mode %q is neither %q nor %q", c.Mode, Append, Upsert)
+	case c.Mode == Append && len(c.Key) > 0:
+		return nil, fmt.Errorf("open sink: key columns %q mean nothing in mode %q; use mode %q", c.Key, Append, Upsert)
+	}
+	target, positions, err := d.Tables(c.Table)
+	if err != nil {
+		return nil, fmt.Errorf("open sink: %w", err)
+	}
+	s := &Sink{db: db, dialect: d, config: c, log: c.Logger, table: target, positions: positions}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.makePositions(ctx); err != nil {
+		_, err = d.Classify(err)
+		return nil, fmt.Errorf("open sink: %w", err)
+	}
+	return s, nil
+}
+
+// Close closes the database. Batches that are being written fail.
+func (s *Sink) Close() error {
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close sink: %w", err)
+	}
+	return nil
+}
+
+var _ stream.Owner = (*Sink)(nil)
+
+// errCommit marks a transaction whose outcome is not known: the commit failed,
+// or the position was not where this sink had left it.
+var errCommit = errors.New("commit")
+
+// transact runs fn in a transaction of its own. An error of fn rolls it back.
+func (s *Sink) transact(ctx context.Context, careful bool, fn func(conn *sql.Conn) error) (err error) {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, s.dialect.Begin(careful)); err != nil {
+		discard(conn)
+		return err
+	}
+	err = fn(conn)
+	if err == nil {
+		if _, err = conn.ExecContext(ctx, "COMMIT"); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("%w: %w", errCommit, err)
+	}
+	if _, e := conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK"); e != nil {
+		discard(conn)
+	}
+	return err
+}
