@@ -1,0 +1,234 @@
+// Package jsonschema is JSON Schema, drafts 4 to 2020-12, on
+// santhosh-tekuri/jsonschema, with guards for what it was measured to do: a
+// number with a huge exponent panics it, and left alone it opens files.
+//
+// Values are JSON: decoding gives nil, bool, json.Number, string, []any and
+// map[string]any, a timestamp staying the string it is. Encoding also takes Go
+// numbers, a time.Time (RFC 3339), a time.Duration as a time of day, a
+// *big.Rat with a finite decimal form, []byte (base64) and whatever else
+// encoding/json encodes. Formats are asserted in every draft.
+package jsonschema
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"penstock/schemas"
+)
+
+// Format parses JSON Schemas.
+type Format struct{}
+
+// Type returns schemas.JSON.
+func (Format) Type() schemas.Type { return schemas.JSON }
+
+// root is where the schema lies among its references: nowhere.
+const root = "schema:///root.json"
+
+// Parse reads a schema of at most 4 MiB and 200 levels. One without $schema is
+// taken for draft 7, as Confluent's registry does. A $ref finds a text of refs
+// by its key, by its $id, or by the end of its path. Patterns are RE2.
+func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("parse JSON Schema: the parser panicked on this text: %v", p)
+		}
+	}()
+	d := documents{read: map[string]*schemas.JSONNode{}, refs: refs}
+	top, err := read(text)
+	if err != nil {
+		return nil, fmt.Errorf("parse JSON Schema: %w", err)
+	}
+	if top.Kind != schemas.JSONObject && top.Kind != schemas.JSONBool {
+		return nil, fmt.Errorf("parse JSON Schema: expected an object or a boolean, found a %s", top.Kind)
+	}
+	d.read[root] = top
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft7)
+	c.AssertFormat()
+	c.UseLoader(&d)
+	if err := c.AddResource(root, plain(top)); err != nil {
+		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
+	}
+	compiled, err := c.Compile(root)
+	if err != nil {
+		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
+	}
+	m := modeller{documents: &d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
+	return &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled)}, nil
+}
+
+func read(text string) (*schemas.JSONNode, error) {
+	return schemas.ReadJSON(text, schemas.JSONOptions{LastWins: true})
+}
+
+// explain gives the library's errors the form of ours where it is worth it.
+func explain(err error) error {
+	var loading *jsonschema.LoadURLError
+	if errors.As(err, &loading) {
+		return loading.Err
+	}
+	var invalid *jsonschema.SchemaValidationError
+	var details *jsonschema.ValidationError
+	if errors.As(err, &invalid) && errors.As(invalid.Err, &details) {
+		var at string
+		for leaf := range leaves(details) {
+			at = pointer(leaf.InstanceLocation)
+			return fmt.Errorf("at %s: expected %s", at, expected(leaf.ErrorKind))
+		}
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), root, ""))
+}
+
+// documents is the text of the schema and those it refers to. As a loader it
+// knows nothing else.
+type documents struct {
+	read map[string]*schemas.JSONNode // by URL
+	refs map[string]string
+}
+
+// Load implements jsonschema.URLLoader.
+func (d *documents) Load(address string) (any, error) {
+	best := ""
+	for key, text := range d.refs {
+		if key == address {
+			best = key
+			break
+		}
+		if strings.HasSuffix(address, "/"+strings.TrimPrefix(key, "/")) && len(key) > len(best) {
+			best = key
+			continue
+		}
+		if n, err := read(text); err == nil && best == "" && identity(n) == address {
+			best = key
+		}
+	}
+	if best == "" {
+		return nil, fmt.Errorf("there is no reference for %q: name the schema that defines it among the references", strings.TrimPrefix(address, "schema:///"))
+	}
+	n, err := read(d.refs[best])
+	if err != nil {
+		return nil, fmt.Errorf("in the reference %q: %w", best, err)
+	}
+	d.read[address] = n
+	return plain(n), nil
+}
+
+// identity is the $id of a document without its fragment.
+func identity(n *schemas.JSONNode) string {
+	for _, name := range []string{"$id", "id"} {
+		if id := n.Get(name); id != nil && id.Kind == schemas.JSONString {
+			id, _, _ := strings.Cut(id.Text, "#")
+			return id
+		}
+	}
+	return ""
+}
+
+// locate returns the node at a location of the library's: a URL with a JSON
+// Pointer as its fragment.
+func (d *documents) locate(location string) *schemas.JSONNode {
+	address, fragment, _ := strings.Cut(location, "#")
+	n := d.read[address]
+	fragment, err := url.PathUnescape(fragment)
+	if err != nil {
+		return nil
+	}
+	for i, token := range strings.Split(fragment, "/") {
+		if n == nil || i == 0 {
+			continue
+		}
+		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+		if n.Kind != schemas.JSONArray {
+			n = n.Get(token)
+			continue
+		}
+		index, ok := schemas.AsInt64(json.Number(token))
+		if !ok || index < 0 || index >= int64(len(n.Items)) {
+			return nil
+		}
+		n = n.Items[index]
+	}
+	return n
+}
+
+// plain turns a node into the values that the library takes.
+func plain(n *schemas.JSONNode) any {
+	switch n.Kind {
+	case schemas.JSONBool:
+		return n.Text == "true"
+	case schemas.JSONNumber:
+		return json.Number(n.Text)
+	case schemas.JSONString:
+		return n.Text
+	case schemas.JSONArray:
+		a := make([]any, len(n.Items))
+		for i, item := range n.Items {
+			a[i] = plain(item)
+		}
+		return a
+	case schemas.JSONObject:
+		m := make(map[string]any, len(n.Members))
+		for _, member := range n.Members {
+			m[member.Name] = plain(member.Value)
+		}
+		return m
+	}
+	return nil
+}
+
+// Schema is a parsed JSON Schema. It is immutable and safe for concurrent use.
+type Schema struct {
+	canonical string
+	lib       *jsonschema.Schema
+	model     *schemas.Node
+}
+
+var _ schemas.Schema = (*Schema)(nil)
+
+// Type returns schemas.JSON.
+func (s *Schema) Type() schemas.Type { return schemas.JSON }
+
+// Canonical is the text that Confluent's registry keeps for the schema:
+// without space, keys in the order of the source, numbers in Java's
+// BigDecimal form. Its rare readings of what is not JSON (NaN, text after the
+// schema) are refused instead.
+func (s *Schema) Canonical() string { return s.canonical }
+
+// Model returns the neutral tree, as far as it can say what the schema does: a
+// place whose alternatives or conditions it cannot hold is schemas.Any.
+func (s *Schema) Model() *schemas.Node { return s.model }
+
+// AppendEncode checks v and appends it as JSON, keys sorted.
+func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
+	plain, err := toJSON(v, "", 0)
+	if err != nil {
+		return dst, err
+	}
+	given := v
+	if _, ok := v.(map[string]any); !ok {
+		given = plain
+	}
+	if err := s.check(plain, given); err != nil {
+		return dst, err
+	}
+	return appendJSON(dst, plain), nil
+}
+
+// Decode reads one value and checks it against the schema; JSON has no
+// structure of its own that would do.
+func (s *Schema) Decode(src []byte) (any, error) {
+	v, err := schemas.ParseJSON(src)
+	if err != nil {
+		return nil, fmt.Errorf("decode JSON: %w", err)
+	}
+	if err := s.check(v, v); err != nil {
+		return nil, fmt.Errorf("decode JSON: %w", err)
+	}
+	return v, nil
+}

@@ -1,0 +1,178 @@
+package jsonschema
+
+import (
+	"maps"
+	"math"
+	"math/big"
+	"slices"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"penstock/schemas"
+)
+
+// modeller turns compiled schemas into the neutral tree.
+type modeller struct {
+	*documents
+	nodes map[*jsonschema.Schema]*schemas.Node
+}
+
+func (m *modeller) node(s *jsonschema.Schema) *schemas.Node {
+	if s == nil {
+		return &schemas.Node{}
+	}
+	if n, ok := m.nodes[s]; ok {
+		return n
+	}
+	n := &schemas.Node{Name: s.Title, Doc: s.Description}
+	m.nodes[s] = n
+	switch {
+	case s.Ref != nil:
+		return m.same(s, s.Ref)
+	case s.Types != nil:
+		types := s.Types.ToStrings()
+		if len(types) == 1 {
+			m.fill(n, s, types[0])
+			break
+		}
+		n.Kind = schemas.Union
+		for _, t := range types {
+			if t == "null" || !slices.Contains(types, "number") || t != "integer" {
+				b := &schemas.Node{Name: s.Title, Doc: s.Description}
+				m.fill(b, s, t)
+				n.Branches = append(n.Branches, b)
+			}
+		}
+	case s.Enum != nil && symbols(s.Enum.Values) != nil:
+		n.Kind, n.Symbols = schemas.Enum, symbols(s.Enum.Values)
+	case len(s.Properties) > 0:
+		m.fill(n, s, "object")
+	case len(s.AnyOf) > 0 || len(s.OneOf) > 0:
+		n.Kind = schemas.Union
+		for _, b := range append(slices.Clip(s.AnyOf), s.OneOf...) {
+			n.Branches = append(n.Branches, m.node(b))
+		}
+	case len(s.AllOf) == 1:
+		return m.same(s, s.AllOf[0])
+	}
+	return n
+}
+
+// same makes s and other one node.
+func (m *modeller) same(s, other *jsonschema.Schema) *schemas.Node {
+	n := m.node(other)
+	m.nodes[s] = n
+	return n
+}
+
+// fill describes s where its values are of type t.
+func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
+	switch t {
+	case "null":
+		n.Kind = schemas.Null
+	case "boolean":
+		n.Kind = schemas.Bool
+	case "number":
+		n.Kind = schemas.Float
+	case "integer":
+		n.Kind = schemas.Int
+		switch {
+		case within(s, math.MinInt32, math.MaxInt32):
+			n.Bits = 32
+		case within(s, math.MinInt64, math.MaxInt64):
+			n.Bits = 64
+		}
+	case "string":
+		n.Kind = schemas.String
+		if s.Enum != nil {
+			n.Kind, n.Symbols = schemas.Enum, symbols(s.Enum.Values)
+		}
+		if s.Format != nil {
+			n.Logical = map[string]schemas.Logical{
+				"date-time": schemas.Timestamp, "date": schemas.Date, "time": schemas.TimeOfDay, "uuid": schemas.UUID,
+			}[s.Format.Name]
+		}
+	case "array":
+		n.Kind = schemas.Array
+		n.Items = &schemas.Node{}
+		if items, ok := s.Items.(*jsonschema.Schema); ok {
+			n.Items = m.node(items)
+		} else if s.Items2020 != nil && len(s.PrefixItems) == 0 {
+			n.Items = m.node(s.Items2020)
+		}
+	case "object":
+		additional, some := s.AdditionalProperties.(*jsonschema.Schema)
+		closed := s.AdditionalProperties == false && len(s.PatternProperties) == 0
+		if len(s.Properties) == 0 && len(s.Required) == 0 && !closed {
+			n.Kind, n.Items = schemas.Map, &schemas.Node{}
+			if some {
+				n.Items = m.node(additional)
+			}
+			return
+		}
+		n.Kind = schemas.Record
+		n.Open = !closed
+		for _, name := range m.order(s) {
+			p := s.Properties[name]
+			f := schemas.Field{Name: name, Node: m.node(p), Required: slices.Contains(s.Required, name)}
+			if p != nil {
+				f.Doc = p.Description
+				if p.Default != nil {
+					f.HasDefault, f.Default = true, *p.Default
+				}
+			}
+			n.Fields = append(n.Fields, f)
+		}
+	}
+}
+
+// order returns the names of an object's properties in the order of the text,
+// and then those that are required but not described.
+func (m *modeller) order(s *jsonschema.Schema) []string {
+	var names []string
+	if at := m.locate(s.Location); at != nil && at.Get("properties") != nil {
+		for _, p := range at.Get("properties").Members {
+			if _, ok := s.Properties[p.Name]; ok {
+				names = append(names, p.Name)
+			}
+		}
+	}
+	if len(names) < len(s.Properties) {
+		names = slices.Sorted(maps.Keys(s.Properties))
+	}
+	for _, name := range s.Required {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// symbols returns the texts among values, or nil if something else is there
+// besides null.
+func symbols(values []any) []string {
+	var out []string
+	for _, v := range values {
+		switch v := v.(type) {
+		case string:
+			out = append(out, v)
+		case nil:
+		default:
+			return nil
+		}
+	}
+	return out
+}
+
+// within reports whether s bounds its numbers by low and high or closer.
+func within(s *jsonschema.Schema, low, high int64) bool {
+	least, most := s.Minimum, s.Maximum
+	if least == nil {
+		least = s.ExclusiveMinimum
+	}
+	if most == nil {
+		most = s.ExclusiveMaximum
+	}
+	return least != nil && most != nil &&
+		least.Cmp(new(big.Rat).SetInt64(low)) >= 0 && most.Cmp(new(big.Rat).SetInt64(high)) <= 0
+}
