@@ -813,7 +813,8 @@ func (s *suite) ownerRebalance() {
 		claims.store(a.fetch(5))
 	}
 	b := s.subscribe(topic, "g", ownedBy(claims.member("b")))
-	for i := 0; i < 4; i++ {
+	s.numbered(topic, 100) // so that b finds something, whatever a has read
+	for range 4 {
 		if err := claims.store(b.fetch(5)); err != nil {
 			s.Error(err)
 		}
@@ -822,7 +823,7 @@ func (s *suite) ownerRebalance() {
 	if n := claims.count("b"); n != 0 {
 		s.Errorf("the closed source still holds %d partitions", n)
 	}
-	for claims.stored() < 100 {
+	for claims.stored() < 200 {
 		if err := claims.store(a.fetch(7)); err != nil {
 			s.Error(err)
 		}

@@ -139,12 +139,12 @@ func (s *suite) publish(records ...stream.Record) {
 }
 
 // numbered publishes n records to topic, whose values are "0", "1" and so on.
-// They have no key, and so lie anywhere.
+// Their keys are the values, which spreads them over the partitions.
 func (s *suite) numbered(topic string, n int) []stream.Record {
 	s.Helper()
 	records := make([]stream.Record, n)
 	for i := range records {
-		records[i] = stream.Record{Topic: topic, Value: fmt.Append(nil, i)}
+		records[i] = stream.Record{Topic: topic, Key: fmt.Append(nil, i), Value: fmt.Append(nil, i)}
 	}
 	s.publish(records...)
 	return records

@@ -1,0 +1,678 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"penstock/stream"
+)
+
+const (
+	// commitEvery is the least time between two commits of a source: what a
+	// crash may repeat.
+	commitEvery = 500 * time.Millisecond
+	// commitWithin bounds the last commit of a partition that is given up.
+	commitWithin = 5 * time.Second
+	// maxHeldBatches and maxHeldBytes bound what is delivered and not settled.
+	// Fetch waits at either bound, but for records that were nacked.
+	maxHeldBatches = 4096
+	maxHeldBytes   = 256 << 20
+)
+
+// source is a member of a consumer group. It implements stream.SourceCloser.
+type source struct {
+	broker *Broker
+	sub    stream.Subscription
+	topic  *topic
+	client *kgo.Client
+	// life is the context of client: its end ends every request.
+	life context.Context
+	end  context.CancelFunc
+
+	// committing is held while a commit is under way and until its outcome is
+	// noted, so that a later commit cannot be overtaken by an earlier one. It
+	// is taken before mu.
+	committing sync.Mutex
+	kick       chan struct{} // there is something to commit
+	stop       chan struct{} // closed by Close
+	committer  sync.WaitGroup
+	closing    sync.Once
+	closeErr   error
+
+	mu         sync.Mutex
+	partitions map[int32]*partition
+	ready      []*partition // those with records to deliver, each once
+	retries    []*batch     // nacked records, by due time
+	held       int          // delivered and not settled, of all partitions:
+	heldBytes  int          // batches, and bytes
+	failed     error        // what Fetch returns from now on
+	closed     bool
+	interrupt  context.CancelFunc // ends the wait of Fetch
+	waiting    bool               // Fetch waits for room
+	missing    time.Time          // since when the topic seems to be gone
+}
+
+// partition is one assignment of a partition to this source. When it moves and
+// comes back, that is another one: acks of the first stay fenced.
+type partition struct {
+	number    int32
+	polled    []*kgo.Record // not delivered yet
+	queued    bool          // it is in source.ready
+	open      openBatches
+	held      int   // delivered and not settled: batches
+	heldBytes int   // and bytes
+	committed int64 // what the broker knows from this source, -1 for nothing
+	gone      bool  // revoked or lost
+	claimed   bool  // the Owner said where it starts:
+	start     kgo.Offset
+}
+
+// batch is some records of a partition that are delivered together.
+type batch struct {
+	partition *partition
+	records   []*kgo.Record
+	bytes     int
+	due       time.Time // when nacked records come again
+	settled   bool
+}
+
+// Open implements stream.Broker. Kafka knows no deadline for a batch, so HoldFor
+// does not matter. What is delivered and not settled is bounded: at 4096 batches
+// or 256 MiB, Fetch waits until some of it is settled.
+//
+// A position that the broker keeps and whose records were deleted meanwhile is
+// moved to the oldest record that is left. A position that the Owner keeps is
+// not: Fetch returns an error that says so, because only the Owner can tell
+// whether the gap matters.
+func (b *Broker) Open(ctx context.Context, sub stream.Subscription) (stream.SourceCloser, error) {
+	s, err := b.open(ctx, sub)
+	if err != nil {
+		return nil, fmt.Errorf("open topic %q: %w", sub.Topic, err)
+	}
+	return s, nil
+}
+
+func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, error) {
+	if err := b.usable(ctx); err != nil {
+		return nil, err
+	}
+	if sub.Group == "" {
+		return nil, errors.New("the subscription names no group")
+	}
+	if sub.Retry == 0 {
+		sub.Retry = 100 * time.Millisecond
+	}
+	t, err := b.lookup(ctx, sub.Topic)
+	if err != nil {
+		return nil, err
+	}
+	life, end := context.WithCancel(context.Background())
+	s := &source{
+		broker: b, sub: sub, topic: t, life: life, end: end,
+		kick:       make(chan struct{}, 1),
+		stop:       make(chan struct{}),
+		partitions: map[int32]*partition{},
+		interrupt:  func() {},
+	}
+	reset := kgo.NewOffset().AtStart()
+	if sub.Owner != nil {
+		reset = kgo.NoResetOffset()
+	}
+	s.client, err = kgo.NewClient(append(b.config.options(),
+		kgo.WithContext(life),
+		kgo.ConsumerGroup(sub.Group),
+		kgo.ConsumeTopics(sub.Topic),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(reset),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		// A partition that is new to a source is asked for once the request
+		// that is under way returns.
+		kgo.FetchMaxWait(500*time.Millisecond),
+		// Else it takes the client ten seconds and more to say that a topic was
+		// made again.
+		kgo.KeepRetryableFetchErrors(),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.SessionTimeout(b.config.SessionTimeout),
+		kgo.HeartbeatInterval(b.config.SessionTimeout/15),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		kgo.OnPartitionsAssigned(s.assigned),
+		kgo.OnPartitionsRevoked(s.revoked),
+		kgo.OnPartitionsLost(s.lost),
+		kgo.AdjustFetchOffsetsFn(s.starts),
+	)...)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	s.committer.Go(s.commitLoop)
+	return s, nil
+}
+
+// Fetch implements stream.Source.
+func (s *source) Fetch(ctx context.Context, max int) ([]stream.Record, stream.AckFunc, error) {
+	if max < 1 {
+		return nil, nil, fmt.Errorf("fetch from topic %q: max is %d, want at least 1", s.sub.Topic, max)
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		s.mu.Lock()
+		if err := s.ended(); err != nil {
+			s.mu.Unlock()
+			return nil, nil, err
+		}
+		if b := s.next(max); b != nil {
+			s.mu.Unlock()
+			return fromKafka(b.records), func(_ context.Context, err error) error { return s.settle(b, err) }, nil
+		}
+		wait, cancel := ctx, context.CancelFunc(nil)
+		if len(s.retries) > 0 {
+			wait, cancel = context.WithDeadline(ctx, s.retries[0].due)
+		} else {
+			wait, cancel = context.WithCancel(ctx)
+		}
+		s.interrupt = cancel
+		s.waiting = s.full()
+		waiting := s.waiting
+		s.mu.Unlock()
+
+		if waiting {
+			<-wait.Done()
+		} else {
+			s.poll(wait)
+		}
+		cancel()
+	}
+}
+
+// ended says why nothing more comes. It is called with s.mu held.
+func (s *source) ended() error {
+	if s.closed {
+		return stream.ErrClosed
+	}
+	return s.failed
+}
+
+// fail ends the source with err.
+func (s *source) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = err
+	}
+	s.interrupt()
+}
+
+func (s *source) full() bool { return s.held >= maxHeldBatches || s.heldBytes >= maxHeldBytes }
+
+// next returns the next batch, if there is one: nacked records that are due,
+// else new ones. It is called with s.mu held.
+func (s *source) next(max int) *batch {
+	if len(s.retries) > 0 && !s.retries[0].due.After(time.Now()) {
+		b := s.retries[0]
+		if len(b.records) <= max {
+			s.retries = s.retries[1:]
+			return b
+		}
+		s.release(b)
+		part := newBatch(b.partition, b.records[:max:max])
+		b.records, b.bytes = b.records[max:], b.bytes-part.bytes
+		s.hold(part)
+		s.hold(b)
+		return part
+	}
+	if len(s.ready) == 0 || s.full() {
+		return nil
+	}
+	p := s.ready[0]
+	s.ready = s.ready[1:]
+	n := min(max, len(p.polled))
+	b := newBatch(p, p.polled[:n:n])
+	p.polled = p.polled[n:]
+	if p.queued = len(p.polled) > 0; p.queued {
+		s.ready = append(s.ready, p) // behind the others
+	}
+	p.open.deliver(positionOf(b.records[0]), positionOf(b.records[n-1]))
+	s.count(p, 1, b.bytes)
+	return b
+}
+
+func newBatch(p *partition, records []*kgo.Record) *batch {
+	b := &batch{partition: p, records: records}
+	for _, r := range records {
+		b.bytes += len(r.Key) + len(r.Value)
+	}
+	return b
+}
+
+// poll waits for records and takes them over. After errors alone it waits a
+// little, because the client would return the same ones at once.
+func (s *source) poll(ctx context.Context) {
+	const pause = 50 * time.Millisecond
+	fetches := s.client.PollFetches(ctx)
+	got, gone := s.take(ctx, fetches)
+	s.client.AllowRebalance()
+	if gone {
+		s.checkTopic(ctx)
+	}
+	if !got {
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// take takes over what was polled; until it is done, no partition moves. It
+// reports whether there were records, and whether the topic seems to be gone.
+func (s *source) take(ctx context.Context, fetches kgo.Fetches) (got, gone bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range fetches {
+		for _, t := range f.Topics {
+			for _, tp := range t.Partitions {
+				if tp.Err != nil {
+					gone = s.pollError(ctx, tp.Partition, tp.Err) || gone
+				}
+				p := s.partitions[tp.Partition]
+				if len(tp.Records) == 0 || p == nil {
+					continue
+				}
+				got = true
+				if len(p.polled) == 0 {
+					p.polled = tp.Records
+				} else {
+					p.polled = append(p.polled, tp.Records...)
+				}
+				if !p.queued {
+					p.queued = true
+					s.ready = append(s.ready, p)
+				}
+			}
+		}
+	}
+	return got, gone
+}
+
+// pollError decides about an error of the client. Most of them pass: the client
+// tries again by itself. It reports whether the topic seems to be gone, and is
+// called with s.mu held.
+func (s *source) pollError(ctx context.Context, number int32, err error) (gone bool) {
+	var (
+		session *kgo.ErrGroupSession
+		broker  *kerr.Error
+		network net.Error
+		loss    *kgo.ErrDataLoss
+	)
+	switch {
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()), errors.Is(err, kgo.ErrClientClosed):
+		return false
+	case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.UnknownTopicOrPartition):
+		return true
+	case s.failed != nil:
+		return false
+	case errors.Is(err, kerr.OffsetOutOfRange):
+		s.failed = fmt.Errorf("topic %q, partition %d: the position that was stored lies outside of what the partition holds: records were deleted before they were read, or the position belongs to another topic: %w", s.sub.Topic, number, err)
+	case errors.As(err, &loss):
+		s.broker.config.Logger.Error("kafka: the broker lost records", "topic", s.sub.Topic, "partition", number, "group", s.sub.Group, "err", err)
+	case errors.As(err, &session) && !fatalToGroup(err):
+		s.broker.config.Logger.Warn("kafka: group session lost, joining again", "topic", s.sub.Topic, "group", s.sub.Group, "err", err)
+	case errors.As(err, &broker) && broker.Retriable, errors.As(err, &network):
+	default:
+		s.failed = fmt.Errorf("read topic %q, partition %d: %w", s.sub.Topic, number, err)
+	}
+	return false
+}
+
+// fatalToGroup tells errors that joining again does not mend.
+func fatalToGroup(err error) bool {
+	return slices.ContainsFunc([]error{
+		kerr.GroupAuthorizationFailed, kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed,
+		kerr.InvalidGroupID, kerr.InconsistentGroupProtocol, kerr.GroupMaxSizeReached, kerr.InvalidSessionTimeout,
+		kerr.UnsupportedVersion, kerr.SaslAuthenticationFailed,
+	}, func(fatal error) bool { return errors.Is(err, fatal) })
+}
+
+// checkTopic ends the source if its topic is no longer the one it opened.
+func (s *source) checkTopic(ctx context.Context) {
+	t, err := s.broker.lookup(ctx, s.sub.Topic)
+	switch {
+	case errors.Is(err, stream.ErrNoTopic):
+		// A broker that just started may not know the topic yet.
+		const grace = 5 * time.Second
+		s.mu.Lock()
+		if s.missing.IsZero() {
+			s.missing = time.Now()
+		}
+		late := time.Since(s.missing) > grace
+		s.mu.Unlock()
+		if late {
+			s.fail(fmt.Errorf("read topic %q: %w", s.sub.Topic, err))
+		}
+	case ctx.Err() != nil:
+	case err != nil:
+		s.broker.config.Logger.Warn("kafka: cannot ask for a topic", "topic", s.sub.Topic, "err", err)
+	case t.id != s.topic.id:
+		s.fail(fmt.Errorf("read topic %q: %w", s.sub.Topic, stream.ErrTopicChanged))
+	default:
+		s.mu.Lock()
+		s.missing = time.Time{}
+		s.mu.Unlock()
+	}
+}
+
+// settle is the AckFunc of b.
+func (s *source) settle(b *batch, err error) error {
+	var some *stream.BatchError
+	if errors.As(err, &some) {
+		for i := range some.Errs {
+			if i < 0 || i >= len(b.records) {
+				return fmt.Errorf("settle a batch of %d records: it has no record %d", len(b.records), i)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := b.partition
+	switch {
+	case b.settled:
+		return nil
+	case s.closed:
+		return stream.ErrClosed
+	case p.gone:
+		return stream.ErrFenced
+	}
+	b.settled = true
+	s.release(b)
+	again := b.records
+	switch {
+	case err == nil:
+		again = nil
+	case some != nil:
+		again = make([]*kgo.Record, 0, len(some.Errs))
+		for i, r := range b.records {
+			if _, failed := some.Errs[i]; failed {
+				again = append(again, r)
+			}
+		}
+	}
+	if len(again) > 0 {
+		retry := newBatch(p, again)
+		retry.due = time.Now().Add(s.sub.Retry)
+		s.hold(retry)
+		s.retries = append(s.retries, retry)
+	}
+	if len(again) > 0 || s.waiting {
+		s.interrupt()
+	}
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// hold notes that b is not settled, and release that it is. They, and count,
+// are called with s.mu held.
+func (s *source) hold(b *batch) {
+	b.partition.open.open(positionOf(b.records[0]))
+	s.count(b.partition, 1, b.bytes)
+}
+
+func (s *source) release(b *batch) {
+	b.partition.open.close(b.records[0].Offset)
+	s.count(b.partition, -1, -b.bytes)
+}
+
+func (s *source) count(p *partition, batches, bytes int) {
+	p.held += batches
+	p.heldBytes += bytes
+	s.held += batches
+	s.heldBytes += bytes
+}
+
+func positionOf(r *kgo.Record) position { return position{r.Offset, r.LeaderEpoch} }
+
+// assigned is called when partitions come to this source, revoked when they are
+// taken, and lost when they have been taken already. None of them is called at
+// the same time as another, as starts, or between a poll and its end.
+func (s *source) assigned(_ context.Context, _ *kgo.Client, numbers map[string][]int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range numbers[s.sub.Topic] {
+		s.partitions[n] = &partition{number: n, committed: -1, open: openBatches{next: position{offset: -1}}}
+	}
+}
+
+func (s *source) revoked(ctx context.Context, _ *kgo.Client, numbers map[string][]int32) {
+	s.giveUp(ctx, numbers[s.sub.Topic], true)
+}
+
+func (s *source) lost(ctx context.Context, _ *kgo.Client, numbers map[string][]int32) {
+	s.giveUp(ctx, numbers[s.sub.Topic], false)
+}
+
+// giveUp fences what is unsettled of partitions, stores how far they came if
+// they are still this source's, and tells the Owner.
+func (s *source) giveUp(ctx context.Context, numbers []int32, commit bool) {
+	var gone []*partition
+	var claimed []stream.Partition
+	s.mu.Lock()
+	for _, n := range numbers {
+		p := s.partitions[n]
+		if p == nil {
+			continue
+		}
+		p.gone = true
+		delete(s.partitions, n)
+		gone = append(gone, p)
+		if p.claimed {
+			claimed = append(claimed, s.topic.partition(s.sub.Topic, n))
+		}
+	}
+	s.ready = slices.DeleteFunc(s.ready, func(p *partition) bool { return p.gone })
+	s.retries = slices.DeleteFunc(s.retries, func(b *batch) bool { return b.partition.gone })
+	for _, p := range gone {
+		s.count(p, -p.held, -p.heldBytes)
+	}
+	s.interrupt() // there may be room again
+	s.mu.Unlock()
+
+	if commit && len(gone) > 0 {
+		if err := s.commitLast(ctx, gone); err != nil {
+			s.broker.config.Logger.Error("kafka: positions were not stored as partitions were given up, records will come again",
+				"topic", s.sub.Topic, "group", s.sub.Group, "err", err)
+		}
+	}
+	if len(claimed) > 0 {
+		if err := s.sub.Owner.Lost(ctx, claimed); err != nil {
+			s.fail(fmt.Errorf("give up partitions of topic %q: %w", s.sub.Topic, err))
+		}
+	}
+}
+
+// starts has the Owner say where partitions start that are new to this source.
+func (s *source) starts(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	if s.sub.Owner == nil {
+		return offsets, nil
+	}
+	s.mu.Lock()
+	err := s.failed
+	var claim []stream.Partition
+	for n := range offsets[s.sub.Topic] {
+		if p := s.partitions[n]; p != nil && p.claimed {
+			offsets[s.sub.Topic][n] = p.start // the client asks again after a rebalance came between
+		} else {
+			claim = append(claim, s.topic.partition(s.sub.Topic, n))
+		}
+	}
+	s.mu.Unlock()
+	if err != nil || len(claim) == 0 {
+		return offsets, err
+	}
+	slices.SortFunc(claim, func(a, b stream.Partition) int { return int(a.Number - b.Number) })
+	starts, err := s.sub.Owner.Assigned(ctx, claim)
+	if err != nil {
+		err = fmt.Errorf("claim partitions of topic %q: %w", s.sub.Topic, err)
+		if ctx.Err() == nil { // else the group is balancing anew, and asks again
+			s.fail(err)
+		}
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range claim {
+		at := kgo.NewOffset().AtStart()
+		if offset, ok := starts[c]; ok {
+			at = kgo.NewOffset().At(offset).WithEpoch(-1)
+		}
+		offsets[s.sub.Topic][c.Number] = at
+		if p := s.partitions[c.Number]; p != nil {
+			p.claimed, p.start = true, at
+		}
+	}
+	return offsets, nil
+}
+
+// commitLoop commits soon after something was settled, and not too often.
+func (s *source) commitLoop() {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-pause.C:
+		}
+		select {
+		case <-s.stop:
+			return
+		case <-s.kick:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), s.broker.config.Timeout)
+		stop := context.AfterFunc(s.life, cancel)
+		if err := s.commit(ctx, nil); err != nil {
+			s.broker.config.Logger.Warn("kafka: commit failed, trying again", "topic", s.sub.Topic, "group", s.sub.Group, "err", err)
+			select {
+			case s.kick <- struct{}{}:
+			default:
+			}
+		}
+		stop()
+		cancel()
+		pause.Reset(commitEvery)
+	}
+}
+
+// commitLast commits what is left to commit of partitions, or of all if there
+// are none given, and tries again for a while.
+func (s *source) commitLast(ctx context.Context, partitions []*partition) error {
+	ctx, cancel := context.WithTimeout(ctx, commitWithin)
+	defer cancel()
+	for {
+		err := s.commit(ctx, partitions)
+		var broker *kerr.Error
+		if err == nil || !errors.As(err, &broker) || !broker.Retriable && !errors.Is(err, kerr.RebalanceInProgress) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// commit stores how far partitions have come, or all that this source holds.
+// What is stored never passes a record that is not settled.
+func (s *source) commit(ctx context.Context, partitions []*partition) error {
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	s.mu.Lock()
+	if partitions == nil {
+		for _, p := range s.partitions {
+			partitions = append(partitions, p)
+		}
+	}
+	offsets := map[int32]kgo.EpochOffset{}
+	for _, p := range partitions {
+		if at := p.open.low(); at.offset >= 0 && at.offset != p.committed {
+			offsets[p.number] = kgo.EpochOffset{Epoch: at.epoch, Offset: at.offset}
+		}
+	}
+	s.mu.Unlock()
+	if len(offsets) == 0 {
+		return nil
+	}
+
+	var failed error
+	stored := map[int32]bool{}
+	s.client.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{s.sub.Topic: offsets},
+		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+			if err != nil {
+				failed = err
+				return
+			}
+			for _, t := range resp.Topics {
+				for _, p := range t.Partitions {
+					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+						failed = fmt.Errorf("partition %d: %w", p.Partition, err)
+					} else {
+						stored[p.Partition] = true
+					}
+				}
+			}
+		})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range partitions {
+		if stored[p.number] {
+			p.committed = offsets[p.number].Offset
+		}
+	}
+	return failed
+}
+
+// Close implements stream.SourceCloser. It stores what is settled; the error
+// says that this failed, so that some records will come again, or that
+// Owner.Lost failed. It takes no longer than about ten seconds, with or without
+// the broker.
+func (s *source) Close() error {
+	s.closing.Do(func() {
+		s.mu.Lock()
+		before := s.failed
+		s.closed = true
+		s.interrupt()
+		s.mu.Unlock()
+		close(s.stop)
+		stopLate := time.AfterFunc(2*commitWithin, s.end)
+		defer stopLate.Stop()
+		s.committer.Wait()
+		err := s.commitLast(s.life, nil)
+		if errors.Is(before, stream.ErrTopicChanged) || errors.Is(before, stream.ErrNoTopic) {
+			err = nil // there is nothing left to store it for
+		}
+		s.client.CloseAllowingRebalance()
+		s.end()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.failed != nil && before == nil {
+			err = errors.Join(err, s.failed)
+		}
+		if err != nil {
+			s.closeErr = fmt.Errorf("close source of topic %q: %w", s.sub.Topic, err)
+		}
+	})
+	return s.closeErr
+}
