@@ -1,0 +1,46 @@
+// Package compat holds the rules of evolution: for each language one file, and
+// in it one table that names every rule, with its severity and what it says.
+// A Checker applies them to parsed schemas and finds everything there is to
+// say about a pair.
+package compat
+
+import (
+	"fmt"
+
+	"penstock/registry"
+	"penstock/schemas"
+)
+
+// Checker is the registry.Checker for the languages that have rules here. It
+// has rules for Avro; JSON Schema and Protobuf get registry.ErrNoRules. The
+// zero value is ready, and may be used concurrently.
+type Checker struct{}
+
+// Check implements registry.Checker.
+func (Checker) Check(reader, writer schemas.Schema, d registry.Direction) ([]registry.Finding, error) {
+	if reader.Type() != writer.Type() {
+		return nil, fmt.Errorf("compare %s with %s: expected one language", reader.Type(), writer.Type())
+	}
+	switch reader.Type() {
+	case schemas.Avro:
+		return checkAvro(reader.Model(), writer.Model(), d), nil
+	default:
+		return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
+	}
+}
+
+// Rule is a rule of evolution.
+type Rule struct {
+	Name     string
+	Severity registry.Severity
+	// Purpose says in a sentence what the rule speaks about.
+	Purpose string
+}
+
+// Rules returns the rules of a language, or nil where there are none.
+func Rules(t schemas.Type) []Rule {
+	if t == schemas.Avro {
+		return avroRules[:]
+	}
+	return nil
+}
