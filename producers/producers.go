@@ -65,6 +65,10 @@ func New(publisher stream.Publisher, registry Registry, cfg Config) *Producer {
 	}
 }
 
+// Subject is the subject under which the schema of a topic's values is looked
+// up.
+func (p *Producer) Subject(topic string) string { return p.subject(topic) }
+
 // Publish publishes the events that fit, and returns when they are durable.
 // Those of one key arrive in the order given.
 //
