@@ -1,0 +1,527 @@
+package nats
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"penstock/stream"
+)
+
+// The headers of an atomic batch.
+const (
+	batchIDHeader       = "Nats-Batch-Id"
+	batchSequenceHeader = "Nats-Batch-Sequence"
+	batchCommitHeader   = "Nats-Batch-Commit"
+)
+
+const (
+	// maxBatch is how many messages a server admits in an atomic batch by default.
+	maxBatch = 1000
+	// maxBatchBytes keeps what one batch holds in memory, here and in the
+	// server, far below what a connection may have pending (64 MiB).
+	maxBatchBytes = 8 << 20
+	// batchAttempts bounds how often a batch is sent that the server refused
+	// to begin.
+	batchAttempts = 5
+)
+
+// errUnknown marks records of which nobody can say whether they were written.
+var errUnknown = errors.New("no answer from the broker: the record may or may not have been written")
+
+// Publish returns once every record is on the server's disk, as far as the
+// server syncs before it answers (an embedded one does).
+//
+// Concurrent calls share atomic batches: of one call, up to 1,000 records at a
+// time are written all or not at all, in their order, and after a batch that
+// failed the call's later records for that topic are not sent. To a stream that
+// does not allow atomic batches records are sent one by one. Nothing is ever
+// sent twice.
+//
+// A record that is larger than a limit gets an error that wraps
+// stream.ErrTooLarge. If the answer of the server is lost, the error says that
+// the records may or may not have been written.
+func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var failed stream.BatchError
+	jobs := map[string]*job{}
+	for i, r := range records {
+		t, err := b.known(ctx, r.Topic)
+		if err != nil {
+			if errors.Is(err, stream.ErrNoTopic) {
+				failed.Fail(i, err)
+				continue
+			}
+			return err // nothing was sent
+		}
+		m, err := b.message(t, r)
+		if err != nil {
+			failed.Fail(i, err)
+			continue
+		}
+		j := jobs[t.name]
+		if j == nil {
+			j = &job{topic: t, done: make(chan struct{})}
+			jobs[t.name] = j
+		}
+		j.messages = append(j.messages, m)
+		j.index = append(j.index, i)
+	}
+	for _, j := range jobs {
+		b.submit(ctx, j)
+	}
+	written := 0
+	var lost error
+	for _, j := range jobs {
+		if !j.wait(ctx) {
+			lost = cmp.Or(lost, fmt.Errorf("%w: %w", ctx.Err(), errUnknown))
+			continue
+		}
+		for k, err := range j.errs {
+			if err == nil {
+				written++
+				continue
+			}
+			if errors.Is(err, errUnknown) {
+				lost = cmp.Or(lost, err)
+			}
+			failed.Fail(j.index[k], err)
+		}
+	}
+	if lost != nil && (written == 0 || ctx.Err() != nil) {
+		return fmt.Errorf("publish: %w", lost)
+	}
+	return failed.OrNil()
+}
+
+// message encodes r for topic t, within all limits.
+func (b *Broker) message(t *topic, r stream.Record) (*nats.Msg, error) {
+	if limit := b.options.MaxValueBytes; len(r.Value) > limit {
+		return nil, fmt.Errorf("%w: the value has %d bytes, the limit is %d", stream.ErrTooLarge, len(r.Value), limit)
+	}
+	if len(t.subjects) == 0 {
+		return nil, fmt.Errorf("topic %q: the stream was not made by Penstock and has no single subject to publish to", t.name)
+	}
+	p := 0
+	if n := t.partitions; n > 1 {
+		if r.Key != nil {
+			p = int(stream.PartitionFor(r.Key, n))
+		} else {
+			p = mathrand.IntN(n)
+		}
+	}
+	m := encode(r, t.subjects[p])
+	// Room for the headers of a batch.
+	size := messageSize(m) + 128
+	if limit := b.nc.MaxPayload(); int64(size) > limit {
+		return nil, fmt.Errorf("%w: with its key and headers it has %d bytes, the server's max_payload is %d", stream.ErrTooLarge, size, limit)
+	}
+	if limit := t.maxMessage; limit >= 0 && size > limit {
+		return nil, fmt.Errorf("%w: with its key and headers it has %d bytes, the stream's max_msg_size is %d", stream.ErrTooLarge, size, limit)
+	}
+	return m, nil
+}
+
+// messageSize is what a server counts: value and headers.
+func messageSize(m *nats.Msg) int {
+	n := len(m.Data)
+	if len(m.Header) > 0 {
+		n += len("NATS/1.0\r\n\r\n")
+	}
+	for key, values := range m.Header {
+		for _, v := range values {
+			n += len(key) + len(v) + len(": \r\n")
+		}
+	}
+	return n
+}
+
+// job is what one call of Publish sends to one topic.
+type job struct {
+	topic    *topic
+	messages []*nats.Msg
+	index    []int   // of each message, among the records of the call
+	errs     []error // of each message; nil: written. Set before done is closed.
+	done     chan struct{}
+
+	committer *committer // nil: never submitted
+	sent      int        // how many messages were sent; belongs to the committer
+	cancelled bool       // guarded by committer.mu
+}
+
+// ended reports whether the job is done.
+func (j *job) ended() bool {
+	select {
+	case <-j.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// finish ends the job: what was not sent failed with err.
+func (j *job) finish(err error) {
+	for len(j.errs) < len(j.messages) {
+		j.errs = append(j.errs, err)
+	}
+	close(j.done)
+}
+
+// wait reports whether the job came to its end before ctx did. After that
+// nobody reads the records of the call any more.
+func (j *job) wait(ctx context.Context) bool {
+	select {
+	case <-j.done:
+		return true
+	case <-ctx.Done():
+	}
+	if j.ended() {
+		return true
+	}
+	j.committer.mu.Lock()
+	j.cancelled = true
+	j.committer.mu.Unlock()
+	return false
+}
+
+// submit hands a job to the committer of its stream.
+func (b *Broker) submit(ctx context.Context, j *job) {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		j.finish(stream.ErrClosed)
+		return
+	}
+	c := b.committers[j.topic.stream]
+	if c == nil {
+		c = &committer{b: b, jobs: make(chan *job)}
+		b.committers[j.topic.stream] = c
+		b.wg.Go(c.run)
+	}
+	b.mu.Unlock()
+	j.committer = c
+	select {
+	case c.jobs <- j:
+	case <-ctx.Done():
+		j.finish(fmt.Errorf("not sent: %w", ctx.Err()))
+	case <-b.ctx.Done():
+		j.finish(stream.ErrClosed)
+	}
+}
+
+// committer writes to one stream, one batch at a time: while a batch is on its
+// way to the disk, the calls that come in gather for the next.
+type committer struct {
+	b    *Broker
+	jobs chan *job
+	// mu is held while the records of a job are read.
+	mu sync.Mutex
+
+	inbox   string // answers to batch n come to inbox.n
+	answers chan *nats.Msg
+	batches int // how many were sent
+}
+
+// run commits until the broker is closed.
+func (c *committer) run() {
+	// Stale answers are read and dropped before the next is waited for, so a
+	// few places suffice.
+	c.inbox, c.answers = c.b.nc.NewInbox(), make(chan *nats.Msg, 64)
+	sub, err := c.b.nc.ChanSubscribe(c.inbox+".*", c.answers)
+	if err != nil {
+		c.refuse(c.b.explain(c.b.ctx, err))
+		return
+	}
+	defer sub.Unsubscribe()
+	var queue []*job
+	for {
+		if len(queue) == 0 {
+			select {
+			case j := <-c.jobs:
+				queue = append(queue, j)
+			case <-c.b.ctx.Done():
+				return
+			}
+		}
+		for gathering := true; gathering && len(queue) < maxBatch; {
+			select {
+			case j := <-c.jobs:
+				queue = append(queue, j)
+			default:
+				gathering = false
+			}
+		}
+		queue = c.commit(queue)
+	}
+}
+
+// refuse answers every job with err until the broker is closed.
+func (c *committer) refuse(err error) {
+	for {
+		select {
+		case j := <-c.jobs:
+			j.finish(err)
+		case <-c.b.ctx.Done():
+			return
+		}
+	}
+}
+
+// share is what one job has in a batch: its next n messages.
+type share struct {
+	job *job
+	n   int
+}
+
+// commit writes one batch from the front of the queue and returns the jobs
+// that are not done yet.
+func (c *committer) commit(queue []*job) []*job {
+	c.mu.Lock()
+	queue = slices.DeleteFunc(queue, func(j *job) bool { return j.cancelled })
+	c.mu.Unlock()
+	if len(queue) == 0 {
+		return queue
+	}
+	t := queue[0].topic
+	var (
+		shares   []share
+		messages []*nats.Msg
+		size     int
+	)
+	for _, j := range queue {
+		if j.topic != t {
+			break // its stream was made again meanwhile
+		}
+		n := 0
+		for _, m := range j.messages[j.sent:] {
+			bytes := messageSize(m)
+			if len(messages) == maxBatch || len(messages) > 0 && size+bytes > maxBatchBytes {
+				break
+			}
+			messages, size, n = append(messages, m), size+bytes, n+1
+		}
+		if n == 0 {
+			break
+		}
+		shares = append(shares, share{j, n})
+	}
+
+	errs := c.write(t, shares, messages)
+	for _, s := range shares {
+		j := s.job
+		j.sent += s.n
+		j.errs, errs = append(j.errs, errs[:s.n]...), errs[s.n:]
+		i := slices.IndexFunc(j.errs, func(err error) bool { return err != nil })
+		switch {
+		case i >= 0:
+			c.b.forget(t.name)
+			j.finish(fmt.Errorf("not sent, because an earlier record failed: %v", j.errs[i]))
+		case j.sent == len(j.messages):
+			j.finish(nil)
+		}
+	}
+	return slices.DeleteFunc(queue, (*job).ended)
+}
+
+// write writes messages to the stream of t and returns the error of each.
+func (c *committer) write(t *topic, shares []share, messages []*nats.Msg) []error {
+	all := func(err error) []error { return slices.Repeat([]error{err}, len(messages)) }
+	for attempt := 1; ; attempt++ {
+		l, err := c.b.connected(c.b.ctx)
+		if err != nil {
+			return all(err)
+		}
+		c.mu.Lock()
+		for _, s := range shares {
+			if s.job.cancelled && attempt > 1 {
+				err = errRefused
+			}
+		}
+		if err == nil && len(messages) > 1 && !t.atomic {
+			futures := c.sendEach(messages)
+			c.mu.Unlock()
+			return c.waitEach(futures)
+		}
+		if err == nil {
+			err = c.sendBatch(messages)
+		}
+		c.mu.Unlock()
+		if err == nil {
+			err = c.waitBatch(l, len(messages))
+		}
+		if !errors.Is(err, errRefused) || attempt == batchAttempts {
+			return all(err)
+		}
+		select {
+		case <-time.After(time.Duration(attempt) * 20 * time.Millisecond):
+		case <-c.b.ctx.Done():
+			return all(stream.ErrClosed)
+		}
+	}
+}
+
+// errRefused marks a batch of which the server has written nothing because it
+// has too many others open or could not put it down.
+var errRefused = errors.New("the server did not take the batch: it has too many open, or its disk is full")
+
+// sendBatch hands messages to the connection as one atomic batch. On return
+// they may change.
+func (c *committer) sendBatch(messages []*nats.Msg) error {
+	id := rand.Text()
+	c.batches++
+	for i, m := range messages {
+		m.Reply = ""
+		if i == len(messages)-1 {
+			m.Reply = c.inbox + "." + strconv.Itoa(c.batches)
+		}
+		if len(messages) > 1 {
+			if m.Header == nil {
+				m.Header = nats.Header{}
+			}
+			m.Header[batchIDHeader] = []string{id}
+			m.Header[batchSequenceHeader] = []string{strconv.Itoa(i + 1)}
+			if m.Reply != "" {
+				m.Header[batchCommitHeader] = []string{"1"}
+			}
+		}
+		if err := c.b.nc.PublishMsg(m); err != nil {
+			return c.b.explain(c.b.ctx, err) // without its end the batch is nothing
+		}
+	}
+	return nil
+}
+
+// waitBatch waits for the answer to the last batch, of n messages.
+func (c *committer) waitBatch(l *link, n int) error {
+	timer := time.NewTimer(replyTimeout)
+	defer timer.Stop()
+	want := c.inbox + "." + strconv.Itoa(c.batches)
+	for {
+		select {
+		case m := <-c.answers:
+			if m.Subject == want {
+				return c.answer(m, n)
+			}
+		case <-l.down:
+			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+		case <-timer.C:
+			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+		case <-c.b.ctx.Done():
+			return fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+		}
+	}
+}
+
+// answer reads the server's answer to a batch of n messages.
+func (c *committer) answer(m *nats.Msg, n int) error {
+	if m.Header.Get("Status") == "503" {
+		return c.noStream()
+	}
+	var ack struct {
+		Stream string              `json:"stream"`
+		Batch  string              `json:"batch"`
+		Count  int                 `json:"count"`
+		Error  *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &ack); err != nil {
+		return fmt.Errorf("%w: the answer cannot be read: %w", errUnknown, err)
+	}
+	if ack.Error != nil {
+		return refusal(ack.Error)
+	}
+	if n > 1 && ack.Count != n {
+		return fmt.Errorf("%w: the answer speaks of %d records, not of %d", errUnknown, ack.Count, n)
+	}
+	return nil
+}
+
+// sendEach hands messages to the connection one by one. On return they may
+// change.
+func (c *committer) sendEach(messages []*nats.Msg) []future {
+	futures := make([]future, len(messages))
+	for i, m := range messages {
+		m.Reply = ""
+		futures[i].ack, futures[i].err = c.b.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
+	}
+	return futures
+}
+
+// future is the answer to come to one message, or why it was not sent.
+type future struct {
+	ack jetstream.PubAckFuture
+	err error
+}
+
+func (c *committer) waitEach(futures []future) []error {
+	errs := make([]error, len(futures))
+	for i, f := range futures {
+		if f.err != nil {
+			errs[i] = c.b.explain(c.b.ctx, f.err)
+			continue
+		}
+		var refused *jetstream.APIError
+		select {
+		case <-f.ack.Ok():
+		case err := <-f.ack.Err():
+			switch {
+			case errors.As(err, &refused):
+				errs[i] = refusal(refused)
+			case errors.Is(err, nats.ErrNoResponders):
+				errs[i] = c.noStream()
+			default:
+				errs[i] = fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
+			}
+		case <-c.b.ctx.Done():
+			errs[i] = fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+		}
+	}
+	return errs
+}
+
+// noStream says why nobody listens to a topic's subjects.
+func (c *committer) noStream() error {
+	if c.b.server != nil {
+		if err := c.b.server.check(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w, or the server's JetStream is switched off (a full disk does that)", stream.ErrNoTopic)
+}
+
+// The codes of a server's refusals that need other words, or another attempt.
+const (
+	codeInsufficientResources = 10023
+	codeStorageExceeded       = 10047
+	codeAccountExceeded       = 10002
+	codeStoreFailed           = 10077
+	codeMessageTooLarge       = 10054
+	codeHeaderTooLarge        = 10097
+	codeBatchIncomplete       = 10176
+	codeTooManyBatches        = 10210
+)
+
+// refusal says why the server has written nothing.
+func refusal(e *jetstream.APIError) error {
+	switch e.ErrorCode {
+	case codeInsufficientResources, codeStorageExceeded, codeAccountExceeded, codeStoreFailed:
+		return fmt.Errorf("the broker has no room (a full disk, or a limit of the stream or account): %w", e)
+	case codeMessageTooLarge, codeHeaderTooLarge:
+		return fmt.Errorf("%w: %w", stream.ErrTooLarge, e)
+	case codeBatchIncomplete, codeTooManyBatches:
+		return fmt.Errorf("%w: %w", errRefused, e)
+	}
+	return e
+}
