@@ -1,0 +1,216 @@
+// Package protobuf is the Protocol Buffers schema language, on protocompile
+// and dynamicpb.
+//
+// Values. A message is a map[string]any of its fields under their names in the
+// schema. Decoding gives every field: an absent one that can be absent is nil,
+// any other its zero value; an enum is its symbol, or an int32 where the
+// schema does not know the number. A google.protobuf.Timestamp is a time.Time,
+// the wrappers are the value they wrap or nil, Struct, Value and ListValue are
+// the JSON they hold, keys of maps are strings whatever their type. Encoding
+// takes the same, a base64 string for bytes, and a proto.Message of the
+// schema's type. Fields that the schema does not know are dropped in decoding.
+package protobuf
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/bufbuild/protocompile"
+	"github.com/jhump/protoreflect/v2/protoprint"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"penstock/schemas"
+)
+
+// Format parses Protobuf schemas.
+type Format struct{}
+
+// Type returns schemas.Protobuf.
+func (Format) Type() schemas.Type { return schemas.Protobuf }
+
+const (
+	maxText = 4 << 20
+	// maxLevels is how deep messages may nest in a value.
+	maxLevels = 100
+	// maxValues bounds what one payload decodes into: an empty message of two
+	// bytes becomes a map of all its fields.
+	maxValues = 4 << 20
+)
+
+// Parse reads a file of at most 4 MiB, its imports from refs by the path that
+// the import names; google/protobuf/*.proto is at hand. The Schema is the
+// file's first message, others by its method Message. A file without messages
+// is a schema that no value fits.
+func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("parse Protobuf schema: the parser panicked on this text: %v", p)
+		}
+	}()
+	name := "schema.proto"
+	for refs[name] != "" {
+		name = "_" + name
+	}
+	open := func(path string) (io.ReadCloser, error) {
+		found, ok := refs[path]
+		if path == name {
+			found, ok = text, true
+		}
+		if !ok {
+			return nil, fmt.Errorf("there is no reference %q: name the schema that defines it among the references: %w", path, os.ErrNotExist)
+		}
+		if len(found) > maxText {
+			return nil, fmt.Errorf("expected a schema of at most %d bytes, found %d", maxText, len(found))
+		}
+		return io.NopCloser(strings.NewReader(found)), nil
+	}
+	compiler := protocompile.Compiler{
+		Resolver:       protocompile.WithStandardImports(&protocompile.SourceResolver{Accessor: open}),
+		MaxParallelism: 1,
+	}
+	files, err := compiler.Compile(context.Background(), name)
+	if err != nil {
+		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
+	}
+	printer := protoprint.Printer{OmitComments: protoprint.CommentsAll}
+	canonical, err := printer.PrintProtoToString(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("parse Protobuf schema: print it: %w", err)
+	}
+	f := &file{canonical: canonical, descriptor: files[0]}
+	if files[0].Messages().Len() == 0 {
+		return &Schema{file: f, model: &schemas.Node{}}, nil
+	}
+	return f.message([]int{0})
+}
+
+// file is what the messages of one file share.
+type file struct {
+	canonical  string
+	descriptor protoreflect.FileDescriptor
+}
+
+// Schema is one message of a parsed file. It is immutable and safe for
+// concurrent use.
+type Schema struct {
+	*file
+	indexes []int
+	message protoreflect.MessageDescriptor // nil in a file without messages
+	model   *schemas.Node
+}
+
+var _ schemas.Messages = (*Schema)(nil)
+
+func (f *file) message(indexes []int) (*Schema, error) {
+	if len(indexes) == 0 {
+		indexes = []int{0}
+	}
+	var m protoreflect.MessageDescriptor
+	messages := f.descriptor.Messages()
+	for depth, i := range indexes {
+		if i < 0 || i >= messages.Len() {
+			return nil, fmt.Errorf("find message %v: expected an index below %d at position %d, found %d", indexes, messages.Len(), depth, i)
+		}
+		m = messages.Get(i)
+		messages = m.Messages()
+	}
+	if m.IsMapEntry() {
+		return nil, fmt.Errorf("find message %v: %q is the entry of a map, not a message", indexes, m.FullName())
+	}
+	return &Schema{file: f, indexes: slices.Clone(indexes), message: m, model: modeller{}.record(m)}, nil
+}
+
+// Type returns schemas.Protobuf.
+func (s *Schema) Type() schemas.Type { return schemas.Protobuf }
+
+// Canonical is protoprint's print of the file without comments, in the order
+// of the source. It is not yet byte for byte the text that Confluent's
+// registry keeps.
+func (s *Schema) Canonical() string { return s.canonical }
+
+// Model returns the neutral tree of the message. A field that can be absent is
+// a union with null.
+func (s *Schema) Model() *schemas.Node { return s.model }
+
+// Indexes is the way to the message, [0] for the file's first.
+func (s *Schema) Indexes() []int { return slices.Clone(s.indexes) }
+
+// Message returns the schema of another message of the file.
+func (s *Schema) Message(indexes []int) (schemas.Schema, error) {
+	if len(indexes) > 0 && slices.Equal(indexes, s.indexes) {
+		return s, nil
+	}
+	return s.file.message(indexes)
+}
+
+// Name is the message's full name.
+func (s *Schema) Name() string {
+	if s.message == nil {
+		return ""
+	}
+	return string(s.message.FullName())
+}
+
+// AppendEncode encodes v, maps in the order of their keys.
+func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
+	if s.message == nil {
+		return dst, fmt.Errorf("encode Protobuf: the schema has no messages")
+	}
+	m, ok := v.(proto.Message)
+	if ok {
+		if name := m.ProtoReflect().Descriptor().FullName(); name != s.message.FullName() {
+			return dst, &schemas.ValueError{Violations: []schemas.Violation{{
+				Expected: "a message " + string(s.message.FullName()), Found: "a message " + string(name),
+			}}}
+		}
+	} else {
+		built := dynamicpb.NewMessage(s.message)
+		if f := fill(built, v, "", maxLevels); f != nil {
+			vs := schemas.Check(s.model, v)
+			if len(vs) == 0 {
+				vs = []schemas.Violation{*f}
+			}
+			return dst, &schemas.ValueError{Violations: vs}
+		}
+		m = built
+	}
+	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(dst, m)
+	if err != nil {
+		return dst, &schemas.ValueError{Violations: []schemas.Violation{{
+			Expected: "a message that can be written", Found: schemas.Describe(v), Hint: err.Error(),
+		}}}
+	}
+	return out, nil
+}
+
+// Decode reads one message. The library is known to panic on some bytes; the
+// panic is returned as an error.
+func (s *Schema) Decode(src []byte) (_ any, err error) {
+	if s.message == nil {
+		return nil, fmt.Errorf("decode Protobuf: the schema has no messages")
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("decode Protobuf: the decoder panicked on these %d bytes: %v", len(src), p)
+		}
+	}()
+	m := dynamicpb.NewMessage(s.message)
+	if err := (proto.UnmarshalOptions{RecursionLimit: maxLevels}).Unmarshal(src, m); err != nil {
+		return nil, fmt.Errorf("decode Protobuf: %w", err)
+	}
+	r := reader{left: maxValues}
+	v := r.message(m)
+	if r.left < 0 {
+		r.err = fmt.Errorf("expected at most %d values, found more", maxValues)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("decode Protobuf: %w", r.err)
+	}
+	return v, nil
+}
