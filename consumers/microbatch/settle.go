@@ -1,0 +1,89 @@
+package microbatch
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"penstock/stream"
+)
+
+// fetch is what the source gave in one call. The batcher's mutex guards it but
+// for what mu guards.
+type fetch struct {
+	records []stream.Record
+	ack     stream.AckFunc
+	at      time.Time // when it came
+	taken   int       // how many records were handed out
+	breaks  bool      // it goes back behind the fetch before it
+
+	mu     sync.Mutex
+	open   int // how many records are not settled yet
+	failed stream.BatchError
+}
+
+// part is the records of a fetch that are in one batch, there from index at on.
+type part struct {
+	fetch    *fetch
+	from, to int
+	at       int
+}
+
+// settle makes the AckFunc of a batch.
+func settle(parts []part) stream.AckFunc {
+	var mu sync.Mutex
+	again := false
+	var gone error // ErrFenced or ErrClosed, of a part that is done with
+	return func(ctx context.Context, err error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		var passing error
+		var left []part
+		for _, p := range parts {
+			e := p.settle(ctx, err, again)
+			switch {
+			case e == nil:
+			case errors.Is(e, stream.ErrFenced) || errors.Is(e, stream.ErrClosed):
+				gone = e
+			default:
+				passing = e
+				left = append(left, p)
+			}
+		}
+		parts, again = left, true
+		if passing != nil {
+			return passing
+		}
+		e := gone
+		gone = nil
+		return e
+	}
+}
+
+// settle notes what became of the part, and settles the fetch if it was the
+// last. again says that this was done before, and settling the fetch failed.
+func (p part) settle(ctx context.Context, err error, again bool) error {
+	f := p.fetch
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var partly *stream.BatchError
+	named := errors.As(err, &partly)
+	for i := p.from; i < p.to; i++ {
+		e := err
+		if named {
+			e = partly.Errs[p.at+i-p.from]
+		}
+		delete(f.failed.Errs, i)
+		if e != nil {
+			f.failed.Fail(i, e)
+		}
+	}
+	if !again {
+		f.open -= p.to - p.from
+	}
+	if f.open > 0 {
+		return nil
+	}
+	return f.ack(ctx, f.failed.OrNil())
+}
