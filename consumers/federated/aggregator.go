@@ -1,0 +1,455 @@
+package federated
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"penstock/consumers"
+	"penstock/schemas"
+	"penstock/stream"
+)
+
+// MaxSamples is the largest weight of an update, so that no sum of weights
+// comes near the end of an int64, or of what a float64 holds exactly.
+const MaxSamples = 1 << 40
+
+// Config says what an Aggregator does. All of it but OnModel is needed.
+type Config struct {
+	Models  string // the topic of the models, of one partition
+	Updates string // the topic of the updates
+	// Group names the aggregator to the broker: the last model is read by
+	// group Group-models.
+	Group string
+	// Clients are expected in every round: a round ends when the update of
+	// each has arrived.
+	Clients []string
+	Rounds  int64
+	Initial []Tensor // the parameters that round 0 starts from
+	// Broker is where the models lie, Registry knows their schemas, and
+	// Publisher takes them.
+	Broker    Broker
+	Registry  consumers.Registry
+	Publisher Publisher
+	// OnModel is called with each model that is on the topic, and first of all
+	// by Open with the one it starts from. It holds up the aggregator.
+	OnModel func(Model)
+}
+
+// Aggregator averages updates. It is a consumers.Sink and a stream.Owner.
+type Aggregator struct {
+	config Config
+
+	mu      sync.Mutex
+	model   Model
+	parts   map[int32]*part // of the partitions that are claimed
+	arrived map[string]bool // the clients that are counted in this round
+	unsure  bool            // whether the next model is on the topic, after a failed publish
+}
+
+// part is a claimed partition and the share of the round that came from it.
+type part struct {
+	partition stream.Partition
+	next      int64 // the offset after the last one dealt with
+	begun     bool  // next means something
+	fresh     bool  // there was no batch yet under this claim
+	counted   []Contribution
+	sum       [][]float64 // of samples times parameters
+}
+
+// Open reads the last model, or publishes the first if there is none. It
+// refuses a models topic that holds another training.
+func Open(ctx context.Context, config Config) (*Aggregator, error) {
+	config.Clients = slices.Sorted(slices.Values(config.Clients))
+	if err := config.check(); err != nil {
+		return nil, fmt.Errorf("open aggregator: %w", err)
+	}
+	a := &Aggregator{config: config, parts: map[int32]*part{}, arrived: map[string]bool{}}
+	last, found, err := a.last(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read last model: %w", err)
+	}
+	if found {
+		if err := config.accepts(last); err != nil {
+			return nil, fmt.Errorf("topic %q holds another training: %w; choose another topic", config.Models, err)
+		}
+	} else {
+		last = Model{
+			Rounds:     config.Rounds,
+			Hash:       hashOf(config.Initial),
+			Clients:    config.Clients,
+			Parameters: config.Initial,
+		}
+		if err := a.publish(ctx, last); err != nil {
+			return nil, err
+		}
+	}
+	a.adopt(last)
+	return a, nil
+}
+
+func (c *Config) check() error {
+	if c.Models == "" || c.Updates == "" || c.Group == "" || c.Broker == nil || c.Registry == nil || c.Publisher == nil {
+		return errors.New("the topics, the group, the broker, the registry and the publisher are needed")
+	}
+	if c.Rounds < 1 || len(c.Clients) == 0 || len(c.Initial) == 0 {
+		return errors.New("at least one round, one client and one tensor are needed")
+	}
+	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
+		return errors.New("every client needs a name of its own")
+	}
+	if _, err := readTensors(tensorValues(c.Initial)); err != nil {
+		return fmt.Errorf("first model: %w", err)
+	}
+	return nil
+}
+
+// accepts says why m does not belong to the training.
+func (c *Config) accepts(m Model) error {
+	if m.Rounds != c.Rounds {
+		return fmt.Errorf("it has %d rounds, not %d", m.Rounds, c.Rounds)
+	}
+	if !slices.Equal(m.Clients, c.Clients) {
+		return fmt.Errorf("it has clients %q, not %q", m.Clients, c.Clients)
+	}
+	return sameShape(m.Parameters, c.Initial)
+}
+
+// Model returns the model of the round in progress, or the final one.
+func (a *Aggregator) Model() Model {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.model
+}
+
+// adopt begins the round of a model that is on the topic. What went into the
+// model is dealt with, even where it was not read under this claim.
+func (a *Aggregator) adopt(m Model) {
+	a.model, a.unsure = m, false
+	clear(a.arrived)
+	for _, p := range a.parts {
+		p.counted, p.sum = nil, nil
+	}
+	for _, position := range m.Positions {
+		if p := a.parts[position.Partition]; p != nil && (!p.begun || p.next < position.Next) {
+			p.next, p.begun = position.Next, true
+		}
+	}
+	if a.config.OnModel != nil {
+		a.config.OnModel(m)
+	}
+}
+
+// Assigned implements stream.Owner. Partitions start where the last model says.
+// The error wraps ErrFinished if that is the final one, and
+// stream.ErrTopicChanged if the topic was made again since.
+func (a *Aggregator) Assigned(_ context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.model.Final() {
+		return nil, ErrFinished
+	}
+	starts := map[stream.Partition]int64{}
+	for _, id := range partitions {
+		for _, p := range a.model.Positions {
+			if p.Partition != id.Number {
+				continue
+			}
+			if (stream.Partition{Cluster: p.Cluster, Topic: p.Topic, Incarnation: p.Incarnation, Number: p.Partition}) != id {
+				return nil, fmt.Errorf("the training goes on in topic %q of %q: %w", p.Topic, p.Cluster, stream.ErrTopicChanged)
+			}
+			starts[id] = p.Next
+		}
+	}
+	for _, id := range partitions {
+		a.drop(id.Number)
+		next, begun := starts[id]
+		a.parts[id.Number] = &part{partition: id, next: next, begun: begun, fresh: true}
+	}
+	return starts, nil
+}
+
+// Lost implements stream.Owner. What came from the partitions in this round
+// will be read again.
+func (a *Aggregator) Lost(_ context.Context, partitions []stream.Partition) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range partitions {
+		a.drop(id.Number)
+	}
+	return nil
+}
+
+func (a *Aggregator) drop(number int32) {
+	if p := a.parts[number]; p != nil {
+		for _, c := range p.counted {
+			delete(a.arrived, c.Client)
+		}
+		delete(a.parts, number)
+	}
+}
+
+// Write implements consumers.Sink: it counts the updates of b, and publishes
+// the next model if the round is complete. Updates that are not counted are
+// named in a BatchError, each with its *Refusal.
+func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.parts[b.Partition]
+	if p == nil || p.partition.Topic != b.Topic {
+		return fmt.Errorf("partition %d of %q: %w", b.Partition, b.Topic, stream.ErrFenced)
+	}
+	if p.begun && b.First > p.next && !p.fresh {
+		return fmt.Errorf("partition %d of %q goes on at offset %d, not at %d: updates are missing: %w",
+			b.Partition, b.Topic, b.First, p.next, consumers.ErrStop)
+	}
+	// A round that could not be ended comes first: its model may be on the
+	// topic, and b may hold what clients made of it.
+	if err := a.endRound(ctx); err != nil {
+		return err
+	}
+	var refused stream.BatchError
+	var updates []Update
+	var counted []Contribution
+	here := map[string]bool{}
+	for i, m := range b.Messages {
+		if p.begun && m.Offset < p.next {
+			continue
+		}
+		u, err := a.judge(m, here)
+		if err != nil {
+			refused.Fail(i, err)
+			continue
+		}
+		here[u.Client] = true
+		updates = append(updates, u)
+		counted = append(counted, Contribution{Client: u.Client, Samples: u.Samples, Partition: b.Partition, Offset: m.Offset})
+	}
+	if err := refused.OrNil(); err != nil {
+		return err
+	}
+	for i, u := range updates {
+		p.add(u, counted[i])
+		a.arrived[u.Client] = true
+	}
+	if !p.begun || b.Next > p.next {
+		p.next = b.Next
+	}
+	p.begun, p.fresh = true, false
+	return a.endRound(ctx)
+}
+
+// judge reads an update, and returns a *Refusal if it does not count. here are
+// the clients that are counted in the same batch.
+func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, error) {
+	u, ok, err := readUpdate(m.Data)
+	refuse := func(why Reason, format string, args ...any) (Update, error) {
+		return u, &Refusal{Reason: why, Client: u.Client, Round: u.Round, Detail: fmt.Sprintf(format, args...)}
+	}
+	round := a.model.Round
+	switch {
+	case !ok:
+		u.Client = string(m.Key)
+		return refuse(Malformed, "expected an update with client, round, base and samples, found %.60s", schemas.Describe(m.Data))
+	case string(m.Key) != u.Client:
+		return refuse(Malformed, "expected the client's name as the record's key, found %.100q", m.Key)
+	case !slices.Contains(a.config.Clients, u.Client):
+		return refuse(UnknownClient, "the training does not expect this client")
+	case a.model.Final():
+		return refuse(Late, "the training is finished")
+	case u.Round < round:
+		return refuse(Late, "round %d is in progress", round)
+	case u.Round > round:
+		return refuse(Ahead, "round %d is in progress", round)
+	case u.Base != a.model.Hash:
+		return refuse(WrongBase, "expected one trained from model %v, found %v; read the models topic", a.model.Hash, u.Base)
+	case a.arrived[u.Client] || here[u.Client]:
+		return refuse(Duplicate, "the client's first update of this round is counted")
+	case errors.Is(err, errNotFinite):
+		return refuse(NotFinite, "%v", err)
+	case err != nil:
+		return refuse(Malformed, "%v", err)
+	case u.Samples < 1 || u.Samples > MaxSamples:
+		return refuse(BadSamples, "expected from 1 to %d samples, found %d", MaxSamples, u.Samples)
+	}
+	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
+		return refuse(WrongShape, "%v", err)
+	}
+	return u, nil
+}
+
+// add folds an update in.
+func (p *part) add(u Update, c Contribution) {
+	if p.sum == nil {
+		p.sum = make([][]float64, len(u.Parameters))
+		for i, t := range u.Parameters {
+			p.sum[i] = make([]float64, len(t.Values))
+		}
+	}
+	for i, t := range u.Parameters {
+		fold(p.sum[i], t.Values, float64(u.Samples))
+	}
+	p.counted = append(p.counted, c)
+}
+
+// fold adds weight times x to sum. The conversion keeps the product from being
+// fused with the sum, which some processors would do, and so round once less.
+func fold(sum []float64, x []float32, weight float64) {
+	sum = sum[:len(x)]
+	for i, v := range x {
+		sum[i] += float64(weight * float64(v))
+	}
+}
+
+// endRound publishes the mean of the round once it is complete, unless the next
+// model is on the topic already.
+func (a *Aggregator) endRound(ctx context.Context) error {
+	if a.unsure {
+		last, _, err := a.last(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("read last model: %w", err)
+		case last.Round > a.model.Round:
+			return a.begin(last)
+		}
+	}
+	if len(a.arrived) < len(a.config.Clients) {
+		return nil
+	}
+	next := a.next()
+	a.unsure = true
+	if err := a.publish(ctx, next); err != nil {
+		return err
+	}
+	return a.begin(next)
+}
+
+// begin adopts m and ends the run if m is final.
+func (a *Aggregator) begin(m Model) error {
+	a.adopt(m)
+	if m.Final() {
+		return ErrFinished
+	}
+	return nil
+}
+
+// next is FedAvg (McMahan et al., 2017): the mean of the round's updates
+// weighted by their samples, summed in float64 by partition and within each by
+// offset.
+func (a *Aggregator) next() Model {
+	m := Model{
+		Round:   a.model.Round + 1,
+		Rounds:  a.model.Rounds,
+		Base:    a.model.Hash,
+		Clients: a.model.Clients,
+	}
+	positions := map[int32]Position{}
+	for _, p := range a.model.Positions {
+		positions[p.Partition] = p
+	}
+	sum := make([][]float64, len(a.model.Parameters))
+	for i, t := range a.model.Parameters {
+		sum[i] = make([]float64, len(t.Values))
+	}
+	var samples int64
+	for _, number := range sortedKeys(a.parts) {
+		p := a.parts[number]
+		if len(p.counted) == 0 {
+			continue
+		}
+		for i := range sum {
+			for j, v := range p.sum[i] {
+				sum[i][j] += v
+			}
+		}
+		for _, c := range p.counted {
+			samples += c.Samples
+		}
+		m.Contributions = append(m.Contributions, p.counted...)
+		// Not p.next, which depends on how far the partition happens to be read.
+		positions[number] = Position{
+			Cluster: p.partition.Cluster, Topic: p.partition.Topic, Incarnation: p.partition.Incarnation,
+			Partition: number, Next: p.counted[len(p.counted)-1].Offset + 1,
+		}
+	}
+	for _, number := range sortedKeys(positions) {
+		m.Positions = append(m.Positions, positions[number])
+	}
+	for i, t := range a.model.Parameters {
+		values := make([]float32, len(t.Values))
+		for j, v := range sum[i] {
+			values[j] = float32(v / float64(samples))
+		}
+		m.Parameters = append(m.Parameters, Tensor{Name: t.Name, Shape: t.Shape, Values: values})
+	}
+	m.Hash = hashOf(m.Parameters)
+	return m
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// modelKey is the key of every model, so that a compacted topic keeps the last.
+const modelKey = "model"
+
+func (a *Aggregator) publish(ctx context.Context, m Model) error {
+	if err := a.config.Publisher.Publish(ctx, a.config.Models, []byte(modelKey), m.value()); err != nil {
+		return publishing(fmt.Sprintf("model of round %d", m.Round), err)
+	}
+	return nil
+}
+
+// last reads the last model of the topic; found is false if there is none.
+func (a *Aggregator) last(ctx context.Context) (m Model, found bool, err error) {
+	ranges, err := a.config.Broker.Ranges(ctx, a.config.Models)
+	if err != nil {
+		return m, false, err
+	}
+	if len(ranges) != 1 {
+		return m, false, fmt.Errorf("topic %q has %d partitions, and models need one that has 1", a.config.Models, len(ranges))
+	}
+	if ranges[0].Start == ranges[0].End {
+		return m, false, nil
+	}
+	src, err := a.config.Broker.Open(ctx, stream.Subscription{
+		Topic: a.config.Models,
+		Group: a.config.Group + "-models",
+		Owner: startAt(ranges[0].End - 1),
+	})
+	if err != nil {
+		return m, false, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	records, _, err := src.Fetch(ctx, 1)
+	if err != nil {
+		return m, false, err
+	}
+	message, err := consumers.NewDecoder(a.config.Registry, schemas.Limits{}).Decode(ctx, records[0])
+	if err != nil {
+		return m, false, err
+	}
+	m, err = ReadModel(message.Data)
+	return m, err == nil, err
+}
+
+// startAt is an Owner that starts every partition at one offset.
+type startAt int64
+
+func (at startAt) Assigned(_ context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
+	starts := map[stream.Partition]int64{}
+	for _, p := range partitions {
+		starts[p] = int64(at)
+	}
+	return starts, nil
+}
+
+func (startAt) Lost(context.Context, []stream.Partition) error { return nil }

@@ -1,0 +1,99 @@
+package federated
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"penstock/consumers"
+	"penstock/stream"
+)
+
+// ClientConfig says what a Client does.
+type ClientConfig struct {
+	Name      string // as the training expects it
+	Updates   string // the topic of the updates
+	Publisher Publisher
+	// Train returns what the model's parameters become on the client's own
+	// examples, and how many those are. It leaves the model as it is. An error
+	// that wraps consumers.ErrStop ends the run; after any other it is called
+	// again.
+	Train func(ctx context.Context, m Model) (parameters []Tensor, samples int64, err error)
+}
+
+// Client takes part in a training: it answers each model with an update. It is
+// a consumers.Sink for the models topic, read by a group of its own. Its run
+// ends with ErrFinished when it sees the final model.
+//
+// An update whose publication failed is sent again as it is. A client that is
+// started again may train and answer a model once more; only its first update
+// counts.
+type Client struct {
+	config ClientConfig
+
+	mu     sync.Mutex
+	update *Update // the last one made
+	sent   bool    // it is durable
+}
+
+// NewClient returns a client.
+func NewClient(config ClientConfig) (*Client, error) {
+	if config.Name == "" || config.Updates == "" || config.Publisher == nil || config.Train == nil {
+		return nil, errors.New("new client: a name, a topic, a publisher and a way to train are needed")
+	}
+	return &Client{config: config}, nil
+}
+
+// Write implements consumers.Sink. Of several models it answers the newest: the
+// rounds of the others are over.
+func (c *Client) Write(ctx context.Context, b consumers.Batch) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var refused stream.BatchError
+	var newest *Model
+	for i, message := range b.Messages {
+		m, err := ReadModel(message.Data)
+		if err != nil {
+			refused.Fail(i, err)
+		} else if newest == nil || m.Round >= newest.Round {
+			newest = &m
+		}
+	}
+	if err := refused.OrNil(); err != nil {
+		return err
+	}
+	if newest == nil {
+		return nil
+	}
+	return c.answer(ctx, *newest)
+}
+
+func (c *Client) answer(ctx context.Context, m Model) error {
+	if m.Final() {
+		return ErrFinished
+	}
+	if !slices.Contains(m.Clients, c.config.Name) {
+		return fmt.Errorf("the training does not expect client %q: %w", c.config.Name, consumers.ErrStop)
+	}
+	if c.update != nil && m.Round < c.update.Round {
+		return nil // a model that came twice
+	}
+	if c.update == nil || c.update.Round != m.Round || c.update.Base != m.Hash {
+		parameters, samples, err := c.config.Train(ctx, m)
+		if err != nil {
+			return fmt.Errorf("train for round %d: %w", m.Round, err)
+		}
+		c.update = &Update{Client: c.config.Name, Round: m.Round, Base: m.Hash, Samples: samples, Parameters: parameters}
+		c.sent = false
+	}
+	if c.sent {
+		return nil
+	}
+	if err := c.config.Publisher.Publish(ctx, c.config.Updates, []byte(c.config.Name), c.update.value()); err != nil {
+		return publishing(fmt.Sprintf("update for round %d", m.Round), err)
+	}
+	c.sent = true
+	return nil
+}

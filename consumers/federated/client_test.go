@@ -1,0 +1,122 @@
+package federated
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"penstock/consumers"
+	"penstock/stream"
+	"penstock/stream/memory"
+)
+
+// modelBatch is a batch of the models topic.
+func modelBatch(t *testing.T, r registry, models ...Model) consumers.Batch {
+	t.Helper()
+	b := consumers.Batch{Topic: "models", Next: int64(len(models))}
+	for _, m := range models {
+		payload, err := r[1].AppendEncode(nil, m.value())
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := r[1].Decode(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Messages = append(b.Messages, consumers.Message{Data: data})
+	}
+	return b
+}
+
+func someModel(round int64) Model {
+	p := []Tensor{{Name: "w", Shape: []int{1}, Values: []float32{float32(round)}}}
+	return Model{Round: round, Rounds: 3, Hash: hashOf(p), Clients: []string{"c0", "c1"}, Parameters: p}
+}
+
+func TestClientAnswersTheNewestModelOnce(t *testing.T) {
+	broker := memory.New()
+	if err := broker.Create(t.Context(), "updates", 1); err != nil {
+		t.Fatal(err)
+	}
+	p := &publisher{registry: newRegistry(t), to: broker}
+	var trained []int64
+	c, err := NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: p, Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
+		trained = append(trained, m.Round)
+		return []Tensor{{Name: "w", Shape: []int{1}, Values: []float32{float32(len(trained))}}}, 5, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(want error, models ...Model) {
+		t.Helper()
+		if err := c.Write(t.Context(), modelBatch(t, p.registry, models...)); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	p.fail = []failure{after}
+	write(errConnection, someModel(0), someModel(1))
+	write(nil, someModel(0), someModel(1)) // sent again as it is
+	write(nil, someModel(1))
+	write(nil, someModel(0))
+	write(nil, someModel(2))
+	write(ErrFinished, someModel(3))
+	write(nil)
+
+	got := values(t, broker, "updates")
+	if len(got) != 3 || !bytes.Equal(got[0], got[1]) {
+		t.Errorf("published %x", got)
+	}
+	if len(trained) != 2 || trained[0] != 1 || trained[1] != 2 {
+		t.Errorf("trained for rounds %v", trained)
+	}
+}
+
+func TestClientStops(t *testing.T) {
+	r := newRegistry(t)
+	training := errors.New("no examples")
+	train := func(context.Context, Model) ([]Tensor, int64, error) { return nil, 0, training }
+	c, err := NewClient(ClientConfig{Name: "c9", Updates: "updates", Publisher: &publisher{}, Train: train})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Write(t.Context(), modelBatch(t, r, someModel(0))); !errors.Is(err, consumers.ErrStop) || !strings.Contains(err.Error(), `"c9"`) {
+		t.Errorf("a client nobody expects: %v", err)
+	}
+	c, _ = NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: &publisher{}, Train: train})
+	if err := c.Write(t.Context(), modelBatch(t, r, someModel(0))); !errors.Is(err, training) {
+		t.Errorf("a training that fails: %v", err)
+	}
+	var bad *stream.BatchError
+	if err := c.Write(t.Context(), consumers.Batch{Messages: []consumers.Message{{Data: "x"}}}); !errors.As(err, &bad) {
+		t.Errorf("a record that is no model: %v", err)
+	}
+	if _, err := NewClient(ClientConfig{}); err == nil {
+		t.Error("a client without anything")
+	}
+}
+
+// failing is a Publisher that fails with err.
+type failing struct{ err error }
+
+func (f failing) Publish(context.Context, string, []byte, any) error { return f.err }
+
+// The index in the publisher's BatchError is not that of a message.
+func TestPublishFailuresNameNoMessage(t *testing.T) {
+	r := newRegistry(t)
+	for _, inner := range []error{errConnection, stream.ErrTooLarge} {
+		c, err := NewClient(ClientConfig{
+			Name: "c0", Updates: "updates", Publisher: failing{&stream.BatchError{Errs: map[int]error{0: inner}}},
+			Train: func(context.Context, Model) ([]Tensor, int64, error) { return nil, 1, nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Write(t.Context(), modelBatch(t, r, someModel(0)))
+		var bad *stream.BatchError
+		if errors.As(err, &bad) || !errors.Is(err, inner) || errors.Is(err, consumers.ErrStop) != (inner == stream.ErrTooLarge) {
+			t.Errorf("got %v", err)
+		}
+	}
+}

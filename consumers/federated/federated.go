@@ -1,0 +1,94 @@
+// Package federated is federated averaging over a log: clients publish what
+// they made of a global model, the Aggregator counts each once and publishes
+// the weighted mean as the next model.
+//
+// # The log
+//
+// There are two topics. Updates are keyed by the client's name, so that those
+// of one client lie in one partition; any number of partitions will do. Models
+// lie in a topic of one partition, and each carries everything that the next
+// round needs: whose updates are expected, and where to go on in the updates.
+// The aggregator has no other store. At its start it reads the last model.
+//
+// # What holds
+//
+// Which updates a model is made of, and the order in which they are added, is a
+// function of the log alone: of each client the first valid update of the
+// round, by partition and, within it, by offset. So an aggregator that is killed
+// at any instant and started again publishes the same models, byte for byte,
+// and one that was published already is not published again. Only where the
+// broker's answer to a publish is lost, and the model arrives after the
+// aggregator has looked for it, may it lie on the topic twice, the same to the
+// byte.
+//
+// One aggregator at a time works on a training: it needs all partitions of the
+// updates topic.
+package federated
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"penstock/consumers"
+	"penstock/stream"
+)
+
+// ErrFinished is wrapped in the error that ends the run of an Aggregator and of
+// a Client when the last model has been published.
+var ErrFinished = fmt.Errorf("the training is finished: %w", consumers.ErrStop)
+
+// Publisher publishes a value that fits the schema of its topic, and returns
+// when it is durable.
+type Publisher interface {
+	Publish(ctx context.Context, topic string, key []byte, value any) error
+}
+
+// Broker is what an Aggregator asks of a stream.Broker, to read the last model.
+type Broker interface {
+	Ranges(ctx context.Context, topic string) ([]stream.Range, error)
+	Open(ctx context.Context, s stream.Subscription) (stream.SourceCloser, error)
+}
+
+// Reason says in a word why an update was refused.
+type Reason string
+
+// The reasons.
+const (
+	Malformed     Reason = "malformed"      // it is no update, or it contradicts itself
+	UnknownClient Reason = "unknown-client" // the training does not expect this client
+	Late          Reason = "late"           // its round is over
+	Ahead         Reason = "ahead"          // its round has not begun
+	WrongBase     Reason = "wrong-base"     // it was trained from another model
+	Duplicate     Reason = "duplicate"      // the client has been counted in this round
+	WrongShape    Reason = "wrong-shape"    // its parameters are not those of the model
+	NotFinite     Reason = "not-finite"     // it holds NaN or an infinity
+	BadSamples    Reason = "bad-samples"    // its number of examples is out of range
+)
+
+// Refusal says why an update was not counted. It reaches the client in the
+// dead-letter topic, under the client's key.
+type Refusal struct {
+	Reason Reason
+	Client string
+	Round  int64 // of the update
+	Detail string
+}
+
+// Error is one sentence.
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("%s: update of client %.100q for round %d: %s", r.Reason, r.Client, r.Round, r.Detail)
+}
+
+// publishing gives the error of a Publish its context. It hides a BatchError,
+// whose indexes mean other records than those of the caller.
+func publishing(what string, err error) error {
+	var some *stream.BatchError
+	if errors.As(err, &some) && len(some.Errs) > 0 {
+		err = some.Unwrap()[0]
+	}
+	if errors.Is(err, stream.ErrTooLarge) {
+		return fmt.Errorf("publish %s: %w: %w", what, consumers.ErrStop, err)
+	}
+	return fmt.Errorf("publish %s: %w", what, err)
+}

@@ -1,0 +1,176 @@
+package federated
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"slices"
+)
+
+const (
+	maxTensors = 10_000 // in a model
+	maxDims    = 16     // of a tensor
+	float32s   = "float32"
+)
+
+// Tensor is a named array of numbers.
+type Tensor struct {
+	Name   string
+	Shape  []int
+	Values []float32 // in row-major order
+}
+
+// Hash is the SHA-256 of a model's parameters: of each tensor in turn its name,
+// its dtype, its number of dimensions and each of them, and its elements. Texts
+// come after their length; numbers are little-endian, of 64 bits where they are
+// no elements.
+type Hash [sha256.Size]byte
+
+// String is the hash's first half in hexadecimal.
+func (h Hash) String() string { return hex.EncodeToString(h[:16]) }
+
+func hashOf(parameters []Tensor) (h Hash) {
+	sum := sha256.New()
+	var b []byte
+	text := func(s string) {
+		b = binary.LittleEndian.AppendUint64(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	for _, t := range parameters {
+		b = b[:0]
+		text(t.Name)
+		text(float32s)
+		b = binary.LittleEndian.AppendUint64(b, uint64(len(t.Shape)))
+		for _, n := range t.Shape {
+			b = binary.LittleEndian.AppendUint64(b, uint64(n))
+		}
+		sum.Write(appendFloats(b, t.Values))
+	}
+	sum.Sum(h[:0])
+	return h
+}
+
+func appendFloats(dst []byte, values []float32) []byte {
+	dst = slices.Grow(dst, 4*len(values))
+	for _, v := range values {
+		dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(v))
+	}
+	return dst
+}
+
+// tensorValues are tensors as the schemas have them.
+func tensorValues(tensors []Tensor) []any {
+	out := make([]any, len(tensors))
+	for i, t := range tensors {
+		shape := make([]any, len(t.Shape))
+		for i, n := range t.Shape {
+			shape[i] = int64(n)
+		}
+		data := appendFloats(nil, t.Values)
+		out[i] = map[string]any{
+			"name":  t.Name,
+			"dtype": float32s,
+			"shape": shape,
+			"data":  data,
+			"crc":   int64(crc32.ChecksumIEEE(data)),
+		}
+	}
+	return out
+}
+
+// readTensors reads what tensorValues makes, from anyone. It reports a tensor
+// that contradicts itself, and numbers that are not finite as errNotFinite.
+func readTensors(v any) ([]Tensor, error) {
+	list, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("at /parameters: expected an array, found %T", v)
+	}
+	if len(list) > maxTensors {
+		return nil, fmt.Errorf("at /parameters: expected at most %d tensors, found %d", maxTensors, len(list))
+	}
+	out := make([]Tensor, len(list))
+	for i, item := range list {
+		t, err := readTensor(item)
+		if err != nil {
+			return nil, fmt.Errorf("at /parameters/%d: %w", i, err)
+		}
+		out[i] = t
+	}
+	return out, nil
+}
+
+var errNotFinite = errors.New("expected finite numbers")
+
+func readTensor(v any) (Tensor, error) {
+	var t Tensor
+	m, _ := v.(map[string]any)
+	name, ok1 := m["name"].(string)
+	dtype, ok2 := m["dtype"].(string)
+	shape, ok3 := m["shape"].([]any)
+	data, ok4 := m["data"].([]byte)
+	crc, ok5 := m["crc"].(int64)
+	if !(ok1 && ok2 && ok3 && ok4 && ok5) {
+		return t, errors.New("expected a tensor with name, dtype, shape, data and crc")
+	}
+	if dtype != float32s {
+		return t, fmt.Errorf("expected dtype float32, found %.40q", dtype)
+	}
+	if len(shape) > maxDims {
+		return t, fmt.Errorf("expected at most %d dimensions, found %d", maxDims, len(shape))
+	}
+	t = Tensor{Name: name, Shape: make([]int, len(shape))}
+	elements := uint64(1)
+	for i, item := range shape {
+		n, ok := item.(int64)
+		if !ok || n < 0 || n > math.MaxInt32 {
+			return t, fmt.Errorf("expected dimensions from 0 to %d, found %v", math.MaxInt32, item)
+		}
+		t.Shape[i] = int(n)
+		if elements *= uint64(n); elements > math.MaxInt32 {
+			return t, fmt.Errorf("expected at most %d elements, found shape %v", math.MaxInt32, shape)
+		}
+	}
+	if uint64(len(data)) != 4*elements {
+		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", 4*elements, shape, len(data))
+	}
+	if got := crc32.ChecksumIEEE(data); int64(got) != crc {
+		return t, fmt.Errorf("expected data with CRC-32 %d, found %d: it was damaged on the way", crc, got)
+	}
+	t.Values = make([]float32, elements)
+	for i := range t.Values {
+		x := math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
+		if x-x != 0 { // NaN, for NaN and the infinities alone
+			return t, fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, i, name)
+		}
+		t.Values[i] = x
+	}
+	return t, nil
+}
+
+// sameShape says why tensors are not of the names and shapes of like.
+func sameShape(tensors, like []Tensor) error {
+	if len(tensors) != len(like) {
+		return fmt.Errorf("expected %d tensors, found %d", len(like), len(tensors))
+	}
+	for i, t := range tensors {
+		if t.Name != like[i].Name || !slices.Equal(t.Shape, like[i].Shape) {
+			return fmt.Errorf("at /parameters/%d: expected %q of shape %v, found %.40q of shape %v",
+				i, like[i].Name, like[i].Shape, t.Name, t.Shape)
+		}
+	}
+	return nil
+}
+
+// readHash reads a SHA-256.
+func readHash(v any) (h Hash, ok bool) {
+	b, ok := v.([]byte)
+	if !ok || len(b) != len(h) {
+		return h, false
+	}
+	return Hash(bytes.Clone(b)), true
+}

@@ -1,0 +1,225 @@
+package federated
+
+import (
+	"encoding/json"
+	"errors"
+	"hash/crc32"
+	"math"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"penstock/schemas"
+)
+
+func TestWireRoundTrip(t *testing.T) {
+	r := newRegistry(t)
+	rapid.Check(t, func(t *rapid.T) {
+		var p []Tensor
+		for range rapid.IntRange(1, 3).Draw(t, "tensors") {
+			shape := rapid.SliceOfN(rapid.IntRange(0, 3), 0, 3).Draw(t, "shape")
+			n := 1
+			for _, d := range shape {
+				n *= d
+			}
+			p = append(p, Tensor{
+				Name:   rapid.String().Draw(t, "name"),
+				Shape:  append([]int{}, shape...),
+				Values: rapid.SliceOfN(rapid.Float32(), n, n).Draw(t, "values"),
+			})
+		}
+		m := Model{
+			Round: 1, Rounds: 3, Hash: hashOf(p), Base: Hash{1}, Clients: []string{"a", "b"}, Parameters: p,
+			Contributions: []Contribution{{"a", 7, 2, 1 << 40}},
+			Positions:     []Position{{"c", "t", "i", 2, 1<<40 + 1}},
+		}
+		payload, err := r[1].AppendEncode(nil, m.value())
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := r[1].Decode(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ReadModel(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(m, got); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+func TestHashTellsModelsApart(t *testing.T) {
+	seen := map[Hash][]Tensor{}
+	for _, p := range [][]Tensor{
+		nil,
+		{{Name: "a", Shape: []int{2}, Values: []float32{1, 2}}},
+		{{Name: "a", Shape: []int{2}, Values: []float32{1, 3}}},
+		{{Name: "b", Shape: []int{2}, Values: []float32{1, 2}}},
+		{{Name: "a", Shape: []int{2, 1}, Values: []float32{1, 2}}},
+		{{Name: "a", Shape: []int{1, 2}, Values: []float32{1, 2}}},
+		{{Name: "a", Shape: []int{1}, Values: []float32{1}}, {Name: "a", Shape: []int{1}, Values: []float32{2}}},
+	} {
+		if other, ok := seen[hashOf(p)]; ok {
+			t.Errorf("%v and %v have one hash", p, other)
+		}
+		seen[hashOf(p)] = p
+	}
+}
+
+func TestReadModelRefuses(t *testing.T) {
+	f := func(want string, change func(v map[string]any)) {
+		t.Helper()
+		v := someModel(1).value()
+		change(v)
+		if _, err := ReadModel(v); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	f("expected round", func(v map[string]any) { v["round"] = "1" })
+	f("expected round", func(v map[string]any) { v["round"] = int64(4) })
+	f("expected round", func(v map[string]any) { v["hash"] = []byte{1} })
+	f("at /base", func(v map[string]any) { v["base"] = []byte{1} })
+	f("at /clients/0", func(v map[string]any) { v["clients"] = []any{1} })
+	f("at /contributions/0", func(v map[string]any) { v["contributions"] = []any{nil} })
+	f("at /positions/0", func(v map[string]any) { v["positions"] = []any{nil} })
+	f("at /parameters", func(v map[string]any) { delete(v, "parameters") })
+	f("expected parameters with hash", func(v map[string]any) {
+		v["parameters"] = tensorValues([]Tensor{{Name: "w", Shape: []int{1}, Values: []float32{9}}})
+	})
+	if _, err := ReadModel(nil); err == nil {
+		t.Error("nothing is a model")
+	}
+}
+
+func FuzzTensor(f *testing.F) {
+	ok := appendFloats(nil, []float32{1, 2, 3, 4})
+	f.Add("w", "float32", int64(2), int64(2), 2, ok, int64(crc32.ChecksumIEEE(ok)))
+	f.Add("w", "float64", int64(2), int64(1), 2, ok, int64(0))
+	f.Add("", "float32", int64(-1), int64(math.MaxInt64), 2, ok, int64(-1))
+	f.Add("", "float32", int64(math.MaxInt32), int64(math.MaxInt32), 4, []byte{}, int64(0))
+	nan := appendFloats(nil, []float32{float32(math.NaN())})
+	f.Add("", "float32", int64(1), int64(1), 1, nan, int64(crc32.ChecksumIEEE(nan)))
+	f.Add("", "float32", int64(0), int64(1<<40), 2, []byte{}, int64(0))
+	f.Fuzz(func(t *testing.T, name, dtype string, a, b int64, dims int, data []byte, crc int64) {
+		shape := []any{}
+		for i := range min(max(dims, 0), 40) {
+			shape = append(shape, []int64{a, b}[i%2])
+		}
+		v := map[string]any{"name": name, "dtype": dtype, "shape": shape, "data": data, "crc": crc}
+		tensor, err := readTensor(v)
+		if err != nil {
+			return
+		}
+		n := 1
+		for _, d := range tensor.Shape {
+			n *= d
+		}
+		if n != len(tensor.Values) || 4*n != len(data) {
+			t.Fatalf("shape %v with %d values of %d bytes", tensor.Shape, len(tensor.Values), len(data))
+		}
+		again := tensorValues([]Tensor{tensor})[0]
+		if d := cmp.Diff(any(v), again); d != "" && len(data) > 0 {
+			t.Fatal(d)
+		}
+	})
+}
+
+// FuzzUpdate takes whole payloads, as they come off the wire.
+func FuzzUpdate(f *testing.F) {
+	r := newRegistry(f)
+	whole, err := r[2].AppendEncode(nil, updateOf("c1", someModel(1)).value())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:len(whole)-3])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		v, err := schemas.Decode(r[2], payload, schemas.Limits{})
+		if err != nil {
+			return
+		}
+		u, ok, err := readUpdate(v)
+		if !ok || err != nil {
+			return
+		}
+		if again, _, err := readUpdate(u.value()); err != nil || again.Round != u.Round {
+			t.Fatal(err)
+		}
+	})
+}
+
+// vectors are models computed by another implementation.
+type vectors struct {
+	Cases []struct {
+		Dtype  string
+		Rounds []struct {
+			ClientParams   [][]float64 `json:"client_params"`
+			NumExamples    []int64     `json:"num_examples"`
+			ExpectedGlobal []float64   `json:"expected_global"`
+		}
+	}
+}
+
+// The weighted mean is what Flower 1.41 computes, within the rounding of a
+// float32.
+func TestVectors(t *testing.T) {
+	text, err := os.ReadFile("testdata/fedavg.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v vectors
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, c := range v.Cases {
+		for r, round := range c.Rounds {
+			n := len(round.ExpectedGlobal)
+			a := &Aggregator{
+				model: Model{Rounds: 9, Parameters: []Tensor{{Name: "w", Shape: []int{n}, Values: make([]float32, n)}}},
+				parts: map[int32]*part{0: {}},
+			}
+			for i, params := range round.ClientParams {
+				u := Update{Samples: round.NumExamples[i], Parameters: []Tensor{{Name: "w", Shape: []int{n}, Values: make([]float32, n)}}}
+				for j, x := range params {
+					u.Parameters[0].Values[j] = float32(x)
+				}
+				a.parts[0].add(u, Contribution{Samples: u.Samples})
+			}
+			for j, got := range a.next().Parameters[0].Values {
+				want := round.ExpectedGlobal[j]
+				if math.Abs(float64(got)-want) > 3e-6*math.Max(1, math.Abs(want)) {
+					t.Errorf("%s, round %d, element %d: %v, want %v", c.Dtype, r+1, j, got, want)
+				}
+				checked++
+			}
+		}
+	}
+	if checked < 2*2*9 {
+		t.Errorf("only %d numbers were compared", checked)
+	}
+}
+
+func TestReadTensorsBoundsTheirNumber(t *testing.T) {
+	if _, err := readTensors(make([]any, maxTensors+1)); err == nil || !strings.Contains(err.Error(), "at most 10000 tensors") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := readTensors([]any{nil}); err == nil || errors.Is(err, errNotFinite) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func BenchmarkFold(b *testing.B) {
+	x, sum := make([]float32, 1<<20), make([]float64, 1<<20)
+	b.SetBytes(4 << 20)
+	for b.Loop() {
+		fold(sum, x, 3)
+	}
+}

@@ -1,0 +1,189 @@
+package federated
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+//go:embed model.avsc
+var modelSchema string
+
+//go:embed update.avsc
+var updateSchema string
+
+// ModelSchema is the Avro schema of the values of the models topic.
+func ModelSchema() string { return modelSchema }
+
+// UpdateSchema is the Avro schema of the values of the updates topic.
+func UpdateSchema() string { return updateSchema }
+
+// Model is a global model and the state of the training. Treat its slices as
+// read-only.
+type Model struct {
+	Round, Rounds int64
+	Hash          Hash
+	Base          Hash // of the model before; zero for the first
+	Clients       []string
+	Contributions []Contribution
+	Positions     []Position
+	Parameters    []Tensor
+}
+
+// Final says that m is the result: no round starts from it.
+func (m Model) Final() bool { return m.Round >= m.Rounds }
+
+// Contribution is an update that was counted.
+type Contribution struct {
+	Client    string
+	Samples   int64
+	Partition int32
+	Offset    int64
+}
+
+// Position is where a partition of the updates topic goes on.
+type Position struct {
+	Cluster, Topic, Incarnation string
+	Partition                   int32
+	Next                        int64
+}
+
+// Update is what a client made of a model.
+type Update struct {
+	Client     string
+	Round      int64
+	Base       Hash // the model's hash
+	Samples    int64
+	Parameters []Tensor
+}
+
+// value is m as its schema has it.
+func (m Model) value() map[string]any {
+	v := map[string]any{
+		"round":      m.Round,
+		"rounds":     m.Rounds,
+		"hash":       m.Hash[:],
+		"base":       nil,
+		"parameters": tensorValues(m.Parameters),
+	}
+	if m.Base != (Hash{}) {
+		v["base"] = m.Base[:]
+	}
+	clients := []any{}
+	for _, c := range m.Clients {
+		clients = append(clients, c)
+	}
+	contributions := []any{}
+	for _, c := range m.Contributions {
+		contributions = append(contributions, map[string]any{
+			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset,
+		})
+	}
+	positions := []any{}
+	for _, p := range m.Positions {
+		positions = append(positions, map[string]any{
+			"cluster": p.Cluster, "topic": p.Topic, "incarnation": p.Incarnation, "partition": p.Partition, "next": p.Next,
+		})
+	}
+	v["clients"], v["contributions"], v["positions"] = clients, contributions, positions
+	return v
+}
+
+// ReadModel reads the decoded value of a record of the models topic. Its error
+// says what is wrong with it; a model whose hash is not that of its parameters
+// is refused, too.
+func ReadModel(v any) (Model, error) {
+	m, err := readModel(v)
+	if err != nil {
+		return Model{}, fmt.Errorf("read model: %w", err)
+	}
+	return m, nil
+}
+
+func readModel(v any) (m Model, err error) {
+	fields, _ := v.(map[string]any)
+	var ok1, ok2, ok3 bool
+	m.Round, ok1 = fields["round"].(int64)
+	m.Rounds, ok2 = fields["rounds"].(int64)
+	m.Hash, ok3 = readHash(fields["hash"])
+	if !(ok1 && ok2 && ok3) || m.Round < 0 || m.Round > m.Rounds {
+		return m, errors.New("expected round, rounds and hash")
+	}
+	if base := fields["base"]; base != nil {
+		if m.Base, ok1 = readHash(base); !ok1 {
+			return m, errors.New("at /base: expected a SHA-256")
+		}
+	}
+	clients, _ := fields["clients"].([]any)
+	for i, v := range clients {
+		c, ok := v.(string)
+		if !ok {
+			return m, fmt.Errorf("at /clients/%d: expected text", i)
+		}
+		m.Clients = append(m.Clients, c)
+	}
+	contributions, _ := fields["contributions"].([]any)
+	for i, v := range contributions {
+		f, _ := v.(map[string]any)
+		var c Contribution
+		var ok [4]bool
+		c.Client, ok[0] = f["client"].(string)
+		c.Samples, ok[1] = f["samples"].(int64)
+		c.Partition, ok[2] = f["partition"].(int32)
+		c.Offset, ok[3] = f["offset"].(int64)
+		if slices.Contains(ok[:], false) {
+			return m, fmt.Errorf("at /contributions/%d: expected client, samples, partition and offset", i)
+		}
+		m.Contributions = append(m.Contributions, c)
+	}
+	positions, _ := fields["positions"].([]any)
+	for i, v := range positions {
+		f, _ := v.(map[string]any)
+		var p Position
+		var ok [5]bool
+		p.Cluster, ok[0] = f["cluster"].(string)
+		p.Topic, ok[1] = f["topic"].(string)
+		p.Incarnation, ok[2] = f["incarnation"].(string)
+		p.Partition, ok[3] = f["partition"].(int32)
+		p.Next, ok[4] = f["next"].(int64)
+		if slices.Contains(ok[:], false) {
+			return m, fmt.Errorf("at /positions/%d: expected cluster, topic, incarnation, partition and next", i)
+		}
+		m.Positions = append(m.Positions, p)
+	}
+	if m.Parameters, err = readTensors(fields["parameters"]); err != nil {
+		return m, err
+	}
+	if hash := hashOf(m.Parameters); hash != m.Hash {
+		return m, fmt.Errorf("expected parameters with hash %v, found %v", m.Hash, hash)
+	}
+	return m, nil
+}
+
+// value is u as its schema has it.
+func (u Update) value() map[string]any {
+	return map[string]any{
+		"client":     u.Client,
+		"round":      u.Round,
+		"base":       u.Base[:],
+		"samples":    u.Samples,
+		"parameters": tensorValues(u.Parameters),
+	}
+}
+
+// readUpdate reads the decoded value of a record of the updates topic. ok is
+// false where it is no update at all; err is about its parameters.
+func readUpdate(v any) (u Update, ok bool, err error) {
+	fields, _ := v.(map[string]any)
+	var oks [4]bool
+	u.Client, oks[0] = fields["client"].(string)
+	u.Round, oks[1] = fields["round"].(int64)
+	u.Base, oks[2] = readHash(fields["base"])
+	u.Samples, oks[3] = fields["samples"].(int64)
+	if slices.Contains(oks[:], false) {
+		return u, false, nil
+	}
+	u.Parameters, err = readTensors(fields["parameters"])
+	return u, true, err
+}
