@@ -36,6 +36,10 @@ var (
 	// ErrFenced is returned by an AckFunc whose partition has moved to another
 	// member of the group: the batch is redelivered there, nothing was settled.
 	ErrFenced = errors.New("partition was given to another consumer")
+	// ErrPosition stops a source whose Owner names a position that its
+	// partition does not hold: the records there were deleted before they were
+	// read, or the position is another topic's.
+	ErrPosition = errors.New("position outside of what the partition holds")
 	// ErrUnreachable marks a broker that cannot be reached.
 	ErrUnreachable = errors.New("broker cannot be reached")
 )
@@ -154,7 +158,9 @@ type SourceCloser interface {
 type Owner interface {
 	// Assigned claims partitions for this consumer, before anything is fetched
 	// from them, and says at which offset each starts; one that is missing
-	// from the answer starts at the oldest record. An error ends the source.
+	// from the answer starts at the oldest record. An error ends the source,
+	// and so does an offset below the oldest record or beyond the end
+	// (ErrPosition): only who keeps the positions can tell what that means.
 	Assigned(ctx context.Context, partitions []Partition) (map[Partition]int64, error)
 	// Lost says that partitions it claimed are no longer this consumer's: they
 	// belong to someone else from now on, or the source was closed. A source

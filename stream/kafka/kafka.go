@@ -111,6 +111,7 @@ func Open(ctx context.Context, c Config) (*Broker, error) {
 	}
 	b := &Broker{config: c}
 	client, err := kgo.NewClient(append(c.options(),
+		kgo.RetryTimeout(c.Timeout),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(64<<10, true, true, nil)),
 		kgo.ProducerBatchMaxBytesFn(b.maxBatchBytes),
@@ -145,7 +146,6 @@ func (c Config) options() []kgo.Opt {
 		kgo.ClientID(c.ClientID),
 		kgo.WithLogger(logger{c.Logger}),
 		kgo.DisableClientMetrics(),
-		kgo.RetryTimeout(c.Timeout),
 		// Metadata is asked for when something is amiss; the default of 5 s
 		// only makes a moved partition or a new topic take that long.
 		kgo.MetadataMinAge(250 * time.Millisecond),
@@ -196,15 +196,25 @@ func (b *Broker) lookup(ctx context.Context, name string) (*topic, error) {
 	}
 	asked, cancel := b.ask(ctx)
 	defer cancel()
-	m, err := b.admin.Metadata(asked, name)
-	if err != nil {
-		return nil, translate(ctx, err)
+	const tries, pause = 3, 50 * time.Millisecond
+	for try := 1; ; try++ {
+		m, err := b.admin.Metadata(asked, name)
+		if err != nil {
+			return nil, translate(ctx, err)
+		}
+		detail := m.Topics[name]
+		switch {
+		case detail.Err == nil:
+			return &topic{id: detail.ID, cluster: m.Cluster, partitions: len(detail.Partitions), maxBytes: defaultMaxBytes}, nil
+		case !errors.Is(detail.Err, kerr.UnknownTopicOrPartition), try == tries:
+			return nil, translate(ctx, detail.Err)
+		}
+		// The brokers learn of a new topic one after the other.
+		select {
+		case <-asked.Done():
+		case <-time.After(pause):
+		}
 	}
-	detail := m.Topics[name]
-	if detail.Err != nil {
-		return nil, translate(ctx, detail.Err)
-	}
-	return &topic{id: detail.ID, cluster: m.Cluster, partitions: len(detail.Partitions), maxBytes: defaultMaxBytes}, nil
 }
 
 // known returns the topic of that name from memory, and asks the cluster only
@@ -282,7 +292,6 @@ func (b *Broker) create(ctx context.Context, name string, partitions int) error 
 		}
 		return translate(ctx, err)
 	}
-	// The brokers learn of it one after the other.
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -323,7 +323,7 @@ func (s *source) pollError(ctx context.Context, number int32, err error) (gone b
 	case s.failed != nil:
 		return false
 	case errors.Is(err, kerr.OffsetOutOfRange):
-		s.failed = fmt.Errorf("topic %q, partition %d: the position that was stored lies outside of what the partition holds: records were deleted before they were read, or the position belongs to another topic: %w", s.sub.Topic, number, err)
+		s.failed = fmt.Errorf("read topic %q, partition %d: %w", s.sub.Topic, number, stream.ErrPosition)
 	case errors.As(err, &loss):
 		s.broker.config.Logger.Error("kafka: the broker lost records", "topic", s.sub.Topic, "partition", number, "group", s.sub.Group, "err", err)
 	case errors.As(err, &session) && !fatalToGroup(err):
@@ -560,8 +560,7 @@ func (s *source) commitLoop() {
 			return
 		case <-s.kick:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), s.broker.config.Timeout)
-		stop := context.AfterFunc(s.life, cancel)
+		ctx, cancel := context.WithTimeout(s.life, s.broker.config.Timeout)
 		if err := s.commit(ctx, nil); err != nil {
 			s.broker.config.Logger.Warn("kafka: commit failed, trying again", "topic", s.sub.Topic, "group", s.sub.Group, "err", err)
 			select {
@@ -569,7 +568,6 @@ func (s *source) commitLoop() {
 			default:
 			}
 		}
-		stop()
 		cancel()
 		pause.Reset(commitEvery)
 	}

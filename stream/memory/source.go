@@ -302,10 +302,13 @@ func (src *source) claim(ctx context.Context) error {
 	}
 
 	starts, err := src.sub.Owner.Assigned(ctx, partitions)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err() // the next Fetch claims them again
+	}
+	if err == nil {
+		err = src.check(starts)
+	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err() // the next Fetch claims them again
-		}
 		err = fmt.Errorf("claim partitions of topic %q: %w", g.topic.name, err)
 		src.fail(err)
 		return err
@@ -325,6 +328,19 @@ func (src *source) claim(ctx context.Context) error {
 	s.mu.Unlock()
 	if len(gone) > 0 {
 		src.lose(gone)
+	}
+	return nil
+}
+
+// check says which of the positions its partition does not hold.
+func (src *source) check(starts map[stream.Partition]int64) error {
+	s, g := src.server, src.group
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p, at := range starts {
+		if end := int64(len(g.topic.partitions[p.Number])); at < 0 || at > end {
+			return fmt.Errorf("partition %d: %w: it is %d, the partition holds 0 to %d", p.Number, stream.ErrPosition, at, end)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -645,6 +647,78 @@ func (s *suite) concurrentSources() {
 	}
 }
 
+// Sources come and go, settle, refuse and hold batches in any order. In the end,
+// a new source gets every record that no ack was accepted for.
+func (s *suite) walk() {
+	const n, partitions, steps, most = 300, 4, 150, 3
+	seed := rand.Uint64()
+	s.Logf("seed %d", seed)
+	dice := rand.New(rand.NewPCG(seed, 0))
+	topic := s.topic(partitions)
+	s.numbered(topic, n)
+	var (
+		sources []source
+		held    []batch
+		settled = map[place]bool{}
+	)
+	settle := func(b batch, failed *stream.BatchError) {
+		s.Helper()
+		err := b.ack(s.ctx, failed.OrNil())
+		if errors.Is(err, stream.ErrFenced) || errors.Is(err, stream.ErrClosed) {
+			return
+		}
+		s.must("settle", err)
+		for i, r := range b.records {
+			if failed.Errs[i] == nil {
+				settled[placeOf(r)] = true
+			}
+		}
+	}
+	for range steps {
+		switch roll := dice.IntN(20); {
+		case len(sources) == 0 || roll == 0 && len(sources) < most:
+			sources = append(sources, s.subscribe(topic, "g", retryAfter(time.Millisecond)))
+		case roll == 1:
+			i := dice.IntN(len(sources))
+			sources[i].close()
+			sources = slices.Delete(sources, i, i+1)
+		case roll < 10 || len(held) == 0:
+			// There may be nothing for this one just now.
+			ctx, cancel := context.WithTimeout(s.ctx, 50*time.Millisecond)
+			src := sources[dice.IntN(len(sources))]
+			records, ack, err := src.Fetch(ctx, 1+dice.IntN(8))
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) {
+				continue
+			}
+			s.must("fetch", err)
+			s.check(records, 8)
+			held = append(held, batch{records, ack})
+		default:
+			i := dice.IntN(len(held))
+			b := held[i]
+			held = slices.Delete(held, i, i+1)
+			var failed stream.BatchError
+			for i := range b.records {
+				if roll > 15 && dice.IntN(2) == 0 {
+					failed.Fail(i, errors.New("not now"))
+				}
+			}
+			settle(b, &failed)
+		}
+	}
+	for _, src := range sources {
+		src.close()
+	}
+	var want []stream.Record
+	for _, r := range s.subscribe(topic, "all").take(n) {
+		if !settled[placeOf(r)] {
+			want = append(want, r)
+		}
+	}
+	s.again(topic, "g", want)
+}
+
 func (s *suite) independentGroups() {
 	topic := s.topic(2)
 	s.numbered(topic, 20)
@@ -795,6 +869,23 @@ func (s *suite) ownerError() {
 		}
 	}
 	src.Close()
+}
+
+// A position beyond the end ends the source: it is not this topic's.
+func (s *suite) ownerOutside() {
+	topic := s.topic(1)
+	s.numbered(topic, 3)
+	rs, err := s.b.Ranges(s.ctx, topic)
+	s.must("ranges", err)
+	o := &owner{starts: map[int32]int64{0: rs[0].End + 1000}}
+	src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: "g", Owner: o})
+	if err == nil {
+		s.Cleanup(func() { src.Close() })
+		_, _, err = src.Fetch(s.ctx, 10)
+	}
+	if !errors.Is(err, stream.ErrPosition) {
+		s.Errorf("start at %d of %d: %v, want ErrPosition", rs[0].End+1000, rs[0].End, err)
+	}
 }
 
 // A partition that moves is lost before it is claimed, and starts where the new

@@ -79,10 +79,12 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"crash", (*suite).crash},
 		{"group/concurrent sources", (*suite).concurrentSources},
 		{"group/groups are independent", (*suite).independentGroups},
+		{"group/random walk", (*suite).walk},
 		{"group/rebalance with batches in flight", (*suite).rebalance},
 		{"owner/starts where it says", (*suite).ownerStarts},
 		{"owner/identity", (*suite).ownerIdentity},
 		{"owner/error", (*suite).ownerError},
+		{"owner/position outside", (*suite).ownerOutside},
 		{"owner/rebalance", (*suite).ownerRebalance},
 		{"close", (*suite).closed},
 	} {
