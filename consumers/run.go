@@ -253,23 +253,23 @@ func (r *run) drain(l *lane) {
 // if the run ends first.
 func (r *run) decode(j *job) error {
 	j.batch.Messages = make([]Message, 0, len(j.records))
-	for _, record := range j.records {
-		var m Message
-		var why *Reason
-		err := r.retry("look up schema", func(err error) bool { return errors.As(err, &why) }, func() (err error) {
-			m, err = r.decoder.Decode(r.work, record)
-			return err
-		})
-		switch {
-		case err == nil:
-			j.batch.Messages = append(j.batch.Messages, m)
-		case why != nil:
-			j.deadLetters = append(j.deadLetters, deadLetter{record, why})
-		default:
-			return err
+	never := func(error) bool { return false }
+	rest := j.records
+	return r.retry("look up schema", never, func() error {
+		for ; len(rest) > 0; rest = rest[1:] {
+			m, err := r.decoder.Decode(r.work, rest[0])
+			if err == nil {
+				j.batch.Messages = append(j.batch.Messages, m)
+				continue
+			}
+			var why *Reason
+			if !errors.As(err, &why) {
+				return err
+			}
+			j.deadLetters = append(j.deadLetters, deadLetter{rest[0], why})
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // settle writes a batch and acknowledges it, or gives it back.
