@@ -1,0 +1,225 @@
+// Package file keeps the registry's log in one file of a folder of its own,
+// which one process uses at a time. What Append has taken is on the disk.
+//
+// The file begins with a header that names the format's version. After it,
+// every append is one frame: its length, a checksum of the length, a checksum
+// of the content, and the content, all little-endian. A frame holds the events
+// of its append, so that after a crash all of them are there or none.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"penstock/registry"
+)
+
+const (
+	logName  = "events.log"
+	lockName = "lock"
+)
+
+// Errors of Open and Append, wrapped with what to do about them.
+var (
+	// ErrInUse is returned by Open for a folder that another process uses.
+	ErrInUse = errors.New("folder is in use")
+	// ErrFull is returned where the disk has no room left. Nothing was stored,
+	// and a later Append may succeed.
+	ErrFull = errors.New("disk is full")
+	// ErrReadOnly is returned where the folder cannot be written.
+	ErrReadOnly = errors.New("folder cannot be written")
+	// ErrClosed is returned by Append and Replay after Close.
+	ErrClosed = errors.New("log is closed")
+)
+
+// Log is a registry.Log.
+type Log struct {
+	path string
+	file file
+	lock io.Closer
+	torn int64
+
+	end atomic.Int64 // of the last durable frame
+
+	mu       sync.Mutex // held by Append while it writes and syncs
+	position uint64
+	failed   error // why nothing more is written
+}
+
+// Open opens the log in a folder, and makes both if they are not there. An
+// append that a crash cut off, and that nobody was told had succeeded, is taken
+// off the end; any other damage is a *CorruptError, and the file is left as it
+// is. Whoever calls Open calls Close.
+func Open(dir string) (*Log, error) { return open(osFS{}, dir) }
+
+func open(fs fileSystem, dir string) (l *Log, err error) {
+	dir = filepath.Clean(dir)
+	if err := fs.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("make registry folder %s: %w", dir, explain(err))
+	}
+	lock, err := fs.Lock(filepath.Join(dir, lockName))
+	if err != nil {
+		return nil, fmt.Errorf("lock registry folder %s: %w", dir, explain(err))
+	}
+	defer func() {
+		if err != nil {
+			_ = lock.Close()
+		}
+	}()
+	l = &Log{path: filepath.Join(dir, logName), lock: lock}
+	l.file, err = fs.Open(l.path)
+	if errors.Is(err, os.ErrNotExist) {
+		l.file, err = create(fs, dir, l.path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open registry log %s: %w", l.path, explain(err))
+	}
+	if err := l.recover(); err != nil {
+		_ = l.file.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// create makes an empty log, which is there as a whole or not at all.
+func create(fs fileSystem, dir, path string) (file, error) {
+	temporary := path + ".new"
+	f, err := fs.Create(temporary)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteAt(appendHeader(nil), 0)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return nil, err
+	}
+	if err := fs.Rename(temporary, path); err != nil {
+		return nil, err
+	}
+	// The folder may be new as well.
+	if err := errors.Join(fs.SyncDir(dir), fs.SyncDir(filepath.Dir(dir))); err != nil {
+		return nil, err
+	}
+	return fs.Open(path)
+}
+
+// recover reads the file through, and cuts off an append that did not end.
+func (l *Log) recover() error {
+	size, err := l.file.Size()
+	if err != nil {
+		return fmt.Errorf("read registry log %s: %w", l.path, err)
+	}
+	end, position, err := scan(l.file, size, func(registry.Event) error { return nil })
+	if err != nil {
+		if c := (*CorruptError)(nil); errors.As(err, &c) {
+			c.Path = l.path
+		}
+		return fmt.Errorf("read registry log: %w", err)
+	}
+	if end < size {
+		if err := errors.Join(l.file.Truncate(end), l.file.Sync()); err != nil {
+			return fmt.Errorf("cut registry log %s off at %d, where its last append was interrupted: %w", l.path, end, explain(err))
+		}
+	}
+	l.torn, l.position = size-end, position
+	l.end.Store(end)
+	return nil
+}
+
+// Torn is how many bytes Open took off the end, left there by an append that a
+// crash cut off.
+func (l *Log) Torn() int64 { return l.torn }
+
+// Append implements registry.Log. It returns when the events are on the disk,
+// synced. Where the disk is full, the error wraps ErrFull and nothing was
+// stored. After a sync that failed nobody knows what the disk holds, and
+// Append refuses until the log is opened again.
+func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if l.failed != nil {
+		return 0, l.failed
+	}
+	if prev != l.position {
+		return 0, registry.ErrConflict
+	}
+	frame, err := appendFrame(nil, prev, events)
+	if err != nil {
+		return 0, fmt.Errorf("append to registry log %s: %w", l.path, err)
+	}
+	end := l.end.Load()
+	if _, err := l.file.WriteAt(frame, end); err != nil {
+		// What was written of the frame goes; if it stays, so does the state
+		// in which a later frame might be taken for part of it.
+		if undo := l.file.Truncate(end); undo != nil {
+			l.fail(undo)
+		}
+		return 0, fmt.Errorf("append to registry log %s: %w", l.path, explain(err))
+	}
+	if err := l.file.Sync(); err != nil {
+		l.fail(err)
+		return 0, l.failed
+	}
+	l.position += uint64(len(events))
+	l.end.Store(end + int64(len(frame)))
+	return l.position, nil
+}
+
+func (l *Log) fail(err error) {
+	l.failed = fmt.Errorf("registry log %s takes no more writes, since the disk failed to store one: %w; check the disk, and start again", l.path, explain(err))
+}
+
+// Replay implements registry.Log.
+func (l *Log) Replay(ctx context.Context, from uint64, fn func(registry.Event) error) error {
+	_, _, err := scan(l.file, l.end.Load(), func(e registry.Event) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Position <= from {
+			return nil
+		}
+		return fn(e)
+	})
+	if c := (*CorruptError)(nil); errors.As(err, &c) {
+		c.Path = l.path
+	}
+	if errors.Is(err, os.ErrClosed) {
+		return ErrClosed
+	}
+	return err
+}
+
+// Close waits for an Append that is on its way and gives up the folder.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(l.failed, ErrClosed) {
+		return nil
+	}
+	l.failed = ErrClosed
+	return errors.Join(l.file.Close(), l.lock.Close())
+}
+
+// explain adds what to do about what the system says.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, ErrInUse):
+		return err
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: free some space, and try again: %w", ErrFull, err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: give another one, or change its permissions: %w", ErrReadOnly, err)
+	default:
+		return err
+	}
+}
