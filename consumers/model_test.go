@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -395,9 +396,16 @@ func (w *world) publish(ctx context.Context, records ...stream.Record) error {
 		}
 		partition, _ := r.Header(HeaderPartition)
 		offset, _ := r.Header(HeaderOffset)
-		var n, o int64
-		fmt.Sscan(string(partition), &n)
-		fmt.Sscan(string(offset), &o)
+		n, err := strconv.Atoi(string(partition))
+		if err != nil {
+			w.fault("dead letter: %v", err)
+			continue
+		}
+		o, err := strconv.ParseInt(string(offset), 10, 64)
+		if err != nil {
+			w.fault("dead letter: %v", err)
+			continue
+		}
 		p := w.parts[n]
 		p.state[p.at[o]].letters++
 	}

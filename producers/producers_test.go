@@ -335,7 +335,7 @@ func TestAllocations(t *testing.T) {
 			}
 		})
 	}
-	if few, many := allocations(1), allocations(1000); many > few+5 {
+	if few, many := allocations(1), allocations(1000); many > few+100 { // buffers grow, and the race detector empties pools
 		t.Errorf("%v allocations for 1000 events, %v for one", many, few)
 	}
 }
