@@ -172,15 +172,10 @@ func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement)
 	build := func(rows int) string { return insert(s.Table, columns, d.conflict(s), rows) }
 	atOnce := max(1, min(rowsAtOnce, maxParameters/len(columns)))
 	if s.Delete {
-		build = func(int) string { return "DELETE FROM " + s.Table + " WHERE " + columns[0] + " = ?" }
-		atOnce = 1
-		if affinity(s.Columns[0].Declared) == "BLOB" {
-			for _, row := range s.Rows {
-				if text, ok := row[0].(string); ok {
-					row[0] = []byte(text)
-				}
-			}
+		build = func(int) string {
+			return "DELETE FROM " + s.Table + " WHERE " + columns[0] + " IN (?1, CAST(?1 AS BLOB))"
 		}
+		atOnce = 1
 	}
 	return conn.Raw(func(c any) error {
 		return store(ctx, c.(driver.ConnPrepareContext), s, build, atOnce)
@@ -210,7 +205,7 @@ func run(ctx context.Context, conn driver.ConnPrepareContext, columns []sqlsink.
 		i := 0
 		for _, row := range rows[:atOnce] {
 			for c, v := range row {
-				args[i] = driver.NamedValue{Ordinal: i + 1, Value: bind(columns[c].Type, v)}
+				args[i] = driver.NamedValue{Ordinal: i + 1, Value: bind(&columns[c], v)}
 				i++
 			}
 		}
@@ -248,7 +243,7 @@ func (d dialect) conflict(s sqlsink.Statement) string {
 }
 
 // bind turns a value into one of those that the driver takes.
-func bind(t sqlsink.Type, v any) any {
+func bind(c *sqlsink.Column, v any) any {
 	switch v := v.(type) {
 	case int32:
 		return int64(v)
@@ -259,7 +254,7 @@ func bind(t sqlsink.Type, v any) any {
 			return nil
 		}
 	case time.Time:
-		switch t {
+		switch c.Type {
 		case sqlsink.Date:
 			return v.Format(time.DateOnly)
 		case sqlsink.Timestamp:

@@ -49,7 +49,7 @@ func (s *Sink) newShape(schema schemas.Schema) (*shape, error) {
 	key := s.config.Key
 	if s.config.Mode == Upsert && len(key) == 0 {
 		key = []string{KeyColumn}
-		sh.columns = append([]Column{{Name: KeyColumn, Type: Bytes}}, sh.columns...)
+		sh.columns = append([]Column{recordKey}, sh.columns...)
 		sh.fields = append([]string{""}, sh.fields...)
 	}
 	if len(sh.columns) == 0 {
@@ -104,12 +104,12 @@ func (c *catalog) union(a, b *shape) *shape {
 	return sh
 }
 
-// deletion is the shape of a tombstone.
-func (c *catalog) deletion(key string) *shape {
+// deletion is the shape of a tombstone that finds its row by this column.
+func (c *catalog) deletion(key Column) *shape {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.deletions == nil {
-		c.deletions = &shape{columns: []Column{{Name: key}}, key: []int{0}, remove: true}
+		c.deletions = &shape{columns: []Column{key}, key: []int{0}, remove: true}
 	}
 	return c.deletions
 }

@@ -141,11 +141,11 @@ func (s *Sink) deletion(m consumers.Message) (*shape, []any, error) {
 	case m.Key == nil:
 		return nil, nil, errNoKey
 	case len(s.config.Key) == 0:
-		return s.catalog.deletion(KeyColumn), []any{m.Key}, nil
+		return s.catalog.deletion(recordKey), []any{m.Key}, nil
 	case len(s.config.Key) > 1:
 		return nil, nil, fmt.Errorf("expected a tombstone whose key is one column, found %d key columns; its row cannot be found", len(s.config.Key))
 	}
-	return s.catalog.deletion(s.config.Key[0]), []any{string(m.Key)}, nil
+	return s.catalog.deletion(Column{Name: s.config.Key[0], Type: Text}), []any{string(m.Key)}, nil
 }
 
 // coalesce leaves one row of each key: what the messages, one after the other,

@@ -57,6 +57,8 @@ const (
 // KeyColumn holds the record's key where Config.Key names no columns.
 const KeyColumn = "record_key"
 
+var recordKey = Column{Name: KeyColumn, Type: Bytes}
+
 // Config says what a sink writes to.
 type Config struct {
 	// Table is the target table's name. It is made if it is not there.
@@ -112,7 +114,8 @@ type Dialect interface {
 	// Columns reads the declared types of a table's columns by folded name;
 	// none if there is no such table.
 	Columns(ctx context.Context, conn *sql.Conn, table string) (map[string]string, error)
-	// Store carries out rows, all or none, and may use s.Rows[i] freely.
+	// Store carries out a statement. If it fails, its transaction or
+	// savepoint is rolled back.
 	Store(ctx context.Context, conn *sql.Conn, s Statement) error
 	// Classify says what an error means, and puts it in plain words that hold
 	// no password.
@@ -123,8 +126,7 @@ type Dialect interface {
 type Statement struct {
 	Table string // as an identifier
 	// Columns describes the values of each row. Of a Delete it is the key
-	// alone, and the values are strings, to be read as the column's type, or
-	// []byte for a key of bytes.
+	// alone, as Bytes, or as Text that is to be read as the column's own type.
 	Columns []Column
 	// Key names the columns on which rows conflict; empty in Append.
 	Key    []string
