@@ -55,8 +55,11 @@ var mayImport = map[string][]string{
 	"consumers/microbatch":     {"consumers", "schemas", "stream"},
 	"consumers/sinks/postgres": {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"consumers/sinks/sqlite":   {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
-	"consumers/sinks/sinktest": {"consumers", "schemas", "stream", "github.com/google/go-cmp"},
-	"consumers/sinks/sqlsink":  {"consumers", "schemas", "stream"}, // what both databases share
+	"consumers/sinks/sinktest": {
+		"consumers", "consumers/sinks/sqlsink", "schemas", "stream",
+		"github.com/google/go-cmp", "pgregory.net/rapid",
+	},
+	"consumers/sinks/sqlsink": {"consumers", "schemas", "stream"}, // what both databases share
 
 	"cmd/penstock": {"*"},
 

@@ -214,12 +214,16 @@ func work(ctx context.Context, root, tree string, files []string, queue <-chan [
 // judge applies m, runs its command and takes m out again. An error means that
 // the tree could not be brought back.
 func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (verdict, error) {
-	if text, err := apply(ctx, tree, m.patch); err != nil {
-		return verdict{mutant: m, text: "DOES NOT APPLY", output: text}, nil //nolint:nilerr // it is the verdict
+	restore, err := snapshot(ctx, tree, m.patch)
+	if err == nil {
+		_, err = gitApply(ctx, tree, m.patch)
+	}
+	if err != nil {
+		return verdict{mutant: m, text: "DOES NOT APPLY", output: err.Error()}, nil //nolint:nilerr // it is the verdict
 	}
 	r := test(ctx, tree, m.test, limit)
-	if text, err := apply(context.WithoutCancel(ctx), tree, "-R", m.patch); err != nil {
-		return verdict{}, fmt.Errorf("take it out again: %w\n%s", err, text)
+	if err := restore(); err != nil {
+		return verdict{}, fmt.Errorf("take it out again: %w", err)
 	}
 	switch {
 	case r.passed, r.empty:
@@ -232,14 +236,49 @@ func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (ver
 	return verdict{mutant: m, killed: true, text: "killed"}, nil
 }
 
-func apply(ctx context.Context, tree string, args ...string) (string, error) {
+// snapshot reads the files that patch changes and returns the way back. A patch
+// applied in reverse is none: where lines repeat it may not find its place.
+func snapshot(ctx context.Context, tree, patch string) (restore func() error, err error) {
+	list, err := gitApply(ctx, tree, "--numstat", "-z", patch)
+	if err != nil {
+		return nil, err
+	}
+	before := map[string][]byte{} // nil: not there
+	for entry := range strings.SplitSeq(strings.TrimSuffix(list, "\x00"), "\x00") {
+		fields := strings.SplitN(entry, "\t", 3) // lines added, lines deleted, name
+		name := filepath.Join(tree, fields[len(fields)-1])
+		text, err := os.ReadFile(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		before[name] = text
+	}
+	return func() error {
+		var errs []error
+		for name, text := range before {
+			if text == nil {
+				errs = append(errs, os.RemoveAll(name))
+			} else {
+				errs = append(errs, os.WriteFile(name, text, 0o644))
+			}
+		}
+		return errors.Join(errs...)
+	}, nil
+}
+
+func gitApply(ctx context.Context, tree string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", append([]string{"apply"}, args...)...)
 	cmd.Dir = tree
 	// Inside a repository git would silently pass over files that the
 	// repository ignores, and it ignores the copy.
 	cmd.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(tree))
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git apply: %w\n%s", err, stderr.String())
+	}
+	return string(out), nil
 }
 
 // A result is how a test command ended: with a failed test if no field is set.

@@ -30,6 +30,19 @@ diff --git a/a.go b/a.go
 func TestRun(t *testing.T) {
 	const one = "func one() int { return 1 }"
 	const test = "go test . -run TestOne"
+	// A file more, in which the one function of a.go is declared again.
+	const added = `# test: go test . -run TestOne
+# why: what a mutant adds must be gone after it
+
+diff --git a/b.go b/b.go
+new file mode 100644
+--- /dev/null
++++ b/b.go
+@@ -0,0 +1,3 @@
++package a
++
++func one() int { return 1 }
+`
 	tree := map[string]string{
 		"go.mod":     "module a\n\ngo 1.26.0\n",
 		".gitignore": "/.tools/\n",
@@ -47,6 +60,7 @@ func TestNothing(t *testing.T) { one() }
 func TestAway(t *testing.T)    { t.Skip() }
 func TestBroken(t *testing.T)  { t.Error("wrong") }
 `,
+		"testdata/mutants/add.patch":     added,
 		"testdata/mutants/kill.patch":    patch(test, one, "func one() int { return 2 }"),
 		"testdata/mutants/crash.patch":   patch(test, one, `func one() int { panic("no") }`),
 		"testdata/mutants/live.patch":    patch("go test . -run TestNothing", one, "func one() int { return 2 }"),
@@ -73,7 +87,7 @@ func TestBroken(t *testing.T)  { t.Error("wrong") }
 
 	var out strings.Builder
 	err := run(t.Context(), &out, "", 1, time.Minute)
-	if err == nil || err.Error() != "6 of 8 mutants were not killed" {
+	if err == nil || err.Error() != "7 of 9 mutants were not killed" {
 		t.Errorf("error: got %v", err)
 	}
 	got := regexp.MustCompile(`(?m)^\S.* testdata/mutants/\w+`).FindAllString(out.String(), -1)
@@ -82,7 +96,7 @@ func TestBroken(t *testing.T)  { t.Error("wrong") }
 	}
 	slices.Sort(got)
 	want := []string{
-		"DOES NOT APPLY old", "DOES NOT BUILD compile", "FAILS ANYWAY broken",
+		"DOES NOT APPLY old", "DOES NOT BUILD add", "DOES NOT BUILD compile", "FAILS ANYWAY broken",
 		"SKIPPED OR EMPTY empty", "SKIPPED OR EMPTY skip", "SURVIVED live",
 		"killed crash", "killed kill",
 	}
