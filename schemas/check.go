@@ -20,8 +20,9 @@ const MaxViolations = 100
 
 const (
 	maxValueDepth = 200
-	// maxCheckSteps bounds the search for the branch of a union that fits.
-	maxCheckSteps = 1 << 20
+	// maxCheckSteps bounds the search for the branch of a union that fits, in
+	// places visited; a tenth of a second or so.
+	maxCheckSteps = 1 << 17
 )
 
 // Check returns every way in which v does not fit n, at most MaxViolations, in
@@ -57,8 +58,9 @@ func Refuse(n *Node, v any, cause error) error {
 }
 
 type checker struct {
-	out   []Violation
-	steps int
+	out    []Violation
+	steps  int  // left
+	trying bool // a branch of a union, which costs steps
 }
 
 func (c *checker) add(v Violation) {
@@ -82,7 +84,9 @@ func (c *checker) checkAs(whole, n *Node, v any, pointer string, depth int) {
 	if len(c.out) >= MaxViolations {
 		return
 	}
-	c.steps--
+	if c.trying {
+		c.steps--
+	}
 	switch n.Kind {
 	case Any:
 		return
@@ -205,7 +209,7 @@ func (c *checker) union(n *Node, v any, pointer string, depth int) {
 		if c.steps <= 0 {
 			break
 		}
-		try := checker{steps: c.steps}
+		try := checker{steps: c.steps, trying: true}
 		try.checkAs(n, b, v, pointer, depth)
 		c.steps = try.steps
 		if len(try.out) == 0 {
@@ -532,8 +536,8 @@ func shorten(s string) string {
 
 func quote(s string) string { return strconv.Quote(shorten(s)) }
 
-// nearest returns the candidate that s is most likely a misspelling of, by
-// edit distance, or nothing if none is near.
+// nearest returns the candidate that s is most likely a misspelling of, or
+// nothing if none is near.
 func nearest(s string, candidates []string) string {
 	if len(s) > shownBytes {
 		return ""
@@ -553,21 +557,25 @@ func nearest(s string, candidates []string) string {
 	return found
 }
 
-// distance is the Levenshtein distance of the bytes of a and b.
+// distance is the edit distance of the bytes of a and b in which swapping two
+// neighbours is one edit (optimal string alignment).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
+		before, above, row = above, row, before
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
 			}
-			diagonal, row[j+1] = row[j+1], cost
+			row[j+1] = min(above[j]+cost, above[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
 	}
 	return row[len(b)]

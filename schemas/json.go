@@ -305,21 +305,27 @@ func (r *reader) word(w string) error {
 	return nil
 }
 
-// enter and leave keep the depth and the path of an object or array.
+// enter and leave keep the depth of an object or array.
 func (r *reader) enter() error {
 	if r.depth == 0 {
 		return r.fail(r.pos, "less nesting", "one level too many")
 	}
 	r.depth--
 	r.pos++
-	r.path = append(r.path, "")
 	return r.space()
 }
 
 func (r *reader) leave() {
 	r.depth++
 	r.pos++
+}
+
+// within runs read for the part of that name.
+func (r *reader) within(name string, read func() error) error {
+	r.path = append(r.path, name)
+	err := read()
 	r.path = r.path[:len(r.path)-1]
+	return err
 }
 
 // object calls member for each member, the cursor at its value.
@@ -339,7 +345,6 @@ func (r *reader) object(member func(name string, at int) error) error {
 		if err != nil {
 			return err
 		}
-		r.path[len(r.path)-1] = name
 		if err := r.space(); err != nil {
 			return err
 		}
@@ -350,7 +355,7 @@ func (r *reader) object(member func(name string, at int) error) error {
 		if err := r.space(); err != nil {
 			return err
 		}
-		if err := member(name, at); err != nil {
+		if err := r.within(name, func() error { return member(name, at) }); err != nil {
 			return err
 		}
 		if err := r.space(); err != nil {
@@ -380,8 +385,7 @@ func (r *reader) array(item func() error) error {
 		if r.peek() == ']' && i == 0 {
 			break
 		}
-		r.path[len(r.path)-1] = strconv.Itoa(i)
-		if err := item(); err != nil {
+		if err := r.within(strconv.Itoa(i), item); err != nil {
 			return err
 		}
 		if err := r.space(); err != nil {

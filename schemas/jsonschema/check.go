@@ -16,68 +16,65 @@ import (
 	"penstock/schemas"
 )
 
-// check validates v, which toJSON or ParseJSON made; given is the value as the
-// caller has it, which is what violations describe.
-func (s *Schema) check(v, given any) (err error) {
+// check validates v, which a converter or ParseJSON made; given is the value
+// as the caller has it, which is what violations describe, and faults is what
+// was found wrong with it before.
+func (s *Schema) check(v, given any, faults []schemas.Violation) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("check against JSON Schema: the validator panicked on this value: %v", p)
 		}
 	}()
 	var failed *jsonschema.ValidationError
-	if err := s.lib.Validate(v); err == nil {
+	if err := s.lib.Validate(v); err == nil && len(faults) == 0 {
 		return nil
-	} else if !errors.As(err, &failed) {
+	} else if err != nil && !errors.As(err, &failed) {
 		return fmt.Errorf("check against JSON Schema: %w", err)
 	}
-	return &schemas.ValueError{Violations: s.violations(failed, given)}
+	return &schemas.ValueError{Violations: s.violations(failed, given, faults)}
 }
 
 // violations puts the library's findings into the words that all languages
 // share. Where the neutral tree finds fault with the same place, its words are
 // taken; only a bound that is not just the width of an integer is said in the
 // schema's own terms.
-func (s *Schema) violations(failed *jsonschema.ValidationError, v any) []schemas.Violation {
-	var found []schemas.Violation
+func (s *Schema) violations(failed *jsonschema.ValidationError, v any, found []schemas.Violation) []schemas.Violation {
 	own := map[string]bool{}     // places whose words are the schema's own
-	faulted := map[string]bool{} // places the library finds fault with
-	add := func(at []string, name string, k jsonschema.ErrorKind, specific bool) {
-		p, value := pointer(at), lookup(v, at)
-		text := ""
-		if name != "" {
-			p += "/" + schemas.EscapePointer(name)
-		} else {
-			text = schemas.Describe(value)
-		}
-		if faulted[p] && !specific {
-			return
-		}
-		faulted[p] = true
-		if specific {
-			own[p] = true
-		}
-		violation := schemas.Violation{Pointer: p, Expected: expected(k), Found: text}
+	faulted := map[string]bool{} // places where there is a fault
+	for _, violation := range found {
+		faulted[violation.Pointer] = true
+	}
+	add := func(at []string, name string, k jsonschema.ErrorKind) {
+		p := pointer(at)
+		violation := schemas.Violation{Expected: expected(k), Found: schemas.Describe(lookup(v, at))}
 		switch k.(type) {
 		case *kind.Required, *kind.Dependency, *kind.DependentRequired:
+			p += "/" + schemas.EscapePointer(name)
 			violation.Expected, violation.Found = "any value", "nothing"
 			violation.Hint = fmt.Sprintf("the field %q is required: add it", name)
 		case *kind.AdditionalProperties:
+			p += "/" + schemas.EscapePointer(name)
 			violation.Expected, violation.Found = "a field of the schema", "the unknown field "+strconv.Quote(name)
 		}
+		if faulted[p] {
+			return
+		}
+		faulted[p], own[p] = true, isOwnBound(k)
+		violation.Pointer = p
 		found = append(found, violation)
 	}
 	for leaf := range leaves(failed) {
 		switch k := leaf.ErrorKind.(type) {
 		case *kind.Required:
-			each(k.Missing, func(name string) { add(leaf.InstanceLocation, name, k, false) })
+			each(k.Missing, func(name string) { add(leaf.InstanceLocation, name, k) })
 		case *kind.Dependency:
-			each(k.Missing, func(name string) { add(leaf.InstanceLocation, name, k, false) })
+			each(k.Missing, func(name string) { add(leaf.InstanceLocation, name, k) })
 		case *kind.DependentRequired:
-			each(k.Missing, func(name string) { add(leaf.InstanceLocation, name, k, false) })
+			each(k.Missing, func(name string) { add(leaf.InstanceLocation, name, k) })
 		case *kind.AdditionalProperties:
-			each(slices.Sorted(slices.Values(k.Properties)), func(name string) { add(leaf.InstanceLocation, name, k, false) })
+			each(slices.Sorted(slices.Values(k.Properties)), func(name string) { add(leaf.InstanceLocation, name, k) })
 		default:
-			add(leaf.InstanceLocation, "", k, isOwnBound(k))
+			add(leaf.InstanceLocation, "", k)
 		}
 		if len(found) >= schemas.MaxViolations {
 			break
@@ -135,7 +132,9 @@ func isOwnBound(k jsonschema.ErrorKind) bool {
 // by type at once, and then has the fewest faults.
 func leaves(e *jsonschema.ValidationError) iter.Seq[*jsonschema.ValidationError] {
 	return func(yield func(*jsonschema.ValidationError) bool) {
-		descend(e, yield)
+		if e != nil {
+			descend(e, yield)
+		}
 	}
 }
 

@@ -206,15 +206,13 @@ func (s *Schema) Model() *schemas.Node { return s.model }
 
 // AppendEncode checks v and appends it as JSON, keys sorted.
 func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
-	plain, err := toJSON(v, "", 0)
-	if err != nil {
-		return dst, err
-	}
+	c := converter{}
+	plain := c.value(v, "", 0)
 	given := v
 	if _, ok := v.(map[string]any); !ok {
 		given = plain
 	}
-	if err := s.check(plain, given); err != nil {
+	if err := s.check(plain, given, c.faults); err != nil {
 		return dst, err
 	}
 	return appendJSON(dst, plain), nil
@@ -227,7 +225,7 @@ func (s *Schema) Decode(src []byte) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode JSON: %w", err)
 	}
-	if err := s.check(v, v); err != nil {
+	if err := s.check(v, v, nil); err != nil {
 		return nil, fmt.Errorf("decode JSON: %w", err)
 	}
 	return v, nil

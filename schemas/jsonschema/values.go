@@ -18,85 +18,89 @@ import (
 
 const maxValueDepth = 200
 
-func refuse(pointer, expected string, v any) error {
-	return &schemas.ValueError{Violations: []schemas.Violation{{Pointer: pointer, Expected: expected, Found: schemas.Describe(v)}}}
+// converter turns Go values into what the library takes: JSON's own types,
+// numbers as Go integers, finite float64s and checked json.Numbers, text in
+// UTF-8. What JSON cannot hold it notes, and goes on with a null, so that all
+// faults of a value are found.
+type converter struct {
+	faults []schemas.Violation
 }
 
-// toJSON turns v into what the library takes: JSON's own types, numbers as
-// finite Go numbers or checked json.Numbers, text in UTF-8.
-func toJSON(v any, at string, depth int) (any, error) {
+func (c *converter) fault(pointer, expected string, v any) any {
+	if len(c.faults) < schemas.MaxViolations {
+		c.faults = append(c.faults, schemas.Violation{Pointer: pointer, Expected: expected, Found: schemas.Describe(v)})
+	}
+	return nil
+}
+
+func (c *converter) value(v any, at string, depth int) any {
 	if depth > maxValueDepth {
-		return nil, refuse(at, fmt.Sprintf("at most %d levels", maxValueDepth), v)
+		return c.fault(at, fmt.Sprintf("at most %d levels", maxValueDepth), v)
 	}
 	switch v := v.(type) {
 	case nil, bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64:
-		return v, nil
+		return v
 	case string:
 		if !utf8.ValidString(v) {
-			return nil, refuse(at, "text in UTF-8", v)
+			return c.fault(at, "text in UTF-8", v)
 		}
-		return v, nil
+		return v
 	case json.Number:
 		if n, err := schemas.ParseJSON([]byte(v)); err != nil || n != v {
-			return nil, refuse(at, "a JSON number without a huge exponent", v)
+			return c.fault(at, "a JSON number without a huge exponent", v)
 		}
-		return v, nil
+		return v
 	case float64:
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, refuse(at, "a finite number", v)
+			return c.fault(at, "a finite number", v)
 		}
-		return v, nil
+		return v
 	case float32:
 		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-			return nil, refuse(at, "a finite number", v)
+			return c.fault(at, "a finite number", v)
 		}
-		return json.Number(strconv.FormatFloat(float64(v), 'g', -1, 32)), nil
+		return json.Number(strconv.FormatFloat(float64(v), 'g', -1, 32))
 	case time.Time:
-		return v.Format(time.RFC3339Nano), nil
+		return v.Format(time.RFC3339Nano)
 	case time.Duration:
-		return time.Time{}.Add(v).Format("15:04:05.999999999Z"), nil
+		return time.Time{}.Add(v).Format("15:04:05.999999999Z")
 	case []byte:
-		return base64.StdEncoding.EncodeToString(v), nil
+		return base64.StdEncoding.EncodeToString(v)
 	case *big.Rat:
 		digits, exact := v.FloatPrec()
 		if !exact || digits > 1000 {
-			return nil, refuse(at, "a decimal of finitely many digits", v)
+			return c.fault(at, "a decimal of finitely many digits", v)
 		}
-		return json.Number(v.FloatString(digits)), nil
+		return json.Number(v.FloatString(digits))
 	case []any:
 		a := make([]any, len(v))
 		for i, e := range v {
-			var err error
-			if a[i], err = toJSON(e, at+"/"+strconv.Itoa(i), depth+1); err != nil {
-				return nil, err
-			}
+			a[i] = c.value(e, at+"/"+strconv.Itoa(i), depth+1)
 		}
-		return a, nil
+		return a
 	case map[string]any:
 		m := make(map[string]any, len(v))
 		for k, e := range v {
 			if !utf8.ValidString(k) {
-				return nil, refuse(at, "names in UTF-8", k)
+				c.fault(at, "names in UTF-8", k)
+				continue
 			}
-			var err error
-			if m[k], err = toJSON(e, at+"/"+schemas.EscapePointer(k), depth+1); err != nil {
-				return nil, err
-			}
+			m[k] = c.value(e, at+"/"+schemas.EscapePointer(k), depth+1)
 		}
-		return m, nil
+		return m
 	}
 	text, err := json.Marshal(v)
 	if err != nil {
-		return nil, refuse(at, "a value that JSON can hold", v)
+		return c.fault(at, "a value that JSON can hold", v)
 	}
 	out, err := schemas.ParseJSON(text)
 	if err != nil {
-		return nil, refuse(at, "a value that JSON can hold", v)
+		return c.fault(at, "a value that JSON can hold", v)
 	}
-	return out, nil
+	return out
 }
 
-// appendJSON appends what toJSON returned.
+// appendJSON appends what a converter returned.
 func appendJSON(dst []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
