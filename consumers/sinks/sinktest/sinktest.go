@@ -306,6 +306,9 @@ func values(s suite) {
 	for name, want := range s.Text() {
 		s.want(fmt.Sprintf(`SELECT "%s" FROM events`, name), want)
 	}
+	bytes := Record(Field(sqlsink.KeyColumn, schemas.Node{Kind: schemas.Bytes}))
+	s.write(s.claim(sqlsink.Config{Table: "other"}), Batch(1, 2, keyed("no", Message(1, 2, bytes, map[string]any{sqlsink.KeyColumn: []byte("yes")}))))
+	s.want("SELECT count(*) FROM other WHERE length(record_key) = 3", "1")
 	if len(s.Text()) != len(data) {
 		s.t.Errorf("%d columns were compared of %d", len(s.Text()), len(data))
 	}
@@ -594,7 +597,7 @@ func outOfRange(s suite) {
 		{"decimal": big.NewRat(1, 1000)},
 		{"uuid": "x"},
 		{"text": int32(1)},
-		{"list": []any{big.NewRat(1, 3)}},
+		{"list": []any{struct{}{}}},
 		{"time": 25 * time.Hour},
 		{"int": int32(1)},
 	} {

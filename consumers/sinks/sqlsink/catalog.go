@@ -14,43 +14,63 @@ import (
 
 // catalog is what a sink knows of schemas and of its table.
 type catalog struct {
-	mu        sync.Mutex
-	shapes    map[schemas.ID]*shape
-	unions    map[[2]*shape]*shape
+	mu sync.Mutex
+	// shapes by the model of the schema. Schemas that come and go (a Protobuf
+	// message may be a new Schema each time) must not fill it.
+	shapes    map[*schemas.Node]*shape
+	all       []*shape // each different one
 	deletions *shape
 	// declared is the types of the table's columns by folded name. It is
 	// replaced, never changed; nil is not known.
 	declared map[string]string
 }
 
-func (c *catalog) shape(s *Sink, id schemas.ID, schema schemas.Schema) (*shape, error) {
+// maxShapes bounds catalog.shapes.
+const maxShapes = 200
+
+// shape returns the shape of a schema's rows.
+func (c *catalog) shape(s *Sink, model *schemas.Node) (*shape, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if sh := c.shapes[id]; sh != nil {
+	if sh := c.shapes[model]; sh != nil {
 		return sh, nil
 	}
-	sh, err := s.newShape(schema)
+	sh, err := s.newShape(model)
 	if err != nil {
-		return nil, fmt.Errorf("schema %d: %w: %w", id, err, consumers.ErrStop)
+		return nil, err
 	}
-	if c.shapes == nil {
-		c.shapes = map[schemas.ID]*shape{}
+	if c.shapes == nil || len(c.shapes) >= maxShapes {
+		c.shapes = map[*schemas.Node]*shape{}
 	}
-	c.shapes[id] = sh
+	sh = c.same(sh)
+	c.shapes[model] = sh
 	return sh, nil
 }
 
-func (s *Sink) newShape(schema schemas.Schema) (*shape, error) {
-	model, _ := schema.Model().Nullable()
-	sh := &shape{columns: columnsOf(model), record: model.Kind == schemas.Record}
-	for _, c := range sh.columns {
-		sh.fields = append(sh.fields, c.Name)
+// same returns the shape that is known already for these columns, or sh, which
+// it then is. It is called with c.mu held.
+func (c *catalog) same(sh *shape) *shape {
+	i := slices.IndexFunc(c.all, func(o *shape) bool {
+		return o.record == sh.record && slices.Equal(o.columns, sh.columns)
+	})
+	if i >= 0 {
+		return c.all[i]
 	}
+	if len(c.all) >= maxShapes {
+		c.all = nil
+	}
+	c.all = append(c.all, sh)
+	return sh
+}
+
+func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
+	model, _ = model.Nullable()
+	sh := &shape{columns: columnsOf(model), record: model.Kind == schemas.Record}
 	key := s.config.Key
 	if s.config.Mode == Upsert && len(key) == 0 {
 		key = []string{KeyColumn}
 		sh.columns = append([]Column{recordKey}, sh.columns...)
-		sh.fields = append([]string{""}, sh.fields...)
+		sh.keyed = true
 	}
 	if len(sh.columns) == 0 {
 		return nil, fmt.Errorf("a record without fields has no columns")
@@ -81,27 +101,15 @@ func (s *Sink) newShape(schema schemas.Schema) (*shape, error) {
 
 // union is the shape with the columns of a, then those that only b has.
 func (c *catalog) union(a, b *shape) *shape {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sh := c.unions[[2]*shape{a, b}]; sh != nil {
-		return sh
-	}
-	sh := &shape{columns: slices.Clone(a.columns), key: a.key}
+	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true}
 	for _, col := range b.columns {
 		if !slices.ContainsFunc(a.columns, func(o Column) bool { return o.Name == col.Name }) {
 			sh.columns = append(sh.columns, col)
 		}
 	}
-	for _, other := range c.unions {
-		if slices.Equal(other.columns, sh.columns) {
-			sh = other
-		}
-	}
-	if c.unions == nil {
-		c.unions = map[[2]*shape]*shape{}
-	}
-	c.unions[[2]*shape{a, b}] = sh
-	return sh
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.same(sh)
 }
 
 // deletion is the shape of a tombstone that finds its row by this column.

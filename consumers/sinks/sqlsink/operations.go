@@ -1,12 +1,14 @@
 package sqlsink
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
 	"penstock/consumers"
+	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -14,10 +16,10 @@ import (
 // identity.
 type shape struct {
 	columns []Column
-	fields  []string // the field that each column is read from; empty for KeyColumn
-	record  bool     // the value is a record; else it is the only column
-	key     []int    // which columns are the key
-	remove  bool     // rows to be deleted; the only column is the key
+	record  bool  // the value is a record of the columns; else it is the only one
+	keyed   bool  // the first column is the record's key
+	key     []int // which columns are the key
+	remove  bool  // rows to be deleted; the only column is the key
 }
 
 // statement is what a Dialect is told of rows of this shape.
@@ -45,6 +47,8 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 	ops := make([]operation, 0, len(b.Messages))
 	refused := &stream.BatchError{}
 	var room []any // for the values of many rows at once
+	var model *schemas.Node
+	var sh *shape // of model
 	for i, m := range b.Messages {
 		if m.Offset < next || m.Schema == nil && s.config.Mode == Append {
 			continue
@@ -54,9 +58,13 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 		if m.Schema == nil {
 			op.shape, op.values, err = s.deletion(m)
 		} else {
-			if op.shape, err = s.catalog.shape(s, m.SchemaID, m.Schema); err != nil {
-				return nil, err
+			if mm := m.Schema.Model(); mm != model {
+				if sh, err = s.catalog.shape(s, mm); err != nil {
+					return nil, fmt.Errorf("schema %d: %w: %w", m.SchemaID, err, consumers.ErrStop)
+				}
+				model = mm
 			}
+			op.shape = sh
 			n := len(op.shape.columns)
 			if len(room) < n {
 				room = make([]any, n*min(len(b.Messages)-i, 256))
@@ -109,31 +117,27 @@ func (sh *shape) fill(values []any, m consumers.Message) (err error) {
 	for i := range sh.columns {
 		v := m.Data
 		switch {
-		case sh.fields[i] == "":
-			v = nil
-			if m.Key != nil {
-				v = m.Key
+		case sh.keyed && i == 0:
+			if m.Key == nil {
+				return errNoKey
 			}
+			v = m.Key
 		case sh.record:
-			v = data[sh.fields[i]]
+			v = data[sh.columns[i].Name]
 		}
 		if values[i], err = sh.columns[i].convert(v); err != nil {
 			return err
 		}
 	}
 	for _, k := range sh.key {
-		if values[k] != nil {
-			continue
+		if values[k] == nil {
+			return fmt.Errorf("column %q is part of the key: expected a value, found null", sh.columns[k].Name)
 		}
-		if sh.fields[k] == "" {
-			return errNoKey
-		}
-		return fmt.Errorf("column %q is part of the key: expected a value, found null", sh.columns[k].Name)
 	}
 	return nil
 }
 
-var errNoKey = fmt.Errorf("expected a record key, found none; name key columns, or publish with a key")
+var errNoKey = errors.New("expected a record key, found none; name key columns, or publish with a key")
 
 // deletion is the operation of a tombstone.
 func (s *Sink) deletion(m consumers.Message) (*shape, []any, error) {
