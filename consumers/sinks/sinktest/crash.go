@@ -1,0 +1,213 @@
+package sinktest
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"penstock/consumers"
+	"penstock/consumers/microbatch"
+	"penstock/consumers/sinks/sqlsink"
+	"penstock/schemas"
+	"penstock/stream"
+)
+
+// The log of the crash test: so many partitions, with a record at each offset
+// below the end but for every seventh, as after compaction.
+const (
+	logPartitions = 3
+	logEnd        = 4000
+	logGap        = 7
+)
+
+// childEnv holds the address for a child process of Crash.
+const childEnv = "SINKTEST_CHILD"
+
+// Main is TestMain of a package that calls Crash; open opens a sink by an
+// address.
+func Main(m *testing.M, open func(ctx context.Context, address string, c sqlsink.Config) (*sqlsink.Sink, error)) {
+	if address, ok := os.LookupEnv(childEnv); ok {
+		if err := child(address, open); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// Crash has child processes microbatch the log into an append table without
+// keys, each killed (-9) at some moment and followed by the next, until one
+// reaches the end, and compares the table with the log.
+func Crash(t *testing.T, db Database, address string) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kills := 0
+	for done := false; !done; {
+		done = crash(t, exe, address)
+		if !done {
+			kills++
+		}
+	}
+	t.Logf("killed %d times", kills)
+	if kills < 10 {
+		t.Errorf("killed %d times, want 10 or more", kills)
+	}
+	want := []string{}
+	for p := range logPartitions {
+		for o := range int64(logEnd) {
+			if o%logGap != 0 {
+				want = append(want, fmt.Sprint(p, o))
+			}
+		}
+	}
+	rows := db.Query(t, "SELECT part, at FROM log ORDER BY part, at")
+	for i := range min(len(rows), len(want)) {
+		if got := strings.Join(rows[i], " "); got != want[i] {
+			t.Fatalf("row %d of %d is %q, want %q of %d", i, len(rows), got, want[i], len(want))
+		}
+	}
+	if len(rows) != len(want) {
+		t.Fatalf("the table holds %d rows, want %d", len(rows), len(want))
+	}
+}
+
+// crash runs one child and kills it after it has settled a few batches. It
+// says whether the child came to its end before.
+func crash(t *testing.T, exe, address string) bool {
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), childEnv+"="+address)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for range 1 + rand.IntN(12) {
+		if !lines.Scan() {
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("child: %v\n%s", err, stderr.String())
+			}
+			return true
+		}
+	}
+	// What it is at when it dies is left to chance.
+	for end := time.Now().Add(rand.N(5 * time.Millisecond)); time.Now().Before(end); {
+	}
+	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+	}
+	return cmd.Wait() == nil
+}
+
+// child consumes the log to its end, and writes a line for each batch.
+func child(address string, open func(context.Context, string, sqlsink.Config) (*sqlsink.Sink, error)) error {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	sink, err := open(ctx, address, sqlsink.Config{Table: "log", Pipeline: "p"})
+	if err != nil {
+		return err
+	}
+	src, err := openLog(ctx, sink)
+	if err != nil {
+		return err
+	}
+	batches := microbatch.Batch(src, microbatch.Policy{Count: 60, Linger: 5 * time.Millisecond})
+	stored := map[int32]int64{}
+	settled := make(chan consumers.Batch)
+	go func() {
+		for b := range settled {
+			fmt.Println(b.Partition, b.First, b.Next)
+			stored[b.Partition] = b.Next
+			if stored[0]+stored[1]+stored[2] == logPartitions*logEnd {
+				stop()
+			}
+		}
+	}()
+	err = consumers.Run(ctx, batches, sink, consumers.Config{
+		Registry: registry{&logSchema{*Record(Field("part", long), Field("at", long))}},
+		Hooks:    consumers.Hooks{Settled: func(b consumers.Batch, _ time.Duration) { settled <- b }},
+	})
+	close(settled)
+	return errors.Join(err, batches.Close(), sink.Close())
+}
+
+// source gives each partition of the log in small pieces, from where its owner
+// left off or a little before.
+type source struct {
+	next [logPartitions]int64
+}
+
+func openLog(ctx context.Context, owner stream.Owner) (*source, error) {
+	var all []stream.Partition
+	for p := range int32(logPartitions) {
+		all = append(all, stream.Partition{Cluster: "c", Topic: "log", Number: p})
+	}
+	positions, err := owner.Assigned(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	s := &source{}
+	for i, p := range all {
+		s.next[i] = max(0, positions[p]-rand.Int64N(100))
+	}
+	return s, nil
+}
+
+// Fetch implements stream.Source.
+func (s *source) Fetch(ctx context.Context, max int) ([]stream.Record, stream.AckFunc, error) {
+	var open []int32
+	for p, at := range s.next {
+		if at < logEnd {
+			open = append(open, int32(p))
+		}
+	}
+	if len(open) == 0 {
+		<-ctx.Done()
+		return nil, nil, ctx.Err()
+	}
+	p := open[rand.IntN(len(open))]
+	var records []stream.Record
+	for n := 1 + rand.IntN(min(max, 20)); n > 0 && s.next[p] < logEnd; s.next[p]++ {
+		if at := s.next[p]; at%logGap != 0 {
+			value := schemas.AppendHeader(nil, 1)
+			value = binary.BigEndian.AppendUint32(value, uint32(p))
+			value = binary.BigEndian.AppendUint64(value, uint64(at))
+			records = append(records, stream.Record{Topic: "log", Partition: p, Offset: at, Value: value})
+			n--
+		}
+	}
+	return records, func(context.Context, error) error { return nil }, nil
+}
+
+// registry has the schema of the log, and no other.
+type registry struct{ schema *logSchema }
+
+// Schema implements consumers.Registry.
+func (r registry) Schema(context.Context, schemas.ID) (schemas.Schema, error) { return r.schema, nil }
+
+type logSchema struct{ Schema }
+
+// Decode implements schemas.Schema.
+func (*logSchema) Decode(src []byte) (any, error) {
+	return map[string]any{
+		"part": int64(binary.BigEndian.Uint32(src)),
+		"at":   int64(binary.BigEndian.Uint64(src[4:])),
+	}, nil
+}

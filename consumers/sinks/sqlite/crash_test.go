@@ -1,0 +1,16 @@
+package sqlite_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"penstock/consumers/sinks/sinktest"
+	"penstock/consumers/sinks/sqlite"
+)
+
+func TestMain(m *testing.M) { sinktest.Main(m, sqlite.Open) }
+
+func TestCrash(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "crash.db")
+	sinktest.Crash(t, database{file, reader(t, file)}, file)
+}
