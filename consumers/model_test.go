@@ -24,6 +24,16 @@ import (
 // sink, once and in order, or in the dead-letter topic, and nothing may have
 // been acknowledged before that.
 func TestModel(t *testing.T) {
+	rounds := 20 // of a hundred worlds each
+	if testing.Short() {
+		rounds = 2
+	}
+	for range rounds {
+		testModel(t)
+	}
+}
+
+func testModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		percent := rapid.IntRange(0, 40)
 		w := &world{

@@ -402,10 +402,14 @@ func (r *run) giveBack(l *lane, j *job, why error) {
 		}
 		return j.ack(ctx, errGivenBack) // not why: it may hold a BatchError
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		l.returned = max(l.returned, j.batch.Next)
+	case gone(err):
+		l.returned = 0 // with the assignment ended what was to come again
+		return
 	}
-	if !gone(err) && r.intake.Err() != nil {
+	if r.intake.Err() != nil {
 		r.leave(why)
 	}
 }

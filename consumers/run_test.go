@@ -317,44 +317,68 @@ func TestStopWhileSinkIsDown(t *testing.T) {
 	}
 }
 
-// A batch that was fetched before its partition went and came back is not
-// written when one ahead of it was not, nor is anything behind it until all
-// that was given back has come again.
+// What was fetched before its partition went and came back is not written when
+// something ahead of it was not, nor is anything behind that until all that was
+// given back has come again.
 func TestHole(t *testing.T) {
-	one := func(offset int64) []stream.Record { return records(offset, fmt.Sprint(offset)) }
-	src := &script{batches: [][]stream.Record{
-		one(0), one(1), // of the lost assignment
-		one(0), one(1), // of the new one: given back
-		one(0), one(2), one(1), one(2), // again, with new ones in between
-		one(3),
-	}}
-	old := 2
-	src.refuse = func() error {
-		if old--; old >= 0 {
-			return stream.ErrFenced
-		}
-		return nil
+	type batch struct {
+		offset  int64
+		fenced  bool // what settles it gets ErrFenced
+		written bool // else given back
 	}
-	var got []int64
-	lost := true
-	sink := sinkFunc(func(_ context.Context, b Batch) error {
-		if lost {
-			lost = false
-			return stream.ErrFenced
-		}
-		got = append(got, b.First)
-		return nil
-	})
-	var back []int64
-	cfg := Config{InFlight: 1, Hooks: Hooks{GivenBack: func(b Batch, _ error) { back = append(back, b.First) }}}
-	if err := within(t, time.Second, src, sink, cfg); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]int64{0, 1, 2, 3}, got); diff != "" {
-		t.Error("written (-want +got):\n", diff)
-	}
-	if diff := cmp.Diff([]int64{0, 1, 0, 1, 2}, back); diff != "" {
-		t.Error("given back (-want +got):\n", diff)
+	for _, test := range []struct {
+		name    string
+		batches []batch // the sink refuses the first, since it is lost
+	}{
+		{"new records between those that come again", []batch{
+			{0, true, false}, {1, true, false}, // of the lost assignment
+			{0, false, false}, {1, false, false}, // of the new one: given back
+			{0, false, true}, {2, false, false}, {1, false, true}, {2, false, true}, // again
+			{3, false, true},
+		}},
+		{"lost again before all has come again", []batch{
+			{0, true, false},
+			{0, false, false}, {1, false, false},
+			{0, true, true}, {2, true, false}, {1, true, false}, {3, true, false}, // lost after this 0 was written
+			{1, false, false}, {1, false, true}, {2, false, true}, {3, false, true},
+		}},
+		{"another consumer went on", []batch{
+			{0, true, false}, {1, true, false},
+			{7, false, false}, {8, false, false}, {7, false, true}, {8, false, true},
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			src := &script{}
+			var want []batch
+			for _, b := range test.batches {
+				src.batches = append(src.batches, records(b.offset, "x"))
+				want = append(want, batch{b.offset, false, b.written})
+			}
+			settled := 0
+			src.refuse = func() error {
+				settled++
+				if test.batches[settled-1].fenced {
+					return stream.ErrFenced
+				}
+				return nil
+			}
+			var got []batch
+			calls := 0
+			sink := sinkFunc(func(_ context.Context, b Batch) error {
+				if calls++; calls == 1 {
+					return stream.ErrFenced
+				}
+				got = append(got, batch{b.Messages[0].Offset, false, true})
+				return nil
+			})
+			cfg := Config{InFlight: 1, Hooks: Hooks{GivenBack: func(b Batch, _ error) { got = append(got, batch{b.First, false, false}) }}}
+			if err := within(t, time.Second, src, sink, cfg); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(batch{})); diff != "" {
+				t.Error("batches (-want +got):\n", diff)
+			}
+		})
 	}
 }
 
