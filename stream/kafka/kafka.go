@@ -14,7 +14,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,32 +52,6 @@ type Config struct {
 	SessionTimeout time.Duration
 	// Dial opens connections in place of net.Dialer. TLS is not used then.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-}
-
-// ParseURL returns the seeds that a URL of the form kafka://host:port,host:port
-// names. The port is 9092 where there is none.
-func ParseURL(s string) (seeds []string, err error) {
-	const want = "want kafka://host:port,host:port"
-	u, ok := strings.CutPrefix(s, "kafka://")
-	if !ok {
-		return nil, fmt.Errorf("parse broker URL: no kafka:// at its beginning, %s", want)
-	}
-	if strings.Contains(u, "@") { // not shown: there may be a password in it
-		return nil, fmt.Errorf("parse broker URL: a user or password in it is not supported, %s", want)
-	}
-	for seed := range strings.SplitSeq(strings.TrimSuffix(u, "/"), ",") {
-		// Parsed alone, because url.Parse takes a list of hosts for one.
-		one, err := url.Parse("kafka://" + seed)
-		if err != nil || one.Hostname() == "" || one.Host != seed {
-			return nil, fmt.Errorf("parse broker URL %q: %q is not host:port, %s", s, seed, want)
-		}
-		port := cmp.Or(one.Port(), "9092")
-		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-			return nil, fmt.Errorf("parse broker URL %q: %q is not a port from 1 to 65535", s, port)
-		}
-		seeds = append(seeds, net.JoinHostPort(one.Hostname(), port))
-	}
-	return seeds, nil
 }
 
 // Broker is a connection to a cluster. It implements stream.Broker.
@@ -120,6 +93,7 @@ func Open(ctx context.Context, c Config) (*Broker, error) {
 		// would only make it wait longer.
 		kgo.ProducerLinger(0),
 		kgo.RecordDeliveryTimeout(c.Timeout),
+		kgo.UnknownTopicRetries(2),
 		kgo.AllowIdempotentProduceCancellation(), // so that the timeout holds, and ctx
 	)...)
 	if err != nil {
@@ -369,14 +343,16 @@ func (b *Broker) Close() error {
 	return nil
 }
 
-// translate wraps err in the error of package stream that says the same. If ctx
-// ended, that is the reason.
+// ended tells whether err is there because ctx ended.
+func ended(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// translate wraps err in the error of package stream that says the same.
 func translate(ctx context.Context, err error) error {
 	var network net.Error
 	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
+	case ended(ctx, err):
 		return ctx.Err()
 	case errors.Is(err, kgo.ErrClientClosed):
 		return stream.ErrClosed

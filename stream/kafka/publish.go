@@ -14,7 +14,8 @@ import (
 
 // Publish implements stream.Publisher. It is idempotent as far as the client's
 // own retries go: a record that the caller publishes again after an error may
-// be there twice.
+// be there twice. A record whose outcome the broker did not tell within
+// Config.Timeout is named as failed with stream.ErrUnreachable, and may be there.
 func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	if err := b.usable(ctx); err != nil {
 		return fmt.Errorf("publish: %w", err)
@@ -36,21 +37,20 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 		p.waiting.Wait()
 	}
 
-	switch {
-	case len(p.failed) == 0:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("publish: %w", ctx.Err())
-	case b.closed.Load():
-		return fmt.Errorf("publish: %w", stream.ErrClosed)
-	}
 	var failed stream.BatchError
 	for i := range out {
-		if err := p.failed[&out[i]]; err != nil {
+		err := p.failed[&out[i]]
+		switch {
+		case err == nil:
+		case ended(ctx, err):
+			return fmt.Errorf("publish: %w", ctx.Err())
+		case errors.Is(err, kgo.ErrClientClosed):
+			return fmt.Errorf("publish: %w", stream.ErrClosed)
+		default:
 			failed.Fail(i, p.explain(ctx, &out[i], err))
 		}
 	}
-	return &failed
+	return failed.OrNil()
 }
 
 // publication is one call of Publish.

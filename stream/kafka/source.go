@@ -50,7 +50,7 @@ type source struct {
 
 	mu         sync.Mutex
 	partitions map[int32]*partition
-	ready      []*partition // those with records to deliver, each once
+	ready      []*partition // those that have polled records
 	retries    []*batch     // nacked records, by due time
 	held       int          // delivered and not settled, of all partitions:
 	heldBytes  int          // batches, and bytes
@@ -66,7 +66,6 @@ type source struct {
 type partition struct {
 	number    int32
 	polled    []*kgo.Record // not delivered yet
-	queued    bool          // it is in source.ready
 	open      openBatches
 	held      int   // delivered and not settled: batches
 	heldBytes int   // and bytes
@@ -176,14 +175,7 @@ func (s *source) Fetch(ctx context.Context, max int) ([]stream.Record, stream.Ac
 			s.mu.Unlock()
 			return fromKafka(b.records), func(_ context.Context, err error) error { return s.settle(b, err) }, nil
 		}
-		wait, cancel := ctx, context.CancelFunc(nil)
-		if len(s.retries) > 0 {
-			wait, cancel = context.WithDeadline(ctx, s.retries[0].due)
-		} else {
-			wait, cancel = context.WithCancel(ctx)
-		}
-		s.interrupt = cancel
-		s.waiting = s.full()
+		wait, cancel := s.prepareWait(ctx)
 		waiting := s.waiting
 		s.mu.Unlock()
 
@@ -196,12 +188,31 @@ func (s *source) Fetch(ctx context.Context, max int) ([]stream.Record, stream.Ac
 	}
 }
 
+// prepareWait returns the context of a wait for records, or for room if there
+// is none: it ends when the next nacked record is due, and on interrupt. It is
+// called with s.mu held.
+func (s *source) prepareWait(ctx context.Context) (wait context.Context, cancel context.CancelFunc) {
+	if len(s.retries) > 0 {
+		wait, cancel = context.WithDeadline(ctx, s.retries[0].due)
+	} else {
+		wait, cancel = context.WithCancel(ctx)
+	}
+	s.interrupt, s.waiting = cancel, s.full()
+	return wait, cancel
+}
+
 // ended says why nothing more comes. It is called with s.mu held.
 func (s *source) ended() error {
 	if s.closed {
 		return stream.ErrClosed
 	}
 	return s.failed
+}
+
+// topicGone tells whether the source ended because its topic did: then there is
+// nothing left to commit. It is called with s.mu held.
+func (s *source) topicGone() bool {
+	return errors.Is(s.failed, stream.ErrTopicChanged) || errors.Is(s.failed, stream.ErrNoTopic)
 }
 
 // fail ends the source with err.
@@ -240,7 +251,7 @@ func (s *source) next(max int) *batch {
 	n := min(max, len(p.polled))
 	b := newBatch(p, p.polled[:n:n])
 	p.polled = p.polled[n:]
-	if p.queued = len(p.polled) > 0; p.queued {
+	if len(p.polled) > 0 {
 		s.ready = append(s.ready, p) // behind the others
 	}
 	p.open.deliver(positionOf(b.records[0]), positionOf(b.records[n-1]))
@@ -281,6 +292,10 @@ func (s *source) take(ctx context.Context, fetches kgo.Fetches) (got, gone bool)
 	defer s.mu.Unlock()
 	for _, f := range fetches {
 		for _, t := range f.Topics {
+			if t.TopicID != [16]byte{} && t.TopicID != s.topic.id {
+				gone = true // made again after Open looked, before the client did
+				continue
+			}
 			for _, tp := range t.Partitions {
 				if tp.Err != nil {
 					gone = s.pollError(ctx, tp.Partition, tp.Err) || gone
@@ -292,12 +307,9 @@ func (s *source) take(ctx context.Context, fetches kgo.Fetches) (got, gone bool)
 				got = true
 				if len(p.polled) == 0 {
 					p.polled = tp.Records
+					s.ready = append(s.ready, p)
 				} else {
 					p.polled = append(p.polled, tp.Records...)
-				}
-				if !p.queued {
-					p.queued = true
-					s.ready = append(s.ready, p)
 				}
 			}
 		}
@@ -487,6 +499,7 @@ func (s *source) giveUp(ctx context.Context, numbers []int32, commit bool) {
 		s.count(p, -p.held, -p.heldBytes)
 	}
 	s.interrupt() // there may be room again
+	commit = commit && !s.topicGone()
 	s.mu.Unlock()
 
 	if commit && len(gone) > 0 {
@@ -649,7 +662,7 @@ func (s *source) commit(ctx context.Context, partitions []*partition) error {
 func (s *source) Close() error {
 	s.closing.Do(func() {
 		s.mu.Lock()
-		before := s.failed
+		before, gone := s.failed, s.topicGone()
 		s.closed = true
 		s.interrupt()
 		s.mu.Unlock()
@@ -657,9 +670,9 @@ func (s *source) Close() error {
 		stopLate := time.AfterFunc(2*commitWithin, s.end)
 		defer stopLate.Stop()
 		s.committer.Wait()
-		err := s.commitLast(s.life, nil)
-		if errors.Is(before, stream.ErrTopicChanged) || errors.Is(before, stream.ErrNoTopic) {
-			err = nil // there is nothing left to store it for
+		var err error
+		if !gone {
+			err = s.commitLast(s.life, nil)
 		}
 		s.client.CloseAllowingRebalance()
 		s.end()

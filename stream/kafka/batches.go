@@ -19,8 +19,8 @@ type openBatches struct {
 	next position
 }
 
-// position is an offset, and the epoch of the leader that the records before it
-// came from. No position has offset -1.
+// position is an offset, and the epoch of a leader that had the record there, or
+// the one before. No position has offset -1.
 type position struct {
 	offset int64
 	epoch  int32
