@@ -20,6 +20,8 @@ type plan struct {
 	required int // how many fields the encoder insists on
 	items    *plan
 	branches []*plan
+	flat     bool   // a record all whose fields are scalars, or those or null
+	way      []step // over the encoding
 }
 
 type fieldPlan struct {
@@ -54,6 +56,17 @@ func (pl planner) plan(n *schemas.Node) *plan {
 		}
 	}
 	return p
+}
+
+// finish makes what needs all plans to be there.
+func (pl planner) finish() {
+	for _, p := range pl {
+		p.way = p.steps()
+		p.flat = p.kind == schemas.Record
+		for _, s := range p.way {
+			p.flat = p.flat && s.part == nil
+		}
+	}
 }
 
 // compares reports whether the audit looks at values of p at all, and not at
@@ -141,7 +154,7 @@ func (p *plan) float(src []byte, v any) ([]byte, bool) {
 }
 
 func (p *plan) record(src []byte, v any) (rest []byte, ok bool) {
-	m := object(v)
+	m := members(v)
 	known := p.required
 	for i := range p.fields {
 		f := &p.fields[i]
@@ -192,7 +205,7 @@ func (p *plan) array(src []byte, v any) (rest []byte, ok bool) {
 func (p *plan) entries(src []byte, v any) (rest []byte, ok bool) {
 	var m map[string]any
 	if p.items.compares() {
-		m = object(v)
+		m = members(v)
 	}
 	for {
 		count, n := binary.Varint(src)
@@ -217,8 +230,14 @@ func (p *plan) entries(src []byte, v any) (rest []byte, ok bool) {
 	}
 }
 
-// object returns v as a map of names to values, or nil if it is a struct.
-func object(v any) map[string]any {
+// isStruct reports whether v is a struct or points to one.
+func isStruct(v any) bool {
+	t := reflect.TypeOf(v)
+	return t != nil && (t.Kind() == reflect.Struct || t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct)
+}
+
+// members returns v as a map of names to values, or nil if it is a struct.
+func members(v any) map[string]any {
 	switch v := v.(type) {
 	case map[string]any:
 		return v

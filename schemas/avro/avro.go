@@ -56,7 +56,9 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 	canonical.typ(t, "")
 	m := modeller{named: map[*typ]*schemas.Node{}}
 	s := &Schema{canonical: string(canonical.out), lib: compiled, model: m.node(t)}
-	s.plan = planner{}.plan(s.model)
+	plans := planner{}
+	s.plan = plans.plan(s.model)
+	plans.finish()
 	s.forks = forks(s.model)
 	return s, nil
 }
@@ -100,7 +102,7 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 	if err != nil {
 		return dst, s.refuse(v, err)
 	}
-	if _, ok := s.plan.audit(out[len(dst):], v); !ok {
+	if !s.plan.clean(out[len(dst):], v) {
 		return dst, s.refuse(v, errors.New("it has text that is not UTF-8, a field that the schema does not have, or a number beyond its type"))
 	}
 	return out, nil

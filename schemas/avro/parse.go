@@ -96,7 +96,7 @@ type parser struct {
 	types map[string]*typ              // by full name
 	texts map[string]*schemas.JSONNode // the references
 	home  map[string]string            // full name to the reference that defines it
-	state map[string]readingOf         // how far a reference is
+	state map[string]readingOf         // how far a reference is; "" is the text itself
 	from  string                       // the reference being read
 }
 
@@ -125,7 +125,7 @@ func parseText(text string, refs map[string]string) (*typ, error) {
 		types: map[string]*typ{},
 		texts: map[string]*schemas.JSONNode{},
 		home:  map[string]string{},
-		state: map[string]readingOf{},
+		state: map[string]readingOf{"": reading},
 	}
 	options := schemas.JSONOptions{Comments: true, LastWins: true}
 	for _, key := range slices.Sorted(maps.Keys(refs)) {
@@ -232,17 +232,17 @@ func (p *parser) lookup(used, space, pointer string) (*typ, error) {
 	inside := named(used, space)
 	for _, n := range []name{inside, named(used, "")} {
 		full := n.full()
-		if t, ok := p.types[full]; ok {
-			return t, nil
-		}
+		t, known := p.types[full]
 		key, ok := p.home[full]
-		if !ok || key == p.from {
+		if known {
+			key = t.from
+		}
+		switch {
+		case !known && !ok:
 			continue
-		}
-		if p.state[key] == reading {
-			return nil, p.fail(pointer, "the references %q and %q need each other", p.from, key)
-		}
-		if p.state[key] == unread {
+		case key != p.from && p.state[key] == reading:
+			return nil, p.fail(pointer, "the type %q is of a schema that itself refers to this one", full)
+		case !known && p.state[key] == unread:
 			if err := p.reference(key); err != nil {
 				return nil, err
 			}

@@ -1,0 +1,419 @@
+package avro
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"penstock/schemas"
+)
+
+func parse(t testing.TB, text string) *Schema {
+	t.Helper()
+	s, err := Format{}.Parse(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.(*Schema)
+}
+
+func TestCanonical(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		s := parse(t, text)
+		if got := s.Canonical(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		again := parse(t, s.Canonical())
+		if again.Canonical() != s.Canonical() {
+			t.Errorf("printed again: %s", again.Canonical())
+		}
+		if diff := cmp.Diff(s.Model(), again.Model()); diff != "" {
+			t.Errorf("read again: %s", diff)
+		}
+	}
+	f(` "string" `, `"string"`)
+	f(`{"type": "string"}`, `"string"`)
+	f(`{"type": "string", "doc": "dropped", "default": "kept"}`, `{"type":"string","default":"kept"}`)
+	f(`{"logicalType": "decimal", "scale": 2, "type": "bytes", "precision": 9}`, `{"type":"bytes","logicalType":"decimal","scale":2,"precision":9}`)
+	f(`{"items": {"type": "int"}, "x": 1, "type": "array"}`, `{"type":"array","items":"int","x":1}`)
+	f(`{"type": "map", "values": ["null", {"type": "array", "items": "long"}]}`, `{"type":"map","values":["null",{"type":"array","items":"long"}]}`)
+	f("/* a */ [\"null\", // b\n\"int\"]", `["null","int"]`)
+	// The order of the attributes, whatever that of the source.
+	f(`{"aliases": ["Old"], "p": null, "fields": [
+		{"order": "descending", "aliases": ["b"], "q": [1, {"z": 1, "a": 2}], "default": 1, "doc": "", "type": "int", "name": "a"},
+		{"name": "c", "type": "int", "order": "ascending"}
+	], "doc": "d", "name": "R", "type": "record"}`,
+		`{"type":"record","name":"R","doc":"d","fields":[{"name":"a","type":"int","doc":"","default":1,"order":"descending","aliases":["b"],"q":[1,{"z":1,"a":2}]},{"name":"c","type":"int"}],"p":null,"aliases":["Old"]}`)
+	f(`{"default": "B", "symbols": ["A", "B"], "name": "E", "type": "enum", "p": 1, "namespace": "n"}`,
+		`{"type":"enum","name":"E","namespace":"n","symbols":["A","B"],"default":"B","p":1}`)
+	f(`{"size": 4, "name": "n.m.F", "type": "fixed"}`, `{"type":"fixed","name":"F","namespace":"n.m","size":4}`)
+	f(`{"type": "error", "name": "E", "fields": []}`, `{"type":"error","name":"E","fields":[]}`)
+	// Names: a dotted one wins, namespaces are inherited, written where they
+	// change, and "" where one is left.
+	f(`{"type": "record", "name": "a.b.R", "namespace": "ignored", "fields": [
+		{"name": "x", "type": {"type": "fixed", "name": "F", "size": 1}},
+		{"name": "y", "type": {"type": "fixed", "name": "G", "namespace": "c", "size": 1}},
+		{"name": "z", "type": {"type": "record", "name": "H", "namespace": "", "fields": [{"name": "g", "type": "c.G"}]}},
+		{"name": "u", "type": ["null", "a.b.F", "c.G", "H", "R"]}
+	]}`,
+		`{"type":"record","name":"R","namespace":"a.b","fields":[{"name":"x","type":{"type":"fixed","name":"F","size":1}},{"name":"y","type":{"type":"fixed","name":"G","namespace":"c","size":1}},{"name":"z","type":{"type":"record","name":"H","namespace":"","fields":[{"name":"g","type":"c.G"}]}},{"name":"u","type":["null","F","c.G","H","R"]}]}`)
+	f(`{"type": "record", "name": "n.R", "aliases": ["A", "n.B", "m.C"], "fields": []}`,
+		`{"type":"record","name":"R","namespace":"n","fields":[],"aliases":["A","B","m.C"]}`)
+	// Text: only what must be is escaped.
+	f(`{"type": "string", "p": "\u00e9\u2028\ud83d\ude00 \/ \"\\ \n\u001f"}`, `{"type":"string","p":"é`+"\u2028"+`😀 / \"\\ \n\u001F"}`)
+	// Numbers: integers as they are, others as Java spells a double.
+	f(`{"type": "string", "p": [1.50, 1e3, 1.5e10, 1e-3, 1.5e-4, 9999999.5, 1e7, -0.0, 100, 1e21, 123456789.125]}`,
+		`{"type":"string","p":[1.5,1000.0,1.5E10,0.001,1.5E-4,9999999.5,1.0E7,-0.0,100,1.0E21,1.23456789125E8]}`)
+	// An unknown logical type is a property like any other.
+	f(`{"type": "int", "logicalType": "parsecs"}`, `{"type":"int","logicalType":"parsecs"}`)
+}
+
+func TestParseRefuses(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		_, err := Format{}.Parse(text, nil)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "parse Avro schema: ") {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
+	f(``, `parse JSON: at offset 0: expected a JSON value, found the end`)
+	f(`"int" x`, `at offset 6: expected nothing after the value`)
+	f(`5`, `at the start: expected a type (a name, an object or an array), found a number`)
+	f(`"strin"`, `at the start: there is no type "strin": define it before its first use, or name the schema that defines it among the references`)
+	f(`{"type":"record","name":"R"}`, `at /fields: expected an array of fields, found nothing`)
+	f(`{"type":"record","fields":[]}`, `at the start: expected a "name" that is a string, because a record has one`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"int"},{"name":"a","type":"int"}]}`, `at /fields/1/name: the field "a" stands twice`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a"}]}`, `at /fields/0/type: expected a type, found nothing`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a-b","type":"int"}]}`, `at /fields/0/name: expected a name of letters, digits and _, found string "a-b"`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a","type":{"type":"enum","name":"R","symbols":["A"]}}]}`, `at /fields/0/type/name: the type "R" is defined twice`)
+	f(`{"type":"record","name":"9","fields":[]}`, `at /name: expected a name of letters, digits and _, found "9"`)
+	f(`{"type":"enum","name":"E","symbols":["A","A"]}`, `at /symbols/1: the symbol "A" stands twice`)
+	f(`{"type":"enum","name":"E","symbols":["A B"]}`, `at /symbols/0: expected a symbol of letters, digits and _, found string "A B"`)
+	f(`{"type":"enum","name":"E","symbols":["A"],"default":"B"}`, `at /default: expected one of the symbols, found string "B"`)
+	f(`{"type":"fixed","name":"F","size":-1}`, `at /size: expected a number of bytes, found number -1`)
+	f(`{"type":"array"}`, `at /items: expected a type, found nothing`)
+	f(`{"type":"int","p":92233720368547758080}`, `at /p: expected an integer of 64 bits, found 92233720368547758080`)
+	f(`["int","int"]`, `int`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"int","default":"x"}]}`, `default`)
+	f(`{"type":"bytes","logicalType":"decimal","precision":2,"scale":50000000}`, `scale`)
+	f(strings.Repeat(`{"type":"array","items":`, 201)+`"int"`+strings.Repeat("}", 201), `less nesting`)
+	f(strings.Repeat(" ", 4<<20+1), `a schema of at most`)
+}
+
+func TestReferences(t *testing.T) {
+	refs := map[string]string{ // the keys sort against the dependencies
+		"1 order":    `{"type":"record","name":"shop.Order","fields":[{"name":"by","type":"people.Customer"},{"name":"to","type":"people.Address"}]}`,
+		"2 customer": `{"type":"record","name":"Customer","namespace":"people","fields":[{"name":"home","type":"Address"}]} // text`,
+		"3 address":  `{"type":"record","name":"people.Address","fields":[{"name":"city","type":"string"}]}`,
+		"4 unused":   `["null", {"type":"enum","name":"E","symbols":["A"]}]`,
+	}
+	s, err := Format{}.Parse(`{"type":"record","name":"shop.Sale","fields":[{"name":"order","type":"Order"},{"name":"via","type":["null","people.Address"]}]}`, refs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"type":"record","name":"Sale","namespace":"shop","fields":[{"name":"order","type":"Order"},{"name":"via","type":["null","people.Address"]}]}`
+	if s.Canonical() != want {
+		t.Errorf("got  %s\nwant %s", s.Canonical(), want)
+	}
+	address := map[string]any{"city": "Jena"}
+	v := map[string]any{"order": map[string]any{"by": map[string]any{"home": address}, "to": address}, "via": address}
+	b, err := s.AppendEncode(nil, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := s.Decode(b)
+	if diff := cmp.Diff(v, back); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+	if _, err := (Format{}).Parse(`"shop.Order"`, refs); err != nil {
+		t.Errorf("a name alone: %v", err)
+	}
+
+	f := func(text string, refs map[string]string, want string) {
+		t.Helper()
+		_, err := Format{}.Parse(text, refs)
+		if err == nil || err.Error() != "parse Avro schema: "+want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	f(`"A"`, map[string]string{
+		"a": `{"type":"record","name":"A","fields":[{"name":"b","type":"B"}]}`,
+		"b": `{"type":"record","name":"B","fields":[{"name":"c","type":"C"}]}`,
+		"c": `{"type":"record","name":"C","fields":[{"name":"x","type":"X"}]}`,
+	}, `in the reference "c", at /fields/0/type: there is no type "X": define it before its first use, or name the schema that defines it among the references`)
+	f(`"A"`, map[string]string{
+		"a": `{"type":"record","name":"A","fields":[{"name":"b","type":"B"}]}`,
+		"b": `{"type":"record","name":"B","fields":[{"name":"c","type":"C"}]}`,
+		"c": `{"type":"record","name":"C","fields":[{"name":"a","type":["null","A"]}]}`,
+	}, `in the reference "c", at /fields/0/type/1: the type "A" is of a schema that itself refers to this one`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"A"}]}`, map[string]string{
+		"a": `{"type":"record","name":"A","fields":[{"name":"r","type":["null","R"]}]}`,
+	}, `in the reference "a", at /fields/0/type/1: the type "R" is of a schema that itself refers to this one`)
+	f(`"int"`, map[string]string{"a": `{`}, `in the reference "a": parse JSON: at offset 1: expected a key in double quotes, found the end`)
+	f(`"int"`, map[string]string{
+		"a": `{"type":"enum","name":"E","symbols":["A"]}`,
+		"b": `{"type":"enum","name":"E","symbols":["A"]}`,
+	}, `the type "E" is defined in both references "a" and "b"`)
+	f(`{"type":"enum","name":"E","symbols":["A"]}`, map[string]string{"a": `{"type":"enum","name":"E","symbols":["A"]}`},
+		`at /name: the type "E" is defined here and in the reference "a"`)
+}
+
+func TestModel(t *testing.T) {
+	s := parse(t, `{"type":"record","name":"n.R","doc":"d","aliases":["Old"],"fields":[
+		{"name":"i","type":"int","default":5,"aliases":["j"],"doc":"an int"},
+		{"name":"n","type":["null","long"]},
+		{"name":"m","type":["long","null"]},
+		{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2},"default":"\u00ff\u0001"},
+		{"name":"u","type":{"type":"fixed","name":"U","size":16,"logicalType":"uuid"}},
+		{"name":"t","type":{"type":"long","logicalType":"timestamp-micros"}},
+		{"name":"w","type":{"type":"int","logicalType":"timestamp-micros"}},
+		{"name":"e","type":{"type":"enum","name":"E","symbols":["A","B"],"default":"B"},"default":"A"},
+		{"name":"a","type":{"type":"array","items":"R"},"default":[]},
+		{"name":"f","type":"float","default":1.5},
+		{"name":"o","type":{"type":"map","values":"double"},"default":{"x":1}},
+		{"name":"z","type":["null","string"],"default":null}
+	]}`)
+	n := s.Model()
+	if n.Field("a").Node.Items != n {
+		t.Error("the record within itself is not the record")
+	}
+	n.Field("a").Node.Items = nil
+	micros := &schemas.Node{Kind: schemas.Int, Bits: 64, Logical: schemas.Timestamp}
+	null, long := &schemas.Node{Kind: schemas.Null}, &schemas.Node{Kind: schemas.Int, Bits: 64}
+	want := &schemas.Node{Kind: schemas.Record, Name: "n.R", Doc: "d", Aliases: []string{"n.Old"}, Fields: []schemas.Field{
+		{Name: "i", Aliases: []string{"j"}, Doc: "an int", Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, HasDefault: true, Default: int32(5)},
+		{Name: "n", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, long}}},
+		{Name: "m", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{long, null}}, Required: true},
+		{Name: "d", Node: &schemas.Node{Kind: schemas.Bytes, Logical: schemas.Decimal, Precision: 9, Scale: 2}, HasDefault: true, Default: []byte{255, 1}},
+		{Name: "u", Node: &schemas.Node{Kind: schemas.Fixed, Name: "n.U", Size: 16, Logical: schemas.UUID}, Required: true},
+		{Name: "t", Node: micros, Required: true},
+		{Name: "w", Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, Required: true},
+		{Name: "e", Node: &schemas.Node{Kind: schemas.Enum, Name: "n.E", Symbols: []string{"A", "B"}, Fallback: "B"}, HasDefault: true, Default: "A"},
+		{Name: "a", Node: &schemas.Node{Kind: schemas.Array}, HasDefault: true, Default: []any{}},
+		{Name: "f", Node: &schemas.Node{Kind: schemas.Float, Bits: 32}, HasDefault: true, Default: float32(1.5)},
+		{Name: "o", Node: &schemas.Node{Kind: schemas.Map, Items: &schemas.Node{Kind: schemas.Float, Bits: 64}}, HasDefault: true, Default: map[string]any{"x": 1.0}},
+		{Name: "z", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, {Kind: schemas.String}}}, HasDefault: true},
+	}}
+	if diff := cmp.Diff(want, n); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Everything the contract lists is taken and comes back as its own type.
+func TestValues(t *testing.T) {
+	f := func(text string, v, want any) {
+		t.Helper()
+		s := parse(t, text)
+		b, err := s.AppendEncode([]byte("x"), v)
+		if err != nil || b[0] != 'x' {
+			t.Errorf("%s, %v: %v", text, v, err)
+			return
+		}
+		got, err := s.Decode(b[1:])
+		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b *big.Rat) bool { return a.Cmp(b) == 0 })); err != nil || diff != "" {
+			t.Errorf("%s, %v: %v %s", text, v, err, diff)
+		}
+	}
+	at := time.Date(2013, 2, 8, 17, 30, 0, 123e6, time.UTC)
+	f(`"null"`, nil, nil)
+	f(`"boolean"`, true, true)
+	f(`"int"`, json.Number("7.0"), int32(7))
+	f(`"int"`, uint8(7), int32(7))
+	f(`"long"`, 7.0, int64(7))
+	f(`"float"`, 1, float32(1))
+	f(`"double"`, json.Number("1.25"), 1.25)
+	f(`"double"`, math.Inf(-1), math.Inf(-1))
+	f(`"bytes"`, []byte("\xff"), []byte("\xff"))
+	f(`"string"`, "é", "é")
+	f(`{"type":"long","logicalType":"timestamp-millis"}`, at, at)
+	f(`{"type":"long","logicalType":"timestamp-millis"}`, "2013-02-08T18:30:00.123+01:00", at)
+	f(`{"type":"long","logicalType":"timestamp-millis"}`, json.Number("1360344600123"), at)
+	f(`{"type":"int","logicalType":"date"}`, "2013-02-08", time.Date(2013, 2, 8, 0, 0, 0, 0, time.UTC))
+	f(`{"type":"int","logicalType":"time-millis"}`, 90*time.Minute, 90*time.Minute)
+	f(`{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}`, json.Number("12.34"), big.NewRat(1234, 100))
+	f(`{"type":"fixed","name":"U","size":16,"logicalType":"uuid"}`, "e1dd9a1e-f98b-451b-5369-0370b393966b", "e1dd9a1e-f98b-451b-5369-0370b393966b")
+	f(`{"type":"fixed","name":"D","size":12,"logicalType":"duration"}`, bytes.Repeat([]byte{1}, 12), bytes.Repeat([]byte{1}, 12))
+	f(`{"type":"enum","name":"E","symbols":["A","B"]}`, "B", "B")
+	f(`["null","int","string"]`, nil, nil)
+	f(`["null","int","string"]`, "x", "x")
+	f(`["null","int","string"]`, map[string]any{"int": 5}, int32(5))
+	f(`{"type":"map","values":"long"}`, map[string]any{"a": 1}, map[string]any{"a": int64(1)})
+	f(`{"type":"array","items":"string"}`, []string{"a"}, []any{"a"})
+	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"int","default":5},{"name":"b","type":["null","int"]}]}`,
+		map[string]any{}, map[string]any{"a": int32(5), "b": nil})
+}
+
+type person struct {
+	Name    string            `avro:"name"`
+	Age     int               `avro:"age"`
+	Email   *string           `avro:"email"`
+	Tags    map[string]string `avro:"tags"`
+	Scores  []float32         `avro:"scores"`
+	Ignored int               `avro:"-"`
+	Base
+}
+
+type Base struct {
+	Since time.Time `avro:"since"`
+}
+
+const personText = `{"type":"record","name":"Person","fields":[
+	{"name":"name","type":"string"},{"name":"age","type":"int"},{"name":"email","type":["null","string"]},
+	{"name":"tags","type":{"type":"map","values":"string"}},{"name":"scores","type":{"type":"array","items":"float"}},
+	{"name":"since","type":{"type":"long","logicalType":"timestamp-millis"}}]}`
+
+func TestStructs(t *testing.T) {
+	s := parse(t, personText)
+	mail := "a@b"
+	v := person{Name: "Ada", Age: 36, Email: &mail, Tags: map[string]string{"a": "b"}, Scores: []float32{1}, Base: Base{Since: time.UnixMilli(5)}}
+	b, err := s.AppendEncode(nil, &v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Decode(b)
+	want := map[string]any{"name": "Ada", "age": int32(36), "email": "a@b", "tags": map[string]any{"a": "b"}, "scores": []any{float32(1)}, "since": time.UnixMilli(5).UTC()}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+
+	bad := "\xff"
+	v.Age, v.Name, v.Email, v.Tags["k"] = 1<<40, "A\xff", &bad, "\xfe"
+	for _, v := range []any{v, &v} {
+		_, err = s.AppendEncode(nil, v)
+		var refused *schemas.ValueError
+		if !errors.As(err, &refused) {
+			t.Fatalf("got %v", err)
+		}
+		var places []string
+		for _, violation := range refused.Violations {
+			places = append(places, violation.Pointer)
+		}
+		if diff := cmp.Diff([]string{"/name", "/age", "/email", "/tags/k"}, places); diff != "" {
+			t.Errorf("%v: %s", err, diff)
+		}
+	}
+	if _, err := s.AppendEncode(nil, struct{ Name string }{"Ada"}); err == nil {
+		t.Error("a struct without most fields was taken")
+	}
+}
+
+// What the library lets pass and readers could not want is refused.
+func TestAudit(t *testing.T) {
+	f := func(text string, v any, where string) {
+		t.Helper()
+		_, err := parse(t, text).AppendEncode(nil, v)
+		var refused *schemas.ValueError
+		if !errors.As(err, &refused) || refused.Violations[0].Pointer != where {
+			t.Errorf("%s, %v: got %v, want a violation at %q", text, v, err, where)
+		}
+	}
+	record := `{"type":"record","name":"R","fields":[{"name":"a","type":"int","default":1}]}`
+	f(record, map[string]any{"b": 2}, "/b")
+	f(record, map[string]any{"a": 1, "b": 2}, "/b")
+	f(record, map[string]int{"b": 2}, "/b")
+	f(record, &map[string]any{"b": 2}, "/b")
+	f(`{"type":"array","items":`+record+`}`, []any{map[string]any{"a": 1}, map[string]any{"b": 2}}, "/1/b")
+	f(`{"type":"array","items":`+record+`}`, []map[string]any{{"b": 2}}, "/0/b")
+	f(`{"type":"map","values":`+record+`}`, map[string]any{"x": map[string]any{"b": 2}}, "/x/b")
+	f(`{"type":"map","values":`+record+`}`, map[string]map[string]any{"x": {"b": 2}}, "/x/b")
+	f(`["null",`+record+`]`, map[string]any{"b": 2}, "/b")
+	f(`["null",`+record+`]`, map[string]any{"R": map[string]any{"b": 2}}, "/b")
+	f(`{"type":"record","name":"O","fields":[{"name":"r","type":`+record+`}]}`, map[string]any{"r": map[string]any{"b": 2}}, "/r/b")
+	f(`"string"`, "\xff", "")
+	f(`{"type":"map","values":"int"}`, map[string]any{"\xff": 1}, "")
+	f(`{"type":"array","items":"string"}`, []string{"a", "\xff"}, "/1")
+	f(`"double"`, json.Number("1e309"), "")
+	f(`"float"`, json.Number("1e39"), "")
+	f(`"float"`, 1e39, "")
+
+	ok := func(text string, v any) {
+		t.Helper()
+		if _, err := parse(t, text).AppendEncode(nil, v); err != nil {
+			t.Errorf("%s, %v: %v", text, v, err)
+		}
+	}
+	ok(`["null",`+record+`]`, map[string]any{"R": map[string]any{"a": 1}})
+	ok(record, map[string]int{"a": 2})
+	ok(`{"type":"record","name":"a","fields":[{"name":"a","type":["null","a"]}]}`, map[string]any{"a": map[string]any{"a": nil}})
+}
+
+// A schema whose unions nest could take the library forever to refuse a value.
+func TestNestedUnionsEnd(t *testing.T) {
+	s := parse(t, `{"type":"record","name":"Root","fields":[{"name":"n","type":[
+		{"type":"record","name":"A","fields":[{"name":"next","type":["null","A",{"type":"record","name":"B","fields":[{"name":"next","type":["null","A","B"]}]}]}]},
+		"B"]}]}`)
+	if !s.forks {
+		t.Fatal("the schema is not seen to fork")
+	}
+	var v any
+	for range 90 {
+		v = map[string]any{"next": v}
+	}
+	if _, err := s.AppendEncode(nil, map[string]any{"n": v}); err != nil {
+		t.Errorf("a good value: %v", err)
+	}
+	v = "the end"
+	for range 90 {
+		v = map[string]any{"next": v}
+	}
+	if _, err := s.AppendEncode(nil, map[string]any{"n": v}); err == nil {
+		t.Error("a bad value was taken")
+	}
+	if parse(t, personText).forks || parse(t, `[{"type":"map","values":"int"},{"type":"record","name":"R","fields":[]}]`).forks {
+		t.Error("a schema without nested unions is seen to fork")
+	}
+}
+
+// Payloads that bring down other decoders.
+var hostile = []struct {
+	schema, payload string
+}{
+	{`{"type":"array","items":"long"}`, "\xfe\xff\xff\xff\x0f"},
+	{`{"type":"array","items":"long"}`, "\x80\x80\x80\x80\x80\x40"},
+	{`{"type":"array","items":"null"}`, "\x80\xa8\xd6\xb9\x07\x00"},
+	{`{"type":"array","items":{"type":"record","name":"E","fields":[]}}`, "\x80\xa8\xd6\xb9\x07\x00"},
+	{`{"type":"map","values":"long"}`, "\x80\x84\xaf\x5f"},
+	{`{"type":"array","items":"long"}`, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"},
+	{`{"type":"record","name":"L","fields":[{"name":"n","type":["null","L"]}]}`, strings.Repeat("\x02", 1<<20)},
+	{`{"type":"record","name":"T","fields":[{"name":"n","type":{"type":"array","items":"T"}}]}`, strings.Repeat("\x02", 1<<20)},
+	{`"string"`, "\x80\xca\xb5\xee\x01"},
+	{`"bytes"`, "\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"},
+	{`"long"`, "\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01"},
+	{`"string"`, "\x02\xff"},
+	{`"int"`, "\x02\x02"},
+	{`"boolean"`, ""},
+}
+
+func TestHostilePayloads(t *testing.T) {
+	for _, h := range hostile {
+		v, err := schemas.Decode(parse(t, h.schema), []byte(h.payload), schemas.Limits{})
+		if err == nil {
+			t.Errorf("%s: % .20x decoded to %v", h.schema, h.payload, v)
+		}
+	}
+}
+
+func TestDecodeTakesExactlyOneValue(t *testing.T) {
+	s := parse(t, personText)
+	b, err := s.AppendEncode(nil, map[string]any{"name": "Ada", "age": 36, "email": "a@b", "tags": map[string]any{"a": "b"}, "scores": []any{1}, "since": time.UnixMilli(5)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range b {
+		if v, err := s.Decode(b[:i]); err == nil {
+			t.Errorf("%d of %d bytes decoded to %v", i, len(b), v)
+		}
+	}
+	_, err = s.Decode(append(b, 0))
+	if err == nil || !strings.Contains(err.Error(), "found 1 more; was it written with another schema?") {
+		t.Errorf("one byte more: %v", err)
+	}
+}

@@ -1,0 +1,233 @@
+package avro
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	hamba "github.com/hamba/avro/v2"
+	"pgregory.net/rapid"
+
+	"penstock/schemas"
+)
+
+// typed is a random schema with a generator of values that fit it.
+type typed struct {
+	text  string
+	value func(*rapid.T) any
+}
+
+// names makes type and field names that do not repeat.
+type names struct{ n int }
+
+func (n *names) next() string {
+	n.n++
+	return fmt.Sprintf("N%d", n.n)
+}
+
+func anyType(t *rapid.T, n *names, depth int) typed {
+	kinds := []string{"boolean", "int", "long", "float", "double", "string", "bytes", "enum", "fixed", "timestamp"}
+	if depth > 0 {
+		kinds = append(kinds, "array", "map", "record", "record", "nullable")
+	}
+	switch kind := rapid.SampledFrom(kinds).Draw(t, "kind"); kind {
+	case "boolean":
+		return typed{`"boolean"`, func(t *rapid.T) any { return rapid.Bool().Draw(t, "b") }}
+	case "int":
+		return typed{`"int"`, func(t *rapid.T) any { return rapid.Int32().Draw(t, "i") }}
+	case "long":
+		return typed{`"long"`, func(t *rapid.T) any { return rapid.Int64().Draw(t, "l") }}
+	case "float":
+		return typed{`"float"`, func(t *rapid.T) any { return rapid.Float32().Draw(t, "f") }}
+	case "double":
+		return typed{`"double"`, func(t *rapid.T) any { return rapid.Float64().Draw(t, "d") }}
+	case "string":
+		return typed{`"string"`, func(t *rapid.T) any { return rapid.String().Draw(t, "s") }}
+	case "bytes":
+		return typed{`"bytes"`, func(t *rapid.T) any { return rapid.SliceOf(rapid.Byte()).Draw(t, "y") }}
+	case "timestamp":
+		return typed{`{"type":"long","logicalType":"timestamp-millis"}`, func(t *rapid.T) any {
+			return time.UnixMilli(rapid.Int64Range(-1<<41, 1<<42).Draw(t, "t")).UTC()
+		}}
+	case "enum":
+		return typed{fmt.Sprintf(`{"type":"enum","name":%q,"symbols":["A","B","C"]}`, n.next()), func(t *rapid.T) any {
+			return rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "e")
+		}}
+	case "fixed":
+		size := rapid.IntRange(1, 20).Draw(t, "size")
+		return typed{fmt.Sprintf(`{"type":"fixed","name":%q,"size":%d}`, n.next(), size), func(t *rapid.T) any {
+			return rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "x")
+		}}
+	case "array":
+		item := anyType(t, n, depth-1)
+		return typed{`{"type":"array","items":` + item.text + `}`, func(t *rapid.T) any {
+			return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) any { return item.value(t) }), 0, 4).Draw(t, "a")
+		}}
+	case "map":
+		item := anyType(t, n, depth-1)
+		return typed{`{"type":"map","values":` + item.text + `}`, func(t *rapid.T) any {
+			return rapid.MapOfN(rapid.String(), rapid.Custom(func(t *rapid.T) any { return item.value(t) }), 0, 4).Draw(t, "m")
+		}}
+	case "nullable":
+		item := anyType(t, n, 0)
+		return typed{`["null",` + item.text + `]`, func(t *rapid.T) any {
+			if rapid.Bool().Draw(t, "null") {
+				return nil
+			}
+			return item.value(t)
+		}}
+	}
+	name := n.next()
+	fields := map[string]typed{}
+	var order []string
+	text := ""
+	for i := range rapid.IntRange(0, 5).Draw(t, "fields") {
+		f, label := anyType(t, n, depth-1), fmt.Sprintf("f%d", i)
+		fields[label] = f
+		order = append(order, label)
+		if i > 0 {
+			text += ","
+		}
+		text += fmt.Sprintf(`{"name":%q,"type":%s}`, label, f.text)
+	}
+	return typed{fmt.Sprintf(`{"type":"record","name":%q,"fields":[%s]}`, name, text), func(t *rapid.T) any {
+		m := map[string]any{}
+		for _, label := range order {
+			m[label] = fields[label].value(t)
+		}
+		return m
+	}}
+}
+
+var sameValues = cmp.Options{cmpopts.EquateNaNs(), cmpopts.EquateEmpty()}
+
+// Encoding and decoding give the value back, and hamba/avro agrees on the
+// bytes both ways.
+func TestRoundTripAgainstHamba(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := anyType(t, &names{}, 3)
+		s, err := Format{}.Parse(d.text, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", d.text, err)
+		}
+		v := d.value(t)
+		if vs := schemas.Check(s.Model(), v); len(vs) > 0 {
+			t.Fatalf("%s: Check finds fault with what fits: %v", d.text, vs)
+		}
+		b, err := s.AppendEncode(nil, v)
+		if err != nil {
+			t.Fatalf("%s, %v: %v", d.text, v, err)
+		}
+		back, err := schemas.Decode(s, b, schemas.Limits{})
+		if diff := cmp.Diff(v, back, sameValues); err != nil || diff != "" {
+			t.Fatalf("%s: %v %s", d.text, err, diff)
+		}
+
+		other, err := hamba.ParseWithCache(d.text, "", &hamba.SchemaCache{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var theirs any
+		if err := hamba.Unmarshal(other, b, &theirs); err != nil {
+			t.Fatalf("%s, % x: hamba: %v", d.text, b, err)
+		}
+		again, err := hamba.Marshal(other, theirs)
+		if err != nil {
+			t.Fatalf("%s: hamba: %v", d.text, err)
+		}
+		if back, err = s.Decode(again); err != nil {
+			t.Fatalf("%s, % x: %v", d.text, again, err)
+		}
+		if diff := cmp.Diff(v, back, sameValues); diff != "" {
+			t.Fatalf("%s: through hamba: %s", d.text, diff)
+		}
+	})
+}
+
+// A canonical text is a schema that means the same and prints the same.
+func TestCanonicalIsStable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := anyType(t, &names{}, 3)
+		s, err := Format{}.Parse(d.text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Format{}.Parse(s.Canonical(), nil)
+		if err != nil || again.Canonical() != s.Canonical() {
+			t.Fatalf("%s: %v", s.Canonical(), err)
+		}
+		if diff := cmp.Diff(s.Model(), again.Model()); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, h := range hostile {
+		f.Add(h.schema, []byte(h.payload[:min(len(h.payload), 1<<12)]))
+	}
+	f.Add(personText, []byte("\x06Ada\x48\x02\x06a@b\x02\x02a\x02b\x00\x02\x00\x00\x80?\x00\x0a"))
+	f.Add(`["null","int",{"type":"record","name":"R","fields":[{"name":"a","type":{"type":"bytes","logicalType":"decimal","precision":4,"scale":1}}]}]`, []byte("\x04\x02\x05"))
+	f.Fuzz(func(t *testing.T, text string, payload []byte) {
+		s, err := Format{}.Parse(text, nil)
+		if err != nil {
+			return
+		}
+		v, err := schemas.Decode(s, payload, schemas.Limits{})
+		if err != nil {
+			return
+		}
+		// What was decoded can be written and read again as the same, but for
+		// what a union's bare values do not say, and what stands for no value
+		// that encoders take (a time of day beyond a day, a date in the year
+		// 300,000).
+		b, err := s.AppendEncode(nil, v)
+		if err != nil {
+			return
+		}
+		back, err := schemas.Decode(s, b, schemas.Limits{})
+		if err != nil {
+			t.Fatalf("%s, % x: written again as % x, which does not decode: %v", text, payload, b, err)
+		}
+		b2, err := s.AppendEncode(nil, back)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if _, hasMap := v.(map[string]any); !hasMap && len(b) != len(b2) && !bytes.Equal(b, b2) {
+			t.Fatalf("%s: % x, then % x", text, b, b2)
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(personText, `"int"`)
+	f.Add(`{"type":"record","name":"a.b.R","fields":[{"name":"x","type":{"type":"enum","name":"E","namespace":"","symbols":["A"]}},{"name":"y","type":["null","E","R"],"default":null}],"aliases":["Q"]}`, `{"type":"fixed","name":"F","size":3}`)
+	f.Add(`{"type":"bytes","logicalType":"decimal","precision":4,"scale":50000000}`, "[]")
+	f.Add(`["null","F"]`, `{"type":"fixed","name":"F","size":3,"p":[1.5e300,{"a":"\u2028"}]}`)
+	f.Add(`"A"`, `{"type":"record","name":"A","fields":[{"name":"b","type":{"type":"map","values":"A"}}]}`)
+	f.Fuzz(func(t *testing.T, text, ref string) {
+		s, err := Format{}.Parse(text, map[string]string{"ref": ref})
+		if err != nil {
+			return
+		}
+		again, err := Format{}.Parse(s.Canonical(), map[string]string{"ref": ref})
+		if err != nil {
+			t.Fatalf("%s: the canonical text %s does not parse: %v", text, s.Canonical(), err)
+		}
+		if again.Canonical() != s.Canonical() {
+			t.Fatalf("canonical text %s of %s", again.Canonical(), s.Canonical())
+		}
+		// Whatever is encoded or refused, nothing panics.
+		for _, v := range []any{nil, 1, "x", 1.5, []any{}, map[string]any{}, map[string]any{"a": math.NaN()}, []byte{1}} {
+			if b, err := s.AppendEncode(nil, v); err == nil {
+				if _, err := s.Decode(b); err != nil {
+					t.Fatalf("%s, %v: % x does not decode: %v", text, v, b, err)
+				}
+			}
+		}
+	})
+}
