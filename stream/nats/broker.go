@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	neturl "net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -147,6 +148,7 @@ func connect(ctx context.Context, url string, o Options, replicas int, with ...n
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250*time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
+		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // what cannot be sent now is an error now
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { b.disconnected(err) }),
 		nats.ReconnectHandler(func(*nats.Conn) { b.reconnected() }),
@@ -158,6 +160,9 @@ func connect(ctx context.Context, url string, o Options, replicas int, with ...n
 		b.cancel()
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if bad := new(neturl.Error); errors.As(err, &bad) {
+			return nil, fmt.Errorf("connect to NATS: read the URL: %w", bad.Err) // bad itself shows a password
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
 			return nil, fmt.Errorf("connect to NATS: %w", err)
@@ -344,7 +349,7 @@ func (b *Broker) partition(t *topic, number int) stream.Partition {
 }
 
 // lookup asks the server for a topic, and remembers the answer for Publish.
-func (b *Broker) lookup(ctx context.Context, name string, opts ...jetstream.StreamInfoOpt) (*topic, *jetstream.StreamInfo, error) {
+func (b *Broker) lookup(ctx context.Context, name string) (*topic, jetstream.Stream, error) {
 	if name == "" {
 		return nil, nil, fmt.Errorf("topic %q: %w", name, stream.ErrNoTopic)
 	}
@@ -353,22 +358,16 @@ func (b *Broker) lookup(ctx context.Context, name string, opts ...jetstream.Stre
 		return nil, nil, fmt.Errorf("look up topic %q: %w", name, err)
 	}
 	defer cancel()
-	var info *jetstream.StreamInfo
 	s, err := b.js.Stream(asking, escape(name))
-	if err == nil {
-		if info = s.CachedInfo(); len(opts) > 0 {
-			info, err = s.Info(asking, opts...)
-		}
-	}
 	if err != nil {
 		b.forget(name)
 		return nil, nil, fmt.Errorf("look up topic %q: %w", name, b.explain(ctx, err))
 	}
-	t := newTopic(name, info)
+	t := newTopic(name, s.CachedInfo())
 	b.mu.Lock()
 	b.topics[name] = t
 	b.mu.Unlock()
-	return t, info, nil
+	return t, s, nil
 }
 
 // known returns a topic as it was last seen.
@@ -431,12 +430,12 @@ func (b *Broker) Create(ctx context.Context, name string, partitions int) error 
 // Ranges says what each partition of topic holds now. Start and End of a
 // partition that holds nothing are the end of the stream.
 func (b *Broker) Ranges(ctx context.Context, name string) ([]stream.Range, error) {
-	t, info, err := b.lookup(ctx, name, jetstream.WithSubjectFilter(">"))
+	t, s, err := b.lookup(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	state := info.State
 	if t.foreign {
+		state := s.CachedInfo().State
 		r := stream.Range{Partition: b.partition(t, 0), Start: int64(state.FirstSeq), End: int64(state.LastSeq) + 1, Records: int64(state.Msgs)}
 		if state.Msgs == 0 {
 			r.Start = r.End
@@ -448,26 +447,30 @@ func (b *Broker) Ranges(ctx context.Context, name string) ([]stream.Range, error
 		return nil, fmt.Errorf("read the ranges of topic %q: %w", name, err)
 	}
 	defer cancel()
-	handle, err := b.js.Stream(asking, t.stream)
+	info, err := s.Info(asking, jetstream.WithSubjectFilter(">"))
 	if err != nil {
 		return nil, fmt.Errorf("read the ranges of topic %q: %w", name, b.explain(ctx, err))
 	}
 	ranges := make([]stream.Range, t.partitions)
 	for i := range ranges {
-		end := int64(state.LastSeq) + 1
-		r := stream.Range{Partition: b.partition(t, i), Start: end, End: end}
-		if n := state.Subjects[t.subjects[i]]; n > 0 {
-			first, err := handle.GetMsg(asking, state.FirstSeq, jetstream.WithGetMsgSubject(t.subjects[i]))
-			if err != nil {
-				return nil, fmt.Errorf("read the start of partition %d of topic %q: %w", i, name, b.explain(ctx, err))
-			}
-			last, err := handle.GetLastMsgForSubject(asking, t.subjects[i])
-			if err != nil {
-				return nil, fmt.Errorf("read the end of partition %d of topic %q: %w", i, name, b.explain(ctx, err))
-			}
-			r.Start, r.End, r.Records = int64(first.Sequence), int64(last.Sequence)+1, int64(n)
+		end := int64(info.State.LastSeq) + 1
+		ranges[i] = stream.Range{Partition: b.partition(t, i), Start: end, End: end}
+		n := info.State.Subjects[t.subjects[i]]
+		if n == 0 {
+			continue
 		}
-		ranges[i] = r
+		first, err := s.GetMsg(asking, info.State.FirstSeq, jetstream.WithGetMsgSubject(t.subjects[i]))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // removed since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the start of partition %d of topic %q: %w", i, name, b.explain(ctx, err))
+		}
+		last, err := s.GetLastMsgForSubject(asking, t.subjects[i])
+		if err != nil {
+			return nil, fmt.Errorf("read the end of partition %d of topic %q: %w", i, name, b.explain(ctx, err))
+		}
+		ranges[i].Start, ranges[i].End, ranges[i].Records = int64(first.Sequence), int64(last.Sequence)+1, int64(n)
 	}
 	return ranges, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -134,6 +133,7 @@ func (p *partition) claim() error {
 	if err != nil {
 		return err
 	}
+	p.pinned = true
 	now := time.Now()
 	// Renew the lease first, so that the answer below says it was renewed.
 	n, err := p.request(p.consumer, pull{Expires: p.failover / 4, Batch: 1, MaxBytes: 1, Group: priorityGroup, Pin: pin})
@@ -149,13 +149,13 @@ func (p *partition) claim() error {
 	if err != nil {
 		return fmt.Errorf("reset consumer %q: %w", p.consumer, s.b.explain(s.ctx, err))
 	}
-	if g := reset.PriorityGroups; len(g) == 0 || g[0].PinnedClientID != pin {
+	if !isPinned(reset.ConsumerInfo, pin) {
 		return errLost
 	}
 	if err := s.check(asking); err != nil {
 		return err
 	}
-	p.open, p.probing = map[int]*request{}, map[int]time.Time{n: now}
+	p.open, p.probing = nil, map[int]time.Time{n: now}
 	p.reader, p.crowded = p.consumer, 0
 	if s.sub.Owner != nil {
 		s.ownerMu.Lock()
@@ -164,6 +164,7 @@ func (p *partition) claim() error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errEnd, err)
 		}
+		p.assigned = true
 		p.position = max(starts[p.id], 1)
 		p.reader = ""
 	}
@@ -230,6 +231,14 @@ func (p *partition) awaitPin() (string, error) {
 	}
 }
 
+// isPinned reports whether a consumer's pin is that one; empty: nobody has it.
+func isPinned(info *jetstream.ConsumerInfo, pin string) bool {
+	if len(info.PriorityGroups) == 0 {
+		return pin == ""
+	}
+	return info.PriorityGroups[0].PinnedClientID == pin
+}
+
 // free makes the consumer deliver again if its last holder died with every
 // record delivered and some not settled: there would be nothing to deliver, and
 // so nobody would be pinned, until the ack wait is over.
@@ -248,8 +257,7 @@ func (p *partition) free() error {
 		return s.b.explain(s.ctx, err)
 	}
 	info := c.CachedInfo()
-	if info.NumAckPending == 0 || info.NumPending > 0 ||
-		slices.ContainsFunc(info.PriorityGroups, func(g jetstream.PriorityGroupState) bool { return g.PinnedClientID != "" }) {
+	if info.NumAckPending == 0 || info.NumPending > 0 || !isPinned(info, "") {
 		return nil
 	}
 	_, err = s.b.js.ResetConsumer(asking, s.topic.stream, p.consumer)
@@ -285,7 +293,6 @@ func (p *partition) release(why error) {
 		p.inboxSub = nil
 	}
 	s.mu.Lock()
-	pin := p.pin
 	p.pin, p.leaving = "", time.Time{}
 	for b := range p.held {
 		b.fenced = true
@@ -293,13 +300,15 @@ func (p *partition) release(why error) {
 	clear(p.held)
 	p.queue, p.bytes, p.delayed = nil, 0, nil
 	s.mu.Unlock()
-	if pin == "" {
+	pinned, assigned := p.pinned, p.assigned
+	p.pinned, p.assigned = false, false
+	if !pinned {
 		return
 	}
 	// The source's own context may have ended, which is why this is due.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), connectTimeout)
 	defer cancel()
-	if s.sub.Owner != nil {
+	if assigned {
 		s.ownerMu.Lock()
 		err := s.sub.Owner.Lost(ctx, []stream.Partition{p.id})
 		s.ownerMu.Unlock()
@@ -356,6 +365,11 @@ func (p *partition) hold() error {
 			if err := p.receive(m); err != nil {
 				return err
 			}
+			for n := len(p.in); n > 0; n-- {
+				if err := p.receive(<-p.in); err != nil {
+					return err
+				}
+			}
 		case <-p.wake:
 		case <-due.C:
 		case <-progress.C:
@@ -368,7 +382,7 @@ func (p *partition) hold() error {
 			if l, err = p.reconnect(); err != nil {
 				return err
 			}
-			clear(p.open) // the server has forgotten them
+			p.open = nil // the server has forgotten them
 			clear(p.probing)
 			if err := p.renew(); err != nil {
 				return err
@@ -415,7 +429,7 @@ func (p *partition) next() (hand bool, wait time.Duration) {
 			wait = min(wait, left)
 			return false
 		}
-		p.queue = append(slices.Clip(d.messages), p.queue...)
+		p.queue = slices.Concat(d.messages, p.queue)
 		for _, m := range d.messages {
 			p.bytes += m.size
 		}
@@ -441,11 +455,8 @@ func (p *partition) fill() error {
 	}
 	now := time.Now()
 	asked := 0
-	for n, r := range p.open {
-		if now.After(r.deadline) {
-			delete(p.open, n)
-			continue
-		}
+	p.open = slices.DeleteFunc(p.open, func(r request) bool { return now.After(r.deadline) })
+	for _, r := range p.open {
 		asked += r.left
 	}
 	room := windowMessages - queued - asked
@@ -461,7 +472,7 @@ func (p *partition) fill() error {
 	if err != nil {
 		return nil // the connection is lost, which hold notices
 	}
-	p.open[n] = &request{left: room, deadline: now.Add(pullFor + grace)}
+	p.open = append(p.open, request{number: n, left: room, deadline: now.Add(pullFor + grace)})
 	return nil
 }
 
@@ -481,10 +492,13 @@ func (p *partition) receive(m *nats.Msg) error {
 	}
 	n := p.number(m)
 	sent, probe := p.probing[n]
-	if p.open[n] == nil && !probe {
+	i := slices.IndexFunc(p.open, func(r request) bool { return r.number == n })
+	if i < 0 && !probe {
 		return nil // it is over already
 	}
-	delete(p.open, n)
+	if i >= 0 {
+		p.open = slices.Delete(p.open, i, i+1)
+	}
 	delete(p.probing, n)
 	switch {
 	case code == statusWrongPin:
@@ -510,8 +524,7 @@ func (p *partition) receive(m *nats.Msg) error {
 
 // reopen has the ordered consumer made anew, from the next position on.
 func (p *partition) reopen() {
-	p.reader = ""
-	clear(p.open)
+	p.reader, p.open = "", nil
 }
 
 // delivered takes a message off the oldest open request, which is the one that
@@ -520,9 +533,8 @@ func (p *partition) delivered() {
 	if len(p.open) == 0 {
 		return
 	}
-	oldest := slices.Min(slices.Collect(maps.Keys(p.open)))
-	if p.open[oldest].left--; p.open[oldest].left <= 0 {
-		delete(p.open, oldest)
+	if p.open[0].left--; p.open[0].left <= 0 {
+		p.open = slices.Delete(p.open, 0, 1)
 	}
 }
 
@@ -588,8 +600,17 @@ func (p *partition) openReader() error {
 		return fmt.Errorf("make an ordered consumer: %w", s.b.explain(s.ctx, err))
 	}
 	// If the topic was made again, it was before the consumer was.
-	if err := s.check(asking); err != nil {
+	state, err := s.state(asking)
+	if err != nil {
 		return err
+	}
+	if last := int64(state.LastSeq); p.position > last+1 {
+		return fmt.Errorf("%w: partition %d: %w: it is %d, the topic ends at %d", errEnd, p.id.Number, stream.ErrPosition, p.position, last+1)
+	}
+	if first := int64(state.FirstSeq); p.position < first && p.position > 1 {
+		// Whether any of what was deleted lay in this partition is not known.
+		s.b.options.Logger.Warn("the topic's oldest records were deleted, perhaps before they were read",
+			"topic", s.topic.name, "partition", p.id.Number, "position", p.position, "oldest", first)
 	}
 	p.reader, p.sequence = c.CachedInfo().Name, 0
 	return nil

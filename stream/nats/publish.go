@@ -29,6 +29,11 @@ const (
 const (
 	// maxBatch is how many messages a server admits in an atomic batch by default.
 	maxBatch = 1000
+	// minBatch is from how many messages on an atomic batch is faster than
+	// sending them one by one: the server makes a folder and syncs several files
+	// for it, which took as long as syncing 16 to 20 messages (server 2.15,
+	// embedded, ext4).
+	minBatch = 16
 	// maxBatchBytes keeps what one batch holds in memory, here and in the
 	// server, far below what a connection may have pending (64 MiB).
 	maxBatchBytes = 8 << 20
@@ -43,11 +48,10 @@ var errUnknown = errors.New("no answer from the broker: the record may or may no
 // Publish returns once every record is on the server's disk, as far as the
 // server syncs before it answers (an embedded one does).
 //
-// Concurrent calls share atomic batches: of one call, up to 1,000 records at a
-// time are written all or not at all, in their order, and after a batch that
-// failed the call's later records for that topic are not sent. To a stream that
-// does not allow atomic batches records are sent one by one. Nothing is ever
-// sent twice.
+// Concurrent calls share atomic batches of up to 1,000 records. A few records,
+// and those for a stream that does not allow atomic batches, are sent one by
+// one. Either way the records of a call come in their order, and once some
+// failed those that were not sent yet are not sent. Nothing is ever sent twice.
 //
 // A record that is larger than a limit gets an error that wraps
 // stream.ErrTooLarge. If the answer of the server is lost, the error says that
@@ -58,13 +62,19 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	}
 	var failed stream.BatchError
 	jobs := map[string]*job{}
+	nowhere := map[string]error{}
 	for i, r := range records {
+		if err := nowhere[r.Topic]; err != nil {
+			failed.Fail(i, err)
+			continue
+		}
 		t, err := b.known(ctx, r.Topic)
+		if errors.Is(err, stream.ErrNoTopic) {
+			nowhere[r.Topic] = err
+			failed.Fail(i, err)
+			continue
+		}
 		if err != nil {
-			if errors.Is(err, stream.ErrNoTopic) {
-				failed.Fail(i, err)
-				continue
-			}
 			return err // nothing was sent
 		}
 		m, err := b.message(t, r)
@@ -350,10 +360,10 @@ func (c *committer) write(t *topic, shares []share, messages []*nats.Msg) []erro
 				err = errRefused
 			}
 		}
-		if err == nil && len(messages) > 1 && !t.atomic {
+		if err == nil && (len(messages) < minBatch || !t.atomic) {
 			futures := c.sendEach(messages)
 			c.mu.Unlock()
-			return c.waitEach(futures)
+			return c.waitEach(l, futures)
 		}
 		if err == nil {
 			err = c.sendBatch(messages)
@@ -387,15 +397,13 @@ func (c *committer) sendBatch(messages []*nats.Msg) error {
 		if i == len(messages)-1 {
 			m.Reply = c.inbox + "." + strconv.Itoa(c.batches)
 		}
-		if len(messages) > 1 {
-			if m.Header == nil {
-				m.Header = nats.Header{}
-			}
-			m.Header[batchIDHeader] = []string{id}
-			m.Header[batchSequenceHeader] = []string{strconv.Itoa(i + 1)}
-			if m.Reply != "" {
-				m.Header[batchCommitHeader] = []string{"1"}
-			}
+		if m.Header == nil {
+			m.Header = nats.Header{}
+		}
+		m.Header[batchIDHeader] = []string{id}
+		m.Header[batchSequenceHeader] = []string{strconv.Itoa(i + 1)}
+		if m.Reply != "" {
+			m.Header[batchCommitHeader] = []string{"1"}
 		}
 		if err := c.b.nc.PublishMsg(m); err != nil {
 			return c.b.explain(c.b.ctx, err) // without its end the batch is nothing
@@ -442,7 +450,7 @@ func (c *committer) answer(m *nats.Msg, n int) error {
 	if ack.Error != nil {
 		return refusal(ack.Error)
 	}
-	if n > 1 && ack.Count != n {
+	if ack.Count != n {
 		return fmt.Errorf("%w: the answer speaks of %d records, not of %d", errUnknown, ack.Count, n)
 	}
 	return nil
@@ -465,7 +473,7 @@ type future struct {
 	err error
 }
 
-func (c *committer) waitEach(futures []future) []error {
+func (c *committer) waitEach(l *link, futures []future) []error {
 	errs := make([]error, len(futures))
 	for i, f := range futures {
 		if f.err != nil {
@@ -484,6 +492,8 @@ func (c *committer) waitEach(futures []future) []error {
 			default:
 				errs[i] = fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
 			}
+		case <-l.down:
+			errs[i] = fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
 		case <-c.b.ctx.Done():
 			errs[i] = fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
 		}

@@ -192,15 +192,21 @@ func (s *source) missing(err error) {
 // check asks whether the topic is still the one that was opened. It returns
 // ErrTopicChanged or ErrNoTopic, or why it cannot say.
 func (s *source) check(ctx context.Context) error {
-	t, _, err := s.b.lookup(ctx, s.topic.name)
+	_, err := s.state(ctx)
+	return err
+}
+
+// state is check that also says what the stream holds.
+func (s *source) state(ctx context.Context) (jetstream.StreamState, error) {
+	t, handle, err := s.b.lookup(ctx, s.topic.name)
 	if err != nil {
-		return err
+		return jetstream.StreamState{}, err
 	}
 	if !t.created.Equal(s.topic.created) {
-		return fmt.Errorf("topic %q, made %v, was made again %v: %w", t.name,
+		return jetstream.StreamState{}, fmt.Errorf("topic %q, made %v, was made again %v: %w", t.name,
 			s.topic.created.Format(time.RFC3339), t.created.Format(time.RFC3339), stream.ErrTopicChanged)
 	}
-	return nil
+	return handle.CachedInfo().State, nil
 }
 
 // Close gives up the partitions. See stream.SourceCloser.
@@ -258,7 +264,11 @@ func (b *batch) settleOnce(ctx context.Context, cause error, failed *stream.Batc
 	}
 	var again []message
 	for i, m := range b.messages {
-		if _, named := failedAt(failed, i); named || cause != nil && failed == nil {
+		named := false
+		if failed != nil {
+			_, named = failed.Errs[i]
+		}
+		if named || cause != nil && failed == nil {
 			again = append(again, m)
 		}
 	}
@@ -276,14 +286,6 @@ func (b *batch) settleOnce(ctx context.Context, cause error, failed *stream.Batc
 	b.p.forget(b)
 	s.mu.Unlock()
 	return err
-}
-
-func failedAt(e *stream.BatchError, i int) (error, bool) {
-	if e == nil {
-		return nil, false
-	}
-	err, ok := e.Errs[i]
-	return err, ok
 }
 
 // acknowledge sends an ack for each message, or a nack for those that shall
@@ -336,11 +338,13 @@ type partition struct {
 	leaving   time.Time // when to hand on the partition, whatever is held; zero: not at all
 
 	// What follows belongs to run.
+	pinned   bool   // the server may still hold a pin of this member
+	assigned bool   // the Owner has claimed the partition
 	inbox    string // statuses of request n come to inbox.n
 	inboxSub *nats.Subscription
 	in       chan *nats.Msg
-	requests int // how many were sent
-	open     map[int]*request
+	requests int               // how many were sent
+	open     []request         // in the order sent, in which the server serves them
 	probing  map[int]time.Time // open requests that renew the lease, and when they were sent
 	reader   string            // the consumer read: with an Owner an ordered one
 	position int64             // with an Owner: the offset to read next
@@ -356,6 +360,7 @@ type delayed struct {
 
 // request is a pull request that the server has not answered in full.
 type request struct {
+	number   int
 	left     int
 	deadline time.Time
 }
@@ -375,8 +380,8 @@ func (p *partition) take(max int) *batch {
 	for n < min(max, len(p.queue)) && p.queue[n].Offset > p.queue[n-1].Offset {
 		n++
 	}
-	b := &batch{p: p, messages: slices.Clone(p.queue[:n])}
-	p.queue = slices.Delete(p.queue, 0, n)
+	b := &batch{p: p, messages: p.queue[:n:n]}
+	p.queue = p.queue[n:]
 	for _, m := range b.messages {
 		p.bytes -= m.size
 	}
