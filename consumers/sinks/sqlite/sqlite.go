@@ -40,9 +40,7 @@ func Open(ctx context.Context, file string, c sqlsink.Config) (*sqlsink.Sink, er
 	if file == "" {
 		return nil, errors.New("open SQLite: it needs the name of a file")
 	}
-	dsn := fmt.Sprintf("file:%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(ON)",
-		url.PathEscape(file), busyTimeout.Milliseconds())
-	connector, err := sqlite.NewConnector(dsn)
+	connector, err := sqlite.NewConnector(dsn(file))
 	if err != nil {
 		return nil, fmt.Errorf("open SQLite file %q: %w", file, err)
 	}
@@ -54,6 +52,11 @@ func Open(ctx context.Context, file string, c sqlsink.Config) (*sqlsink.Sink, er
 		return nil, errors.Join(fmt.Errorf("SQLite file %q: %w", file, err), db.Close())
 	}
 	return s, nil
+}
+
+func dsn(file string) string {
+	return fmt.Sprintf("file:%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(ON)",
+		url.PathEscape(file), busyTimeout.Milliseconds())
 }
 
 type dialect struct{}
