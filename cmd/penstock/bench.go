@@ -1,0 +1,466 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/avro"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"penstock/consumers"
+	"penstock/producers"
+	"penstock/schemas"
+	"penstock/schemas/samples"
+	"penstock/stream"
+	"penstock/stream/kafka"
+	"penstock/stream/nats"
+)
+
+// benchCmd measures Penstock against the raw client.
+type benchCmd struct {
+	Produce benchProduceCmd `cmd:"" help:"Publish flights: validated, encoded, framed; against encoder and client called by hand."`
+	Consume benchConsumeCmd `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
+}
+
+// benchFlags are what the benchmarks share.
+type benchFlags struct {
+	brokerFlag
+	outputFlag
+	Records int `short:"n" default:"200000" placeholder:"N" help:"Records a run (default ${default})."`
+	Pairs   int `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
+}
+
+// Help says how to read the figures.
+func (benchFlags) Help() string {
+	return `Both sides do the same work on the same broker in turn; the ratio is Penstock's
+rate over the raw one, pair by pair, and the median is what to quote. The raw
+side is cmd/penstock/bench_raw.go, with the settings that were fastest in a sweep.
+
+Examples:
+  penstock bench produce --broker kafka://127.0.0.1:9092 -o json
+  penstock bench consume --broker kafka://127.0.0.1:9092`
+}
+
+// figure is one row of a benchmark. Rates are medians, in records a second.
+type figure struct {
+	Name     string  `json:"name"`
+	Rate     float64 `json:"rate"`
+	RawRate  float64 `json:"raw_rate"`
+	Ratio    float64 `json:"ratio"`
+	Unit     string  `json:"unit"`
+	RatioMin float64 `json:"ratio_min"`
+	RatioMax float64 `json:"ratio_max"`
+	Pairs    int     `json:"pairs"`
+	Records  int     `json:"records"`
+	Settings string  `json:"settings"`
+	CPUs     int     `json:"cpus"`
+}
+
+// side runs one side once, and says how long it took.
+type side func(ctx context.Context) (time.Duration, error)
+
+// compare runs both sides in turn and prints the figure.
+func (f *benchFlags) compare(ctx context.Context, t *terminal, name, settings string, ours, raw side) error {
+	var ourTimes, rawTimes, ratios []float64
+	bar := t.progress(name, int64(f.Pairs))
+	for i := range f.Pairs + 1 {
+		sides := []side{raw, ours}
+		took := make([]float64, 2)
+		for k := range sides {
+			k = (k + i) % 2 // the other side first each time
+			runtime.GC()
+			d, err := sides[k](ctx)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			took[k] = d.Seconds()
+		}
+		if i == 0 {
+			continue // warms up
+		}
+		rawTimes, ourTimes = append(rawTimes, took[0]), append(ourTimes, took[1])
+		ratios = append(ratios, took[0]/took[1])
+		bar.add(1)
+	}
+	bar.stop()
+	n := float64(f.Records)
+	row := figure{
+		Name: name, Rate: math.Round(n / median(ourTimes)), RawRate: math.Round(n / median(rawTimes)), Ratio: round3(median(ratios)), Unit: "records/s",
+		RatioMin: round3(slices.Min(ratios)), RatioMax: round3(slices.Max(ratios)), Pairs: f.Pairs, Records: f.Records,
+		Settings: settings, CPUs: runtime.GOMAXPROCS(0),
+	}
+	if f.json() {
+		return t.object(row)
+	}
+	t.printf("%-24s ratio %.3f (%.3f to %.3f over %d pairs)  penstock %s/s  raw %s/s  raw settings: %s\n", row.Name,
+		row.Ratio, row.RatioMin, row.RatioMax, row.Pairs, count(int64(row.Rate)), count(int64(row.RawRate)), settings)
+	return nil
+}
+
+func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
+
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	if n := len(x); n%2 == 0 {
+		return (x[n/2-1] + x[n/2]) / 2
+	}
+	return x[len(x)/2]
+}
+
+// flight is the struct that a program would declare for the flights schema.
+type flight struct {
+	Year         int32     `avro:"year"`
+	Month        int32     `avro:"month"`
+	Day          int32     `avro:"day"`
+	DepTime      *int32    `avro:"dep_time"`
+	SchedDepTime int32     `avro:"sched_dep_time"`
+	DepDelay     *int32    `avro:"dep_delay"`
+	ArrTime      *int32    `avro:"arr_time"`
+	SchedArrTime int32     `avro:"sched_arr_time"`
+	ArrDelay     *int32    `avro:"arr_delay"`
+	Carrier      string    `avro:"carrier"`
+	Flight       int32     `avro:"flight"`
+	TailNum      *string   `avro:"tailnum"`
+	Origin       string    `avro:"origin"`
+	Dest         string    `avro:"dest"`
+	AirTime      *int32    `avro:"air_time"`
+	Distance     int32     `avro:"distance"`
+	Hour         int32     `avro:"hour"`
+	Minute       int32     `avro:"minute"`
+	TimeHour     time.Time `avro:"time_hour"`
+	Cancelled    bool      `avro:"cancelled"`
+}
+
+// benchData are the flights as programs hold them, again and again in order.
+type benchData struct {
+	schema  *avro.Schema
+	ours    schemas.Schema
+	keys    [][]byte
+	maps    []map[string]any
+	structs []flight
+	encoded [][]byte
+}
+
+// benchFrame stands before each value: schema id 1.
+var benchFrame = schemas.AppendHeader(nil, 1)
+
+func newBenchData() (*benchData, error) {
+	sample, err := samples.Get("flights")
+	if err != nil {
+		return nil, err
+	}
+	text, err := sample.Schema(schemas.Avro)
+	if err != nil {
+		return nil, err
+	}
+	d := &benchData{}
+	if d.schema, err = avro.Parse(text); err != nil {
+		return nil, err
+	}
+	if d.ours, err = formats()[0].Parse(text, nil); err != nil {
+		return nil, err
+	}
+	held, err := sample.Held()
+	if err != nil {
+		return nil, err
+	}
+	events, err := sample.Events(held)
+	if err != nil {
+		return nil, err
+	}
+	for event := range events {
+		value, err := rawEncode(d.schema, benchFrame, event)
+		if err != nil {
+			return nil, err
+		}
+		var f flight
+		if _, err := d.schema.Decode(value[len(benchFrame):], &f); err != nil {
+			return nil, err
+		}
+		d.maps, d.structs, d.encoded = append(d.maps, event), append(d.structs, f), append(d.encoded, value)
+		d.keys = append(d.keys, fmt.Appendf(nil, "%v", event[sample.Key]))
+	}
+	return d, nil
+}
+
+// oneSchema is a registry with one schema, of id 1.
+type oneSchema struct{ schema schemas.Schema }
+
+func (s oneSchema) Latest(context.Context, string) (schemas.ID, schemas.Schema, error) {
+	return 1, s.schema, nil
+}
+
+func (s oneSchema) Schema(_ context.Context, id schemas.ID) (schemas.Schema, error) {
+	if id != 1 {
+		return nil, schemas.ErrNoSchema
+	}
+	return s.schema, nil
+}
+
+// benchProduceCmd measures publishing.
+type benchProduceCmd struct {
+	benchFlags
+	Batch       int `default:"5000" placeholder:"N" help:"Events a call of Publish (default ${default})."`
+	Concurrency int `default:"2" placeholder:"N" help:"Calls of Publish at a time (default ${default})."`
+}
+
+// Run prints a row for structs and one for maps, each also against bytes that
+// were encoded before.
+func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) error {
+	data, err := newBenchData()
+	if err != nil {
+		return err
+	}
+	b, err := openBench(ctx, t, c.Broker)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	settings, err := b.sweep(ctx, data, c.Records)
+	if err != nil {
+		return err
+	}
+	held := len(data.maps)
+	byHand := func(value func(i int) any) side {
+		return b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) {
+			v, err := rawEncode(data.schema, benchFrame, value(i%held))
+			return data.keys[i%held], v, err
+		})
+	}
+	encoded := b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) { return data.keys[i%held], data.encoded[i%held], nil })
+	aStruct := func(i int) any { return &data.structs[i] }
+	aMap := func(i int) any { return data.maps[i] }
+	return errors.Join(
+		c.compare(ctx, t, "produce struct", settings, c.produce(b, data, aStruct), byHand(aStruct)),
+		c.compare(ctx, t, "produce struct, encoded", settings, c.produce(b, data, aStruct), encoded),
+		c.compare(ctx, t, "produce map", settings, c.produce(b, data, aMap), byHand(aMap)),
+		c.compare(ctx, t, "produce map, encoded", settings, c.produce(b, data, aMap), encoded),
+	)
+}
+
+// produce is Penstock's side.
+func (c *benchProduceCmd) produce(b *bench, data *benchData, value func(i int) any) side {
+	p := producers.New(b.broker, oneSchema{data.ours}, producers.Config{})
+	return func(ctx context.Context) (time.Duration, error) {
+		start := time.Now()
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(c.Concurrency)
+		for from := 0; from < c.Records; from += c.Batch {
+			group.Go(func() error {
+				events := make([]producers.Event, min(c.Batch, c.Records-from))
+				for i := range events {
+					k := (from + i) % len(data.maps)
+					events[i] = producers.Event{Topic: b.topic, Key: data.keys[k], Value: value(k)}
+				}
+				return p.Publish(ctx, events...)
+			})
+		}
+		err := group.Wait()
+		return time.Since(start), err
+	}
+}
+
+// benchConsumeCmd measures reading.
+type benchConsumeCmd struct {
+	benchFlags
+}
+
+// Run prints a row for reading and decoding, and one against reading alone.
+func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) error {
+	data, err := newBenchData()
+	if err != nil {
+		return err
+	}
+	b, err := openBench(ctx, t, c.Broker)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	fill := b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) {
+		return data.keys[i%len(data.keys)], data.encoded[i%len(data.encoded)], nil
+	})
+	if _, err := fill(ctx); err != nil {
+		return err
+	}
+	decode := func(value []byte) error {
+		var v any
+		_, err := data.schema.Decode(value[len(benchFrame):], &v)
+		return err
+	}
+	return errors.Join(
+		c.compare(ctx, t, "consume map", "", c.consume(b, data), b.rawConsume(c.Records, decode)),
+		c.compare(ctx, t, "consume map, bytes", "", c.consume(b, data), b.rawConsume(c.Records, func([]byte) error { return nil })),
+	)
+}
+
+// consume is Penstock's side. The time counts from the first batch on.
+func (c *benchConsumeCmd) consume(b *bench, data *benchData) side {
+	return func(ctx context.Context) (time.Duration, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		src, err := b.broker.Open(ctx, stream.Subscription{Topic: b.topic, Group: "bench-" + rand.Text(), Owner: noPositions{}})
+		if err != nil {
+			return 0, err
+		}
+		timed := &timedSource{Source: src}
+		sink := &countingSink{left: c.Records, done: func() { timed.end = time.Now(); cancel() }}
+		err = consumers.Run(ctx, timed, sink, consumers.Config{Registry: oneSchema{data.ours}, MaxRecords: 5000})
+		return timed.end.Sub(timed.start), errors.Join(err, src.Close())
+	}
+}
+
+// timedSource notes when the first batch came.
+type timedSource struct {
+	stream.Source
+	start, end time.Time
+}
+
+func (s *timedSource) Fetch(ctx context.Context, max int) ([]stream.Record, stream.AckFunc, error) {
+	records, ack, err := s.Source.Fetch(ctx, max)
+	if s.start.IsZero() {
+		s.start = time.Now()
+	}
+	return records, ack, err
+}
+
+// countingSink counts messages until there are none left.
+type countingSink struct {
+	mu   sync.Mutex
+	left int
+	done func()
+}
+
+func (s *countingSink) Write(_ context.Context, b consumers.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.left
+	if s.left -= len(b.Messages); before > 0 && s.left <= 0 {
+		s.done()
+	}
+	return nil
+}
+
+// bench is a topic of its own on a broker, by Penstock and by the raw client.
+type bench struct {
+	broker  stream.Broker
+	topic   string
+	seeds   []string     // Kafka, or
+	conn    *natsgo.Conn // NATS
+	linger  time.Duration
+	pending int
+}
+
+const benchPartitions = 4
+
+func openBench(ctx context.Context, t *terminal, url string) (*bench, error) {
+	broker, err := openBroker(ctx, url, t.log)
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), pending: 4096}
+	if err = broker.Create(ctx, b.topic, benchPartitions); err == nil {
+		if dir, embedded := embeddedDir(url); embedded {
+			var file nats.ServerFile
+			if file, err = nats.ReadServerFile(dir); err == nil {
+				b.conn, err = natsgo.Connect(file.URL, natsgo.Token(file.Token))
+			}
+		} else if b.seeds, err = kafka.ParseURL(url); err != nil {
+			b.conn, err = natsgo.Connect(url)
+		}
+	}
+	if err != nil {
+		broker.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *bench) close() {
+	if b.conn != nil {
+		b.conn.Close()
+	}
+	b.broker.Close()
+}
+
+// sweep tries the raw client's settings on encoded records, keeps the fastest,
+// and says which they are.
+func (b *bench) sweep(ctx context.Context, data *benchData, n int) (string, error) {
+	try := b.rawProduce(n, func(i int) ([]byte, []byte, error) {
+		return data.keys[i%len(data.keys)], data.encoded[i%len(data.encoded)], nil
+	})
+	best, linger, pending := time.Duration(math.MaxInt64), b.linger, b.pending
+	for _, s := range []struct {
+		linger  time.Duration
+		pending int
+	}{{0, 1024}, {0, 1024}, {2 * time.Millisecond, 4096}, {5 * time.Millisecond, 16384}, {20 * time.Millisecond, 65536}} {
+		b.linger, b.pending = s.linger, s.pending
+		took, err := try(ctx)
+		if err != nil {
+			return "", err
+		}
+		if took < best {
+			best, linger, pending = took, s.linger, s.pending
+		}
+	}
+	b.linger, b.pending = linger, pending
+	if b.conn != nil {
+		return fmt.Sprintf("asynchronous, %d pending", pending), nil
+	}
+	return fmt.Sprintf("idempotent, acks=all, linger %v, batches of up to 1 MB", linger), nil
+}
+
+// rawProduce is the raw client's side of publishing.
+func (b *bench) rawProduce(n int, record func(i int) (key, value []byte, err error)) side {
+	return func(ctx context.Context) (time.Duration, error) {
+		if b.conn != nil {
+			start := time.Now()
+			err := rawNATSProduce(ctx, b.conn, b.pending, func(i int) string { return fmt.Sprintf("%s.%d", b.topic, i%benchPartitions) }, n, record)
+			return time.Since(start), err
+		}
+		client, err := kgo.NewClient(kgo.SeedBrokers(b.seeds...), kgo.ProducerLinger(b.linger), kgo.MaxBufferedRecords(n))
+		if err != nil {
+			return 0, err
+		}
+		defer client.Close()
+		if err := client.Ping(ctx); err != nil {
+			return 0, err
+		}
+		start := time.Now()
+		err = rawKafkaProduce(ctx, client, b.topic, n, record)
+		return time.Since(start), err
+	}
+}
+
+// rawConsume is the raw client's side of reading.
+func (b *bench) rawConsume(n int, each func(value []byte) error) side {
+	return func(ctx context.Context) (time.Duration, error) {
+		if b.conn != nil {
+			js, err := jetstream.New(b.conn)
+			if err != nil {
+				return 0, err
+			}
+			consumer, err := js.OrderedConsumer(ctx, b.topic, jetstream.OrderedConsumerConfig{})
+			if err != nil {
+				return 0, err
+			}
+			return rawNATSConsume(consumer, n, each)
+		}
+		client, err := kgo.NewClient(kgo.SeedBrokers(b.seeds...), kgo.ConsumeTopics(b.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		if err != nil {
+			return 0, err
+		}
+		defer client.Close()
+		return rawKafkaConsume(ctx, client, n, each)
+	}
+}

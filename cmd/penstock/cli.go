@@ -1,0 +1,44 @@
+package main
+
+import (
+	"github.com/alecthomas/kong"
+)
+
+const (
+	defaultBroker   = "embedded:./penstock-data"
+	defaultRegistry = "http://127.0.0.1:8081"
+)
+
+// cli is the command line.
+type cli struct {
+	Up         upCmd         `cmd:"" help:"Start broker, registry and gateway in one process."`
+	Demo       demoCmd       `cmd:"" help:"Show the whole thing on real flight data, from nothing, in under a minute."`
+	Registry   registryCmd   `cmd:"" help:"Serve a schema registry."`
+	Schema     schemaCmd     `cmd:"" help:"Look at, register and check schemas."`
+	Produce    produceCmd    `cmd:"" help:"Publish events that fit their schema."`
+	Consume    consumeCmd    `cmd:"" help:"Run consumers."`
+	Bench      benchCmd      `cmd:"" help:"Measure Penstock against the raw client, side by side."`
+	Doctor     doctorCmd     `cmd:"" help:"Check a set-up and say what would lose data."`
+	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
+
+	Config  configFile       `help:"Read settings from this YAML file." placeholder:"FILE"`
+	Verbose bool             `short:"v" help:"Say on standard error what is going on."`
+	Version kong.VersionFlag `help:"Print the version and exit."`
+}
+
+// brokerFlag is embedded by the commands that talk to a broker.
+type brokerFlag struct {
+	Broker string `default:"${broker}" placeholder:"URL" help:"embedded:DIR, kafka://HOST:PORT,… or nats://HOST:PORT. Default: ${default}."`
+}
+
+// registryFlag is embedded by the commands that talk to a registry.
+type registryFlag struct {
+	Registry string `env:"PENSTOCK_REGISTRY" placeholder:"URL" help:"Schema registry. Default: the one 'penstock up' serves beside an embedded broker, else ${registry}."`
+}
+
+// outputFlag is embedded by the commands that print an answer.
+type outputFlag struct {
+	Output string `short:"o" enum:"text,json" default:"text" help:"Print text or json."`
+}
+
+func (o outputFlag) json() bool { return o.Output == "json" }

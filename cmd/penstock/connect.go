@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"penstock/consumers"
+	"penstock/consumers/sinks/postgres"
+	"penstock/consumers/sinks/sqlite"
+	"penstock/consumers/sinks/sqlsink"
+	"penstock/registry/client"
+	"penstock/schemas"
+	"penstock/schemas/avro"
+	"penstock/schemas/jsonschema"
+	"penstock/schemas/protobuf"
+	"penstock/stream"
+	"penstock/stream/kafka"
+	"penstock/stream/nats"
+)
+
+// formats are the schema languages that this program speaks.
+func formats() []schemas.Format {
+	return []schemas.Format{avro.Format{}, jsonschema.Format{}, protobuf.Format{}}
+}
+
+// typeOf is the language of a schema file, by its ending.
+func typeOf(file string) (schemas.Type, error) {
+	switch filepath.Ext(file) {
+	case ".avsc":
+		return schemas.Avro, nil
+	case ".json":
+		return schemas.JSON, nil
+	case ".proto":
+		return schemas.Protobuf, nil
+	}
+	return "", usagef("%s: the ending says the language of a schema: .avsc (Avro), .json (JSON Schema) or .proto (Protobuf)", file)
+}
+
+// embeddedDir is the folder that an embedded: URL names.
+func embeddedDir(broker string) (string, bool) {
+	return strings.CutPrefix(broker, "embedded:")
+}
+
+// openBroker connects to the broker that a URL names.
+func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Broker, error) {
+	if dir, ok := embeddedDir(broker); ok {
+		if dir == "" {
+			return nil, usagef("--broker embedded: needs a folder, as in embedded:./penstock-data")
+		}
+		b, err := nats.OpenDir(ctx, dir, nats.Options{Logger: log})
+		if err != nil {
+			return nil, err
+		}
+		return b, nil
+	}
+	switch scheme, _, _ := strings.Cut(broker, "://"); scheme {
+	case "kafka":
+		seeds, err := kafka.ParseURL(broker)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		b, err := kafka.Open(ctx, kafka.Config{Seeds: seeds, Timeout: 10 * time.Second, Logger: log})
+		if err != nil {
+			return nil, withHint(err, "start one there, or name another with --broker")
+		}
+		return b, nil
+	case "nats", "tls":
+		b, err := nats.Open(ctx, nats.Config{URL: broker, Options: nats.Options{Logger: log}})
+		if err != nil {
+			return nil, withHint(err, "start one there, or name another with --broker")
+		}
+		return b, nil
+	default:
+		return nil, usagef("--broker begins with %q, which penstock does not know; write embedded:DIR, kafka://HOST:PORT or nats://HOST:PORT", scheme)
+	}
+}
+
+// openRegistry is a client of the registry that the flag names, else of the one
+// announced beside an embedded broker, else of the default one.
+func openRegistry(flag, broker string) (*client.Client, error) {
+	address := flag
+	if dir, ok := embeddedDir(broker); ok && address == "" {
+		info, err := nats.ReadServerFile(dir)
+		switch {
+		case err == nil:
+			address = info.Registry
+		case !errors.Is(err, os.ErrNotExist):
+			return nil, err
+		}
+	}
+	if address == "" {
+		address = defaultRegistry
+	}
+	if u, err := url.Parse(address); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, usagef("--registry must be an http or https URL, as in %s", defaultRegistry)
+	}
+	c, err := client.New(address, formats(), client.Options{})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return c, nil
+}
+
+// sink is a database that holds positions.
+type sink interface {
+	consumers.Sink
+	stream.Owner
+	io.Closer
+}
+
+// openSink opens the database that a URL names.
+func openSink(ctx context.Context, to string, c sqlsink.Config) (sink, error) {
+	if name, ok := strings.CutPrefix(to, "sqlite:"); ok {
+		if name == "" {
+			return nil, usagef("--to sqlite: needs a file, as in sqlite:flights.db")
+		}
+		return sqlite.Open(ctx, name, c)
+	}
+	if strings.HasPrefix(to, "postgres://") || strings.HasPrefix(to, "postgresql://") {
+		return postgres.Open(ctx, to, c)
+	}
+	scheme, _, _ := strings.Cut(to, ":")
+	return nil, usagef("--to %s: is none that penstock knows; write sqlite:FILE or postgres://HOST/DATABASE", scheme)
+}

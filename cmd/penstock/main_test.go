@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"penstock": main})
+}
+
+// TestSessions runs testdata/*.txtar: the command line as a person types it.
+func TestSessions(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("REGISTRY", freeAddr(t))
+			env.Setenv("GATEWAY", freeAddr(t))
+			env.Setenv("NOBODY", freeAddr(t))
+			env.Setenv("HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits,
+			"await": await,
+		},
+	})
+}
+
+// exits runs a program and wants an exit code: exits CODE PROGRAM ARG….
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM [ARG…]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+}
+
+// await waits until a file contains a text: await FILE TEXT.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE TEXT")
+	}
+	deadline := time.After(20 * time.Second)
+	for tick := time.Tick(10 * time.Millisecond); ; {
+		content, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && bytes.Contains(content, []byte(args[1])) {
+			return
+		}
+		select {
+		case <-tick:
+		case <-deadline:
+			ts.Fatalf("%s does not contain %q: %v\n%s", args[0], args[1], err, content)
+		}
+	}
+}
+
+// freeAddr is an address on which nothing listens.
+func freeAddr(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

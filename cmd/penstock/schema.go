@@ -1,0 +1,410 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"penstock/registry"
+	"penstock/registry/client"
+	"penstock/schemas"
+	"penstock/schemas/samples"
+)
+
+// schemaCmd looks at, registers and checks schemas.
+type schemaCmd struct {
+	List     schemaListCmd     `cmd:"" help:"List subjects and their versions."`
+	Get      schemaGetCmd      `cmd:"" help:"Print the schema of a subject."`
+	Register schemaRegisterCmd `cmd:"" help:"Register a schema under a subject."`
+	Lookup   schemaLookupCmd   `cmd:"" help:"Find the version of a subject that says what a file says."`
+	Check    schemaCheckCmd    `cmd:"" help:"Check whether a schema is compatible with a subject."`
+	Config   schemaConfigCmd   `cmd:"" help:"Show or set a compatibility level."`
+	Delete   schemaDeleteCmd   `cmd:"" help:"Delete a subject or one version."`
+	Sample   schemaSampleCmd   `cmd:"" help:"Print a sample schema."`
+}
+
+// registryFlags are what the commands on a registry share. They find it beside
+// an embedded broker as the other commands do.
+type registryFlags struct {
+	brokerFlag
+	registryFlag
+	outputFlag
+}
+
+func (f registryFlags) open() (*client.Client, error) { return openRegistry(f.Registry, f.Broker) }
+
+// versionNumber is the number that a version's name stands for.
+func versionNumber(name string) (int, error) {
+	n, err := registry.ParseVersion(name)
+	if err != nil {
+		return 0, usagef("version %q is neither a number nor latest", name)
+	}
+	return n, nil
+}
+
+// schemaListCmd lists subjects.
+type schemaListCmd struct {
+	registryFlags
+}
+
+// Run prints a line a subject.
+func (c *schemaListCmd) Run(ctx context.Context, t *terminal) error {
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	subjects, err := reg.Subjects(ctx, false)
+	if err != nil {
+		return err
+	}
+	for _, name := range subjects {
+		versions, err := reg.Versions(ctx, name, false)
+		if errors.Is(err, client.ErrNotFound) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if c.json() {
+			if err := t.object(map[string]any{"subject": name, "versions": versions}); err != nil {
+				return err
+			}
+			continue
+		}
+		words := make([]string, len(versions))
+		for i, v := range versions {
+			words[i] = strconv.Itoa(v)
+		}
+		t.printf("%s  versions %s\n", name, strings.Join(words, ", "))
+	}
+	return nil
+}
+
+// schemaGetCmd prints a schema.
+type schemaGetCmd struct {
+	Subject string `arg:"" help:"Subject."`
+	Version string `arg:"" optional:"" default:"latest" help:"Version, or latest (default)."`
+	registryFlags
+}
+
+// Run prints the schema's text, or all that the registry says of it.
+func (c *schemaGetCmd) Run(ctx context.Context, t *terminal) error {
+	number, err := versionNumber(c.Version)
+	if err != nil {
+		return err
+	}
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	s, err := reg.Version(ctx, c.Subject, number, false)
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return t.object(s)
+	}
+	t.printf("%s\n", strings.TrimSuffix(s.Schema, "\n"))
+	return nil
+}
+
+// schemaFileFlags are what the commands about a schema file share.
+type schemaFileFlags struct {
+	File      string   `arg:"" help:"Schema file; its ending says the language: .avsc, .proto or .json."`
+	Subject   string   `required:"" placeholder:"NAME" help:"Subject."`
+	Reference []string `placeholder:"NAME=SUBJECT[:N]" help:"What the schema refers to, and where it is registered."`
+	registryFlags
+}
+
+// read is the schema of the file with its references.
+func (f *schemaFileFlags) read() (registry.Schema, error) {
+	s, err := readSchema(f.File)
+	if err != nil {
+		return s, err
+	}
+	for _, text := range f.Reference {
+		name, subject, ok := strings.Cut(text, "=")
+		ref := registry.Reference{Name: name, Subject: subject, Version: -1}
+		if i := strings.LastIndexByte(subject, ':'); i > 0 {
+			if n, err := registry.ParseVersion(subject[i+1:]); err == nil {
+				ref.Subject, ref.Version = subject[:i], n
+			}
+		}
+		if !ok || name == "" || ref.Subject == "" {
+			return s, usagef("--reference %q: write NAME=SUBJECT or NAME=SUBJECT:VERSION", text)
+		}
+		s.References = append(s.References, ref)
+	}
+	return s, nil
+}
+
+// schemaRegisterCmd registers a schema.
+type schemaRegisterCmd struct {
+	schemaFileFlags
+}
+
+// Run registers, or explains why the schema is refused.
+func (c *schemaRegisterCmd) Run(ctx context.Context, t *terminal) error {
+	s, err := c.read()
+	if err != nil {
+		return err
+	}
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	id, err := reg.Register(ctx, c.Subject, s)
+	if err != nil {
+		return refusedSchema(err)
+	}
+	if c.json() {
+		return t.object(map[string]any{"subject": c.Subject, "id": id})
+	}
+	t.printf("registered under %s as id %d\n", c.Subject, id)
+	return nil
+}
+
+// refusedSchema is a registry's refusal with what can be done about it.
+func refusedSchema(err error) error {
+	var answer *registry.Error
+	if errors.As(err, &answer) && answer.Code == registry.CodeIncompatible {
+		return withHint(noError{err}, "'penstock schema check' explains each finding")
+	}
+	return err
+}
+
+// schemaLookupCmd finds a schema.
+type schemaLookupCmd struct {
+	schemaFileFlags
+}
+
+// Run prints the version, or exits with 1.
+func (c *schemaLookupCmd) Run(ctx context.Context, t *terminal) error {
+	s, err := c.read()
+	if err != nil {
+		return err
+	}
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	found, err := reg.Lookup(ctx, c.Subject, s)
+	if errors.Is(err, client.ErrNotFound) {
+		return noError{fmt.Errorf("no version of %s says what %s says", c.Subject, c.File)}
+	}
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return t.object(found)
+	}
+	t.printf("%s version %d, id %d\n", c.Subject, found.Version, found.ID)
+	return nil
+}
+
+// schemaCheckCmd checks a schema's compatibility.
+type schemaCheckCmd struct {
+	schemaFileFlags
+	Against string `default:"all" placeholder:"N" help:"Compare with this version only, or latest. Default: those that the subject's level asks for."`
+}
+
+// Help shows examples.
+func (schemaCheckCmd) Help() string {
+	return `Examples:
+  penstock schema check flights.avsc --subject flights-value
+  penstock schema check flights.avsc --subject flights-value -o json
+
+Exit code 0 is compatible, 1 is not; every finding is explained.`
+}
+
+// Run prints every finding.
+func (c *schemaCheckCmd) Run(ctx context.Context, t *terminal) error {
+	number := registry.AllVersions
+	if c.Against != "all" {
+		var err error
+		if number, err = versionNumber(c.Against); err != nil {
+			return err
+		}
+	}
+	s, err := c.read()
+	if err != nil {
+		return err
+	}
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	findings, err := reg.Check(ctx, c.Subject, number, s)
+	if err != nil {
+		return err
+	}
+	compatible := registry.Compatible(findings)
+	if c.json() {
+		if findings == nil {
+			findings = []registry.Finding{}
+		}
+		err = t.object(map[string]any{"subject": c.Subject, "file": c.File, "compatible": compatible, "findings": findings})
+	} else {
+		printFindings(t, findings, "")
+		verdict := "compatible with"
+		if !compatible {
+			verdict = "NOT compatible with"
+		}
+		t.printf("%s is %s %s\n", c.File, verdict, c.Subject)
+	}
+	if err == nil && !compatible {
+		return errNo
+	}
+	return err
+}
+
+// printFindings explains findings, each line after the indent.
+func printFindings(t *terminal, findings []registry.Finding, indent string) {
+	for _, f := range findings {
+		t.printf("%s%s %s at %s (version %d, %s)\n%s  %s\n", indent, f.Severity, f.Rule, f.ReaderPath, f.Version, f.Direction, indent, f.Message)
+		if f.Fix != "" {
+			t.printf("%s  to fix it: %s\n", indent, f.Fix)
+		}
+	}
+}
+
+// schemaConfigCmd shows or sets a compatibility level.
+type schemaConfigCmd struct {
+	Subject string `arg:"" optional:"" help:"Subject. Default: all that have no level of their own."`
+	Level   string `placeholder:"LEVEL" help:"NONE, BACKWARD, FORWARD, FULL, or the last three with _TRANSITIVE. Default: show it."`
+	registryFlags
+}
+
+// Run sets the level if there is one, and prints what holds.
+func (c *schemaConfigCmd) Run(ctx context.Context, t *terminal) error {
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	if c.Level != "" {
+		level, err := registry.ParseLevel(c.Level)
+		if err != nil {
+			return usageError{err}
+		}
+		if err := reg.SetConfig(ctx, c.Subject, registry.Config{CompatibilityLevel: level}); err != nil {
+			return err
+		}
+	}
+	cfg, err := reg.Config(ctx, c.Subject)
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return t.object(cfg)
+	}
+	t.printf("%s\n", cfg.CompatibilityLevel)
+	return nil
+}
+
+// schemaDeleteCmd deletes a subject or a version.
+type schemaDeleteCmd struct {
+	Subject   string `arg:"" help:"Subject."`
+	Version   string `arg:"" optional:"" help:"Version, or latest. Default: the whole subject."`
+	Permanent bool   `help:"Delete for good what was deleted before."`
+	registryFlags
+}
+
+// Run deletes, and prints what.
+func (c *schemaDeleteCmd) Run(ctx context.Context, t *terminal) error {
+	reg, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	var deleted []int
+	if c.Version == "" {
+		deleted, err = reg.DeleteSubject(ctx, c.Subject, c.Permanent)
+	} else {
+		var n int
+		if n, err = versionNumber(c.Version); err != nil {
+			return err
+		}
+		n, err = reg.DeleteVersion(ctx, c.Subject, n, c.Permanent)
+		deleted = []int{n}
+	}
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return t.object(map[string]any{"subject": c.Subject, "deleted": deleted})
+	}
+	t.printf("deleted from %s: %v\n", c.Subject, deleted)
+	return nil
+}
+
+// schemaSampleCmd prints a sample schema.
+type schemaSampleCmd struct {
+	Name string `arg:"" help:"One of ${samples}."`
+	Type string `enum:"avro,json,protobuf" default:"avro" help:"avro, json or protobuf."`
+}
+
+// Run prints the schema's text.
+func (c *schemaSampleCmd) Run(t *terminal) error {
+	sample, err := samples.Get(c.Name)
+	if err != nil {
+		return usageError{err}
+	}
+	text, err := sample.Schema(schemas.Type(strings.ToUpper(c.Type)))
+	if err != nil {
+		return err
+	}
+	t.printf("%s\n", strings.TrimSuffix(text, "\n"))
+	return nil
+}
+
+// maxSchemaFile bounds a schema file, in bytes.
+const maxSchemaFile = 10 << 20
+
+// readSchema reads a schema file.
+func readSchema(file string) (registry.Schema, error) {
+	language, err := typeOf(file)
+	if err != nil {
+		return registry.Schema{}, err
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return registry.Schema{}, usageError{fmt.Errorf("read schema: %w", err)}
+	}
+	if info.Size() > maxSchemaFile {
+		return registry.Schema{}, usagef("read schema %s: %d bytes are more than the limit of %d", file, info.Size(), maxSchemaFile)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return registry.Schema{}, usageError{fmt.Errorf("read schema: %w", err)}
+	}
+	return registry.Schema{Schema: string(text), SchemaType: language}, nil
+}
+
+// registerFile registers a schema file under a subject.
+func registerFile(ctx context.Context, reg *client.Client, subject, file string) error {
+	s, err := readSchema(file)
+	if err != nil {
+		return err
+	}
+	_, err = reg.Register(ctx, subject, s)
+	return refusedSchema(err)
+}
+
+// registerSample registers the Avro schema of a sample under a subject.
+func registerSample(ctx context.Context, reg *client.Client, subject string, s samples.Sample) error {
+	text, err := s.Schema(schemas.Avro)
+	if err != nil {
+		return err
+	}
+	_, err = reg.Register(ctx, subject, registry.Schema{Schema: text, SchemaType: schemas.Avro})
+	return refusedSchema(err)
+}

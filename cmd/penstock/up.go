@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"penstock/producers"
+	"penstock/producers/gateway"
+	"penstock/registry/client"
+	"penstock/stream"
+	"penstock/stream/nats"
+)
+
+// upCmd starts broker, registry and gateway in one process.
+type upCmd struct {
+	brokerFlag
+	Listen  string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the registry (default ${default})."`
+	Gateway string `default:"127.0.0.1:8082" placeholder:"ADDR" help:"Address of the HTTP gateway (default ${default})."`
+	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory: or file:DIR. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
+}
+
+// Help shows examples.
+func (upCmd) Help() string {
+	return `Examples:
+  penstock up
+  penstock up --broker kafka://127.0.0.1:9092
+
+Then, in another terminal in the same folder:
+  penstock produce flights --sample flights -n 1000
+  penstock consume microbatch flights --to sqlite:flights.db
+  curl -H 'Content-Type: application/json' -d @event.json http://127.0.0.1:8082/topics/flights`
+}
+
+// Run serves until it is stopped.
+func (c *upCmd) Run(ctx context.Context, t *terminal) error {
+	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, log: t.log})
+	if err != nil {
+		return err
+	}
+	t.notef("broker   %s\nregistry %s\ngateway  %s/topics/TOPIC\nready; Ctrl-C stops it\n", c.Broker, s.registryURL, s.gatewayURL)
+	<-ctx.Done()
+	t.notef("stopping\n")
+	return s.stop()
+}
+
+// stackConfig says what startStack starts.
+type stackConfig struct {
+	broker, store     string // URLs
+	registry, gateway string // addresses to listen on
+	log               *slog.Logger
+}
+
+// stack is broker, registry and gateway in one process.
+type stack struct {
+	broker      stream.Broker
+	client      *client.Client
+	registryURL string
+	gatewayURL  string
+	ends        []func() error // in the order of starting
+}
+
+// startStack starts broker, registry and gateway. Whoever calls it stops it.
+func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
+	s := &stack{}
+	defer func() {
+		if err != nil {
+			s.stop()
+		}
+	}()
+	s.broker, err = openBroker(ctx, c.broker, c.log)
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, s.broker.Close)
+
+	if c.store == "" {
+		dir, embedded := embeddedDir(c.broker)
+		if !embedded {
+			dir, _ = embeddedDir(defaultBroker)
+		}
+		c.store = "file:" + filepath.Join(dir, "registry")
+	}
+	reg, err := openStore(ctx, c.store, c.log)
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, reg.close)
+	registryServer, err := serve("registry", c.registry, reg.handler(), c.log)
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, registryServer.stop)
+	s.registryURL = registryServer.url
+	if b, ok := s.broker.(*nats.Broker); ok && b.Serves() {
+		if err := b.Announce(s.registryURL); err != nil {
+			return nil, fmt.Errorf("announce the registry: %w", err)
+		}
+	}
+	s.client, err = client.New(s.registryURL, formats(), client.Options{})
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, s.client.Close)
+	gatewayServer, err := serve("gateway", c.gateway, gateway.New(producers.New(s.broker, s.client, producers.Config{}), gateway.Config{}), c.log)
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, gatewayServer.stop)
+	s.gatewayURL = gatewayServer.url
+	return s, nil
+}
+
+// stop ends what was started, the last first.
+func (s *stack) stop() error {
+	var errs []error
+	for i := len(s.ends) - 1; i >= 0; i-- {
+		errs = append(errs, s.ends[i]())
+	}
+	return errors.Join(errs...)
+}
