@@ -86,7 +86,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 	f(``, `parse JSON: at offset 0: expected a JSON value, found the end`)
 	f(`"int" x`, `at offset 6: expected nothing after the value`)
-	f(`5`, `at the start: expected a type (a name, an object or an array), found a number`)
+	f(`5`, `at the start: expected a type (a name, an object or an array), found a JSON number`)
 	f(`"strin"`, `at the start: there is no type "strin": define it before its first use, or name the schema that defines it among the references`)
 	f(`{"type":"record","name":"R"}`, `at /fields: expected an array of fields, found nothing`)
 	f(`{"type":"record","fields":[]}`, `at the start: expected a "name" that is a string, because a record has one`)

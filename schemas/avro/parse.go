@@ -223,7 +223,7 @@ func (p *parser) typ(n *schemas.JSONNode, space, pointer string) (*typ, error) {
 	case schemas.JSONObject:
 		return p.object(n, space, pointer)
 	}
-	return nil, p.fail(pointer, "expected a type (a name, an object or an array), found a %s", n.Kind)
+	return nil, p.fail(pointer, "expected a type (a name, an object or an array), found a JSON %s", n.Kind)
 }
 
 // lookup finds a type by name: in the enclosing namespace, else in none, and
@@ -472,5 +472,5 @@ func found(n *schemas.JSONNode) string {
 	case schemas.JSONNull:
 		return "null"
 	}
-	return "a " + n.Kind.String()
+	return "a JSON " + n.Kind.String()
 }

@@ -55,6 +55,7 @@ func (s *Schema) violations(failed *jsonschema.ValidationError, v any, found []s
 		case *kind.AdditionalProperties:
 			p += "/" + schemas.EscapePointer(name)
 			violation.Expected, violation.Found = "a field of the schema", "the unknown field "+strconv.Quote(name)
+			violation.Hint = "remove it, or add it to the schema"
 		}
 		if faulted[p] {
 			return

@@ -45,7 +45,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 		return nil, fmt.Errorf("parse JSON Schema: %w", err)
 	}
 	if top.Kind != schemas.JSONObject && top.Kind != schemas.JSONBool {
-		return nil, fmt.Errorf("parse JSON Schema: expected an object or a boolean, found a %s", top.Kind)
+		return nil, fmt.Errorf("parse JSON Schema: expected an object or a boolean, found a JSON %s", top.Kind)
 	}
 	d.read[root] = top
 	c := jsonschema.NewCompiler()
