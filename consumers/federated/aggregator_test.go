@@ -261,7 +261,7 @@ func (s *simulation) answer() {
 		for _, c := range m.Clients {
 			u := updateOf(c, m)
 			var send []map[string]any
-			for _, kind := range s.plan[fmt.Sprint(c, m.Round)] {
+			for _, kind := range s.plan[fmt.Sprintf("%s %d", c, m.Round)] {
 				if kind == Duplicate {
 					other := updateOf(c, m)
 					other.Samples++

@@ -1,0 +1,85 @@
+package diffing
+
+import (
+	"testing"
+	"time"
+
+	"penstock/consumers"
+	"penstock/schemas"
+	"penstock/schemas/avro"
+	"penstock/schemas/samples"
+	"penstock/stream"
+)
+
+// Real hourly weather at three airports, as it comes out of Avro: whoever
+// applies the patches has the last observation of each airport, hour by hour.
+func TestWeather(t *testing.T) {
+	sample, err := samples.Get("weather")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := sample.Schema(schemas.Avro)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema, err := avro.Format{}.Parse(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := sample.Events(3000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := consumers.Batch{Topic: "in"}
+	for event := range events {
+		payload, err := schema.AppendEncode(nil, event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := schema.Decode(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Messages = append(b.Messages, consumers.Message{
+			Record: stream.Record{Topic: "in", Key: []byte(event[sample.Key].(string)), Value: payload, Offset: b.Next, Time: time.UnixMilli(b.Next)},
+			Data:   data,
+		})
+		b.Next++
+	}
+
+	var out output
+	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: MergePatch})
+	write(t, d, b)
+	have := map[string]any{}
+	next := 0
+	for i, m := range b.Messages {
+		key := string(m.Key)
+		if next < len(out.records) && out.records[next].Time.Equal(m.Time) {
+			have[key] = applyMerge(have[key], reread(t, string(out.records[next].Value)))
+			next++
+		}
+		want := withoutNulls(reread(t, canonical(t, m.Data)))
+		if got := have[key]; canonical(t, got) != canonical(t, want) {
+			t.Fatalf("after record %d of %s: %s, want %s", i, key, canonical(t, got), canonical(t, want))
+		}
+	}
+	if next != len(out.records) || len(have) != 3 {
+		t.Errorf("%d events of %d used, for %d airports", next, len(out.records), len(have))
+	}
+
+	// Whoever cares for rain alone hears less.
+	var ignore []string
+	for _, f := range schema.Model().Fields {
+		if f.Name != "precip" {
+			ignore = append(ignore, "/"+f.Name)
+		}
+	}
+	all := len(out.records)
+	out.records = nil
+	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Ignore: ignore})
+	write(t, d, b)
+	t.Logf("of %d observations %d differ, %d in precipitation", len(b.Messages), all, len(out.records))
+	if len(out.records) > all/2 || len(out.records) < 100 {
+		t.Errorf("%d events, and %d for precipitation alone", all, len(out.records))
+	}
+}
