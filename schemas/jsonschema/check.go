@@ -21,12 +21,19 @@ import (
 // was found wrong with it before.
 func (s *Schema) check(v, given any, faults []schemas.Violation) (err error) {
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover().(type) {
+		case nil:
+		case tooMany:
+			err = &schemas.ValueError{Violations: []schemas.Violation{{
+				Expected: "a value that can be checked in good time", Found: schemas.Describe(given),
+				Hint: "the schema has alternatives that contain themselves: nest the value less deep",
+			}}}
+		default:
 			err = fmt.Errorf("check against JSON Schema: the validator panicked on this value: %v", p)
 		}
 	}()
 	var failed *jsonschema.ValidationError
-	if err := s.lib.Validate(v); err == nil && len(faults) == 0 {
+	if err := s.validate(v); err == nil && len(faults) == 0 {
 		return nil
 	} else if err != nil && !errors.As(err, &failed) {
 		return fmt.Errorf("check against JSON Schema: %w", err)

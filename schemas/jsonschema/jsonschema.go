@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -39,7 +41,6 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 			err = fmt.Errorf("parse JSON Schema: the parser panicked on this text: %v", p)
 		}
 	}()
-	d := documents{read: map[string]*schemas.JSONNode{}, refs: refs}
 	top, err := read(text)
 	if err != nil {
 		return nil, fmt.Errorf("parse JSON Schema: %w", err)
@@ -47,20 +48,41 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	if top.Kind != schemas.JSONObject && top.Kind != schemas.JSONBool {
 		return nil, fmt.Errorf("parse JSON Schema: expected an object or a boolean, found a JSON %s", top.Kind)
 	}
-	d.read[root] = top
-	c := jsonschema.NewCompiler()
-	c.DefaultDraft(jsonschema.Draft7)
-	c.AssertFormat()
-	c.UseLoader(&d)
-	if err := c.AddResource(root, plain(top)); err != nil {
-		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
-	}
-	compiled, err := c.Compile(root)
+	compiled, d, err := compile(top, refs, nil)
 	if err != nil {
 		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
 	}
-	m := modeller{documents: &d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
-	return &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled)}, nil
+	m := modeller{documents: d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
+	s := &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled)}
+	if d.refer() {
+		s.counted = &sync.Pool{New: func() any { return newCounted(top, refs) }}
+		s.counted.Put(newCounted(top, refs))
+	}
+	return s, nil
+}
+
+// compile hands top to the library, with an extension of the schemas in it if
+// there is one.
+func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema.SchemaExt) (*jsonschema.Schema, *documents, error) {
+	d := &documents{read: map[string]*schemas.JSONNode{root: top}, refs: refs}
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft7)
+	c.AssertFormat()
+	c.UseLoader(d)
+	if extension != nil {
+		c.AssertVocabs()
+		c.RegisterVocabulary(&jsonschema.Vocabulary{
+			URL: "schema:///vocabulary",
+			Compile: func(*jsonschema.CompilerContext, map[string]any) (jsonschema.SchemaExt, error) {
+				return extension, nil
+			},
+		})
+	}
+	if err := c.AddResource(root, plain(top)); err != nil {
+		return nil, nil, err
+	}
+	compiled, err := c.Compile(root)
+	return compiled, d, err
 }
 
 func read(text string) (*schemas.JSONNode, error) {
@@ -117,6 +139,29 @@ func (d *documents) Load(address string) (any, error) {
 	}
 	d.read[address] = n
 	return plain(n), nil
+}
+
+// refer reports whether a schema may contain itself.
+func (d *documents) refer() bool {
+	var found func(n *schemas.JSONNode) bool
+	found = func(n *schemas.JSONNode) bool {
+		for _, m := range n.Members {
+			switch m.Name {
+			case "$ref", "$dynamicRef", "$recursiveRef":
+				return true
+			}
+			if found(m.Value) {
+				return true
+			}
+		}
+		return slices.ContainsFunc(n.Items, found)
+	}
+	for _, n := range d.read {
+		if found(n) {
+			return true
+		}
+	}
+	return false
 }
 
 // identity is the $id of a document without its fragment.
@@ -187,6 +232,7 @@ type Schema struct {
 	canonical string
 	lib       *jsonschema.Schema
 	model     *schemas.Node
+	counted   *sync.Pool // of *counted, where the schema may contain itself
 }
 
 var _ schemas.Schema = (*Schema)(nil)

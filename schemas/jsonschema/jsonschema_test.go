@@ -234,6 +234,27 @@ func TestHostilePayloads(t *testing.T) {
 	f(`true`, ``)
 }
 
+// Alternatives that contain themselves take the library time beyond all
+// bounds; it is stopped.
+func TestAlternativesWithinAlternativesEnd(t *testing.T) {
+	for _, schema := range []string{
+		`{"allOf":[{"properties":{"a":{"$ref":"#"}}},{"properties":{"a":{"$ref":"#"}}}]}`,
+		`{"$schema":"https://json-schema.org/draft/2020-12/schema","anyOf":[{"properties":{"a":{"$dynamicRef":"#"},"k":{"const":1}}},{"properties":{"a":{"$ref":"#"},"k":{"const":2}}}]}`,
+	} {
+		s := parse(t, schema)
+		_, err := s.Decode([]byte(strings.Repeat(`{"k":3,"a":`, 60) + `1` + strings.Repeat("}", 60)))
+		var refused *schemas.ValueError
+		if !errors.As(err, &refused) || refused.Violations[0].Expected != "a value that can be checked in good time" {
+			t.Errorf("%s: got %v", schema, err)
+		}
+		for range 2 { // the count is of one value, not of all
+			if _, err := s.Decode([]byte(strings.Repeat(`{"k":1,"a":`, 5) + `1` + strings.Repeat("}", 5))); err != nil {
+				t.Errorf("%s: %v", schema, err)
+			}
+		}
+	}
+}
+
 // Every draft is read, and asserts formats.
 func TestDraftsAndFormats(t *testing.T) {
 	for _, draft := range []string{
