@@ -92,6 +92,7 @@ type Config struct {
 type Broker struct {
 	options  Options
 	replicas int
+	dir      string  // the folder, if the server is one's
 	server   *server // nil unless this process serves the folder
 	nc       *nats.Conn
 	js       jetstream.JetStream
@@ -253,7 +254,7 @@ func (b *Broker) explain(ctx context.Context, err error) error {
 		return ctx.Err()
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("%w: %w", stream.ErrNoTopic, err)
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded),
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, jetstream.ErrAsyncPublishTimeout), errors.Is(err, context.DeadlineExceeded),
 		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected),
 		errors.Is(err, nats.ErrConnectionReconnecting):
 		return fmt.Errorf("%w: %w", stream.ErrUnreachable, err)
@@ -265,10 +266,8 @@ func (b *Broker) explain(ctx context.Context, err error) error {
 
 // noJetStream says why a server that answers has no JetStream.
 func (b *Broker) noJetStream() error {
-	if b.server != nil {
-		if err := b.server.check(); err != nil {
-			return err
-		}
+	if err := b.full(); err != nil {
+		return err
 	}
 	return errors.New("the server has no JetStream, or has switched it off because its disk is full: enable it, or make room and restart the server")
 }

@@ -204,12 +204,17 @@ func follow(ctx context.Context, dir string, o Options) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connect(ctx, f.URL, o, 1,
+	b, err := connect(ctx, f.URL, o, 1,
 		nats.SetCustomDialer(followDialer(dir)),
 		nats.TokenHandler(func() string {
 			f, _ := ReadServerFile(dir)
 			return f.Token
 		}))
+	if err != nil {
+		return nil, err
+	}
+	b.dir = dir
+	return b, nil
 }
 
 // followDialer dials whoever serves the folder now.
@@ -273,8 +278,8 @@ func serve(ctx context.Context, dir string, lock *os.File, o Options) (b *Broker
 	if !s.nats.ReadyForConnections(startFor) {
 		return nil, fmt.Errorf("start the server of folder %q: not ready after %v", dir, startFor)
 	}
-	if err := s.check(); err != nil {
-		return nil, err
+	if !s.nats.JetStreamEnabled() {
+		return nil, fmt.Errorf("start the server of folder %q: JetStream did not start", dir)
 	}
 	b, err = connect(ctx, s.nats.ClientURL(), o, 1, nats.InProcessServer(s.nats), nats.Token(token))
 	if err != nil {
@@ -285,16 +290,27 @@ func serve(ctx context.Context, dir string, lock *os.File, o Options) (b *Broker
 		b.Close()
 		return nil, folderError(dir, err)
 	}
-	b.server = s
+	b.server, b.dir = s, dir
 	return b, nil
 }
 
-// check says why the server takes no data any more, if so.
-func (s *server) check() error {
-	if s.nats.JetStreamEnabled() {
+// minFree is how much room the disk of a folder has at least while a refusal of
+// its server has other reasons.
+const minFree = 16 << 20
+
+// full reports that the folder that the broker's server keeps its data in has
+// no room, which makes the server refuse records, or stop taking any.
+func (b *Broker) full() error {
+	if b.dir == "" {
 		return nil
 	}
-	return fmt.Errorf("the server of folder %q has stopped taking data, as it does when the disk is full: make room, and start again", s.dir)
+	if free, err := freeBytes(b.dir); err == nil && free < minFree {
+		return fmt.Errorf("the disk of folder %q is full, or nearly so: make room, and start again if that does not help", b.dir)
+	}
+	if b.server != nil && !b.server.nats.JetStreamEnabled() {
+		return fmt.Errorf("the server of folder %q has stopped taking data, as it does when the disk is full: make room, and start again", b.dir)
+	}
+	return nil
 }
 
 // close stops the server and gives up the folder.

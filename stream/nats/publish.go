@@ -385,7 +385,7 @@ func (c *committer) write(t *topic, shares []share, messages []*nats.Msg) []erro
 
 // errRefused marks a batch of which the server has written nothing because it
 // has too many others open or could not put it down.
-var errRefused = errors.New("the server did not take the batch: it has too many open, or its disk is full")
+var errRefused = errors.New("the server did not take the batch: it has too many open, or no room")
 
 // sendBatch hands messages to the connection as one atomic batch. On return
 // they may change.
@@ -416,12 +416,19 @@ func (c *committer) sendBatch(messages []*nats.Msg) error {
 func (c *committer) waitBatch(l *link, n int) error {
 	timer := time.NewTimer(replyTimeout)
 	defer timer.Stop()
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	want := c.inbox + "." + strconv.Itoa(c.batches)
 	for {
 		select {
 		case m := <-c.answers:
 			if m.Subject == want {
 				return c.answer(m, n)
+			}
+		case <-look.C:
+			// A server that could not write does not always answer.
+			if err := c.b.full(); err != nil {
+				return fmt.Errorf("%w: %w", err, errUnknown)
 			}
 		case <-l.down:
 			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
@@ -448,7 +455,7 @@ func (c *committer) answer(m *nats.Msg, n int) error {
 		return fmt.Errorf("%w: the answer cannot be read: %w", errUnknown, err)
 	}
 	if ack.Error != nil {
-		return refusal(ack.Error)
+		return c.refusal(ack.Error)
 	}
 	if ack.Count != n {
 		return fmt.Errorf("%w: the answer speaks of %d records, not of %d", errUnknown, ack.Count, n)
@@ -474,39 +481,49 @@ type future struct {
 }
 
 func (c *committer) waitEach(l *link, futures []future) []error {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	errs := make([]error, len(futures))
 	for i, f := range futures {
-		if f.err != nil {
-			errs[i] = c.b.explain(c.b.ctx, f.err)
-			continue
-		}
-		var refused *jetstream.APIError
-		select {
-		case <-f.ack.Ok():
-		case err := <-f.ack.Err():
-			switch {
-			case errors.As(err, &refused):
-				errs[i] = refusal(refused)
-			case errors.Is(err, nats.ErrNoResponders):
-				errs[i] = c.noStream()
-			default:
-				errs[i] = fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
-			}
-		case <-l.down:
-			errs[i] = fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
-		case <-c.b.ctx.Done():
-			errs[i] = fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
-		}
+		errs[i] = c.waitOne(l, f, look.C)
 	}
 	return errs
 }
 
+func (c *committer) waitOne(l *link, f future, look <-chan time.Time) error {
+	if f.err != nil {
+		return c.b.explain(c.b.ctx, f.err)
+	}
+	for {
+		select {
+		case <-f.ack.Ok():
+			return nil
+		case err := <-f.ack.Err():
+			var refused *jetstream.APIError
+			switch {
+			case errors.As(err, &refused):
+				return c.refusal(refused)
+			case errors.Is(err, nats.ErrNoResponders):
+				return c.noStream()
+			}
+			return fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
+		case <-look:
+			// A server that could not write does not always answer.
+			if err := c.b.full(); err != nil {
+				return fmt.Errorf("%w: %w", err, errUnknown)
+			}
+		case <-l.down:
+			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+		case <-c.b.ctx.Done():
+			return fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+		}
+	}
+}
+
 // noStream says why nobody listens to a topic's subjects.
 func (c *committer) noStream() error {
-	if c.b.server != nil {
-		if err := c.b.server.check(); err != nil {
-			return err
-		}
+	if err := c.b.full(); err != nil {
+		return err
 	}
 	return fmt.Errorf("%w, or the server's JetStream is switched off (a full disk does that)", stream.ErrNoTopic)
 }
@@ -524,13 +541,19 @@ const (
 )
 
 // refusal says why the server has written nothing.
-func refusal(e *jetstream.APIError) error {
+func (c *committer) refusal(e *jetstream.APIError) error {
 	switch e.ErrorCode {
 	case codeInsufficientResources, codeStorageExceeded, codeAccountExceeded, codeStoreFailed:
+		if err := c.b.full(); err != nil {
+			return err
+		}
 		return fmt.Errorf("the broker has no room (a full disk, or a limit of the stream or account): %w", e)
 	case codeMessageTooLarge, codeHeaderTooLarge:
 		return fmt.Errorf("%w: %w", stream.ErrTooLarge, e)
 	case codeBatchIncomplete, codeTooManyBatches:
+		if err := c.b.full(); err != nil {
+			return err
+		}
 		return fmt.Errorf("%w: %w", errRefused, e)
 	}
 	return e

@@ -28,6 +28,7 @@ func features(t *testing.T, b *Broker) streamtest.Features {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	open := func(t testing.TB) *Broker {
 		b, err := OpenDir(context.Background(), dir, Options{Failover: failover})
@@ -42,6 +43,7 @@ func TestSuite(t *testing.T) {
 }
 
 func TestSuiteRemote(t *testing.T) {
+	t.Parallel()
 	url := servertest.NATS(t)
 	open := func(t testing.TB) *Broker {
 		b, err := Open(context.Background(), Config{URL: url, Options: Options{Failover: failover}})

@@ -16,3 +16,6 @@ var errLocked = errors.New("locked")
 func flock(*os.File) error {
 	return fmt.Errorf("serve a folder: %w on this system: use a nats:// or kafka:// broker", errors.ErrUnsupported)
 }
+
+// freeBytes is how much may still be written to the disk of a folder.
+func freeBytes(string) (uint64, error) { return 0, errors.ErrUnsupported }

@@ -19,3 +19,10 @@ func flock(f *os.File) error {
 	}
 	return err
 }
+
+// freeBytes is how much may still be written to the disk of a folder.
+func freeBytes(dir string) (uint64, error) {
+	var fs syscall.Statfs_t
+	err := syscall.Statfs(dir, &fs)
+	return uint64(fs.Bavail) * uint64(fs.Bsize), err
+}
