@@ -339,6 +339,9 @@ type job struct {
 	// deadLetters names the topic for what cannot pass.
 	topic, group string
 	hooks        consumers.Hooks
+	// patience is how often what failed for a passing reason is tried before
+	// the job fails; 0 is for ever.
+	patience int
 }
 
 // tally is what a job has done.
@@ -357,9 +360,9 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 	if err := broker.Create(ctx, consumers.DeadLetterTopic(j.topic, j.group), len(ranges)); err != nil {
 		return fmt.Errorf("create the dead-letter topic: %w", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	finish, err := newFinishLine(ctx, broker, j.topic, j.until, j.owner, cancel)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	finish, err := newFinishLine(ctx, broker, j.topic, j.until, j.owner, func() { cancel(nil) })
 	if err != nil {
 		return err
 	}
@@ -387,7 +390,20 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		}
 		finish.reached(b.Partition, b.Next)
 	}
-	return errors.Join(consumers.Run(ctx, src, j.sink, cfg), finished())
+	retry := cfg.Hooks.Retry
+	cfg.Hooks.Retry = func(what string, attempt int, wait time.Duration, err error) {
+		if retry != nil {
+			retry(what, attempt, wait, err)
+		}
+		if j.patience > 0 && attempt >= j.patience {
+			cancel(fmt.Errorf("%s, tried %d times: %w", what, attempt, err))
+		}
+	}
+	err = consumers.Run(ctx, src, j.sink, cfg)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return errors.Join(err, finished())
 }
 
 // run runs a job from the command line, and says what it did.

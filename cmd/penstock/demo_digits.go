@@ -83,7 +83,7 @@ func (d *demo) trainDigits(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return finished(runJob(gctx, d.stack.broker, d.stack.client, job{
-			topic: updates, group: demoGroup, sink: aggregator, owner: aggregator,
+			topic: updates, group: demoGroup, patience: demoPatience, sink: aggregator, owner: aggregator,
 		}))
 	})
 	for i, name := range names {

@@ -26,6 +26,8 @@ import (
 const (
 	demoPartitions = 4
 	demoGroup      = "demo"
+	// demoPatience is how often the demo tries what a user would wait for.
+	demoPatience = 6
 	// breakEvery is how often an event of the demo is broken on purpose.
 	breakEvery = 100
 )
@@ -143,7 +145,7 @@ func (d *demo) storeFlights(ctx context.Context) (err error) {
 	bar := d.t.progress("flights", d.ledger.entries[d.onTopic].Count)
 	var shown bool
 	err = runJob(ctx, d.stack.broker, d.stack.client, job{
-		topic: topic, group: demoGroup, until: true, sink: sink, owner: sink,
+		topic: topic, group: demoGroup, until: true, patience: demoPatience, sink: sink, owner: sink,
 		policy: &microbatch.Policy{Count: 1000, Bytes: 1 << 20, Linger: 100 * time.Millisecond},
 		hooks: consumers.Hooks{
 			Settled: func(b consumers.Batch, _ time.Duration) { bar.add(b.Next - b.First) },
@@ -234,7 +236,7 @@ func (d *demo) diffWeather(ctx context.Context) error {
 	}
 	bar := d.t.progress("observations", int64(held))
 	err = runJob(ctx, d.stack.broker, d.stack.client, job{
-		topic: topic, group: demoGroup, until: true, sink: differ, owner: differ,
+		topic: topic, group: demoGroup, until: true, patience: demoPatience, sink: differ, owner: differ,
 		hooks: consumers.Hooks{Settled: func(b consumers.Batch, _ time.Duration) { bar.add(int64(len(b.Messages))) }},
 	})
 	bar.stop()
