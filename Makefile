@@ -55,5 +55,8 @@ fuzz:
 		done; \
 	done
 
+# The packages' own benchmarks, then Penstock against the raw clients.
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+	$(SERVERS) sh -ec 'for broker in kafka://$$PENSTOCK_TEST_KAFKA $$PENSTOCK_TEST_NATS; do \
+		for work in produce consume; do go run ./cmd/penstock bench $$work --broker $$broker; done; done'
