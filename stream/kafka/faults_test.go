@@ -56,7 +56,7 @@ func newFixture(t *testing.T, partitions int32, topics ...string) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	f := &fixture{T: t, cluster: cluster, ctx: ctx}
 	f.b, err = Open(ctx, Config{Seeds: cluster.ListenAddrs(), Timeout: time.Second, Logger: slog.New(slog.NewTextHandler(&f.log, nil))})
@@ -217,11 +217,15 @@ func TestCommitFails(t *testing.T) {
 	closed := make(chan error)
 	go func() { closed <- src.Close() }()
 	for range 4 {
-		<-refused
+		select {
+		case <-refused:
+		case <-f.ctx.Done():
+			t.Fatal("commits that were refused are not tried again")
+		}
 	}
 	code.Store(0)
 	if err := <-closed; err != nil {
-		t.Errorf("close: %v", err)
+		t.Errorf("close after commits were accepted again: %v", err)
 	}
 	if got := f.committed("g", "t"); got != 2 {
 		t.Errorf("the group is at %d, want 2", got)
