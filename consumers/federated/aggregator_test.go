@@ -86,14 +86,18 @@ func (p *publisher) Publish(ctx context.Context, topic string, key []byte, value
 // training is a broker with the topics of a training on it, and its config.
 type training struct {
 	t         testing.TB
-	broker    *memory.Broker
+	broker    stream.Broker
 	publisher *publisher
 	config    Config
 }
 
 func newTraining(t testing.TB, clients int, rounds int64) *training {
 	t.Helper()
-	broker := memory.New()
+	return newTrainingOn(t, memory.New(), clients, rounds)
+}
+
+func newTrainingOn(t testing.TB, broker stream.Broker, clients int, rounds int64) *training {
+	t.Helper()
 	for topic, partitions := range map[string]int{"models": 1, "updates": 3} {
 		if err := broker.Create(context.Background(), topic, partitions); err != nil {
 			t.Fatal(err)
@@ -113,19 +117,19 @@ func newTraining(t testing.TB, clients int, rounds int64) *training {
 }
 
 // values are the payloads of a topic of one partition.
-func values(t testing.TB, b *memory.Broker, topic string) [][]byte {
+func values(t testing.TB, b stream.Broker, topic string) [][]byte {
 	t.Helper()
 	ranges, err := b.Ranges(context.Background(), topic)
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, err := b.Open(context.Background(), stream.Subscription{Topic: topic, Group: "look", Owner: startAt(0)})
+	src, err := b.Open(context.Background(), stream.Subscription{Topic: topic, Group: "look", Owner: startAt(ranges[0].Start)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer src.Close()
 	var out [][]byte
-	for int64(len(out)) < ranges[0].End {
+	for int64(len(out)) < ranges[0].End-ranges[0].Start {
 		records, _, err := src.Fetch(context.Background(), 1000)
 		if err != nil {
 			t.Fatal(err)

@@ -10,10 +10,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kfake"
 
 	"penstock/consumers"
 	"penstock/schemas/samples"
 	"penstock/stream"
+	"penstock/stream/kafka"
+	"penstock/stream/memory"
+	"penstock/stream/nats"
 )
 
 // digits are the real digits, grey values scaled to 0..1.
@@ -124,9 +128,34 @@ var digitsSGD = SGD{Epochs: 20, Batch: 10, Rate: 0.3}
 // about more than nine digits of ten that nobody trained on, and far better
 // than what any client makes of its own share.
 func TestDigits(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { testDigits(t, memory.New()) })
+	t.Run("nats", func(t *testing.T) {
+		broker, err := nats.OpenDir(t.Context(), t.TempDir(), nats.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer broker.Close()
+		testDigits(t, broker)
+	})
+	t.Run("kafka", func(t *testing.T) {
+		cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cluster.Close()
+		broker, err := kafka.Open(t.Context(), kafka.Config{Seeds: cluster.ListenAddrs()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer broker.Close()
+		testDigits(t, broker)
+	})
+}
+
+func testDigits(t *testing.T, broker stream.Broker) {
 	const clients, rounds = 10, 5
 	shares, test := Split(digits(t), clients, 1)
-	tr := newTraining(t, clients, rounds)
+	tr := newTrainingOn(t, broker, clients, rounds)
 	tr.config.Initial = NewSoftmax(64, 10)
 	accuracy := make([]float64, rounds+1)
 	tr.config.OnModel = func(m Model) {
@@ -199,5 +228,8 @@ func TestDigits(t *testing.T) {
 		if d := cmp.Diff(want, counted); d != "" {
 			t.Errorf("round %d: %s", m.Round, d)
 		}
+	}
+	if again := open(t, tr.config); again.Model().Hash != a.Model().Hash || !again.Model().Final() {
+		t.Errorf("opened again, the aggregator is at round %d", again.Model().Round)
 	}
 }
