@@ -101,7 +101,7 @@ func writeFile(dir, name string, content []byte) error {
 // tells those who may read it.
 //
 // It returns an error that wraps ErrInUse if the process that holds the folder
-// does not answer within five seconds, and others for a folder that cannot be
+// does not answer within five seconds or ctx, and others for a folder that cannot be
 // written, a full disk, and a folder of a newer format.
 func OpenDir(ctx context.Context, dir string, o Options) (*Broker, error) {
 	if err := o.setDefaults(); err != nil {
@@ -127,16 +127,13 @@ func OpenDir(ctx context.Context, dir string, o Options) (*Broker, error) {
 		if err == nil {
 			return b, nil
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("open folder %q: %w (process %s): wait until it has started, or stop it: %w", dir, ErrInUse, holder, err)
-		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			err = ctx.Err()
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return nil, fmt.Errorf("open folder %q: %w (process %s): wait until it has started, or stop it: %w", dir, ErrInUse, holder, err)
 		}
 	}
 }

@@ -292,7 +292,12 @@ func TestOpenDirErrors(t *testing.T) {
 			if err := prepare(t, dir); err != nil {
 				t.Fatal(err)
 			}
-			b, err := OpenDir(t.Context(), filepath.Join(dir, "data"), Options{})
+			ctx, cancel := context.WithCancel(t.Context())
+			if is == ErrInUse {
+				cancel() // wait no longer
+			}
+			defer cancel()
+			b, err := OpenDir(ctx, filepath.Join(dir, "data"), Options{})
 			if err == nil {
 				b.Close()
 				t.Fatal("opened")

@@ -83,6 +83,7 @@ const (
 var (
 	errLost   = errors.New("the server has given the partition to another member")
 	errHanded = errors.New("the partition was handed to another member")
+	errGone   = errors.New("it was deleted")
 )
 
 // run holds the partition whenever it can, until the source is closed.
@@ -114,7 +115,7 @@ func (p *partition) run() {
 
 // errEnd marks what ends the source: an error of the Owner, a consumer that is
 // gone.
-var errEnd = errors.New("claim partition")
+var errEnd = errors.New("hold partition")
 
 // claim waits until the server pins this member, and then prepares to read. The
 // server pins whoever waits longest once there is a message to deliver; that
@@ -277,7 +278,7 @@ func (p *partition) noConsumer() error {
 	defer cancel()
 	_, err = s.b.js.Consumer(asking, s.topic.stream, p.consumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return fmt.Errorf("%w: consumer %q, which keeps the position of group %q, was deleted", errEnd, p.consumer, s.sub.Group)
+		return fmt.Errorf("%w: consumer %q keeps the position of group %q: %w", errEnd, p.consumer, s.sub.Group, errGone)
 	}
 	return errors.New("the consumer did not answer for a moment")
 }
@@ -320,8 +321,10 @@ func (p *partition) release(why error) {
 			_ = s.b.js.DeleteConsumer(ctx, s.topic.stream, p.reader)
 		}
 	}
-	if errors.Is(why, errLost) {
-		return // it is pinned elsewhere
+	for _, e := range []error{errLost, errGone, stream.ErrNoTopic, stream.ErrTopicChanged} {
+		if errors.Is(why, e) {
+			return // there is no pin of this member
+		}
 	}
 	// What is not settled is to be delivered again, but not to the requests that
 	// are still open here: nobody listens for their answers any more.
