@@ -327,6 +327,36 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// Columns that somebody made, of other types than this package would have.
+func TestOtherTypes(t *testing.T) {
+	d := schema(t, servertest.Postgres(t))
+	d.Exec(t, `CREATE TABLE events (int integer, long numeric, uint numeric(20,0), ulong text, float double precision,
+		decimal varchar, uuid text, list json, map text, text varchar(100))`)
+	s := open(t, d.url, sqlsink.Config{})
+	assign(t, s)
+	all, data := sinktest.Values()
+	if err := s.Write(t.Context(), sinktest.Batch(0, 1, sinktest.Message(0, 1, all, data))); err != nil {
+		t.Fatal(err)
+	}
+	got := column(d, t, "SELECT int, long, uint, ulong, float, decimal, uuid, list, map, text FROM events")
+	want := `-5 -9223372036854775808 4294967295 18446744073709551615 1.5 -1234567890123456.78 6ba7b810-9dad-11d1-80b4-00c04fd430c8 [1,null,0.25] {"a":"aGk=","b":"<x>"} naïve ` + "\U0001F6EB"
+	if diff := cmp.Diff([]string{want}, got); diff != "" {
+		t.Errorf("row (-want +got):\n%s", diff)
+	}
+	for column, kind := range map[string]string{
+		"int": "smallint", "long": "integer", "ulong": "numeric(19,0)", "double": "real", "decimal": "numeric(30,1)",
+		"text": "character(100)", "at": "timestamp(3) with time zone", "local": "date", "bytes": "text",
+	} {
+		d.Exec(t, fmt.Sprintf("DROP TABLE events; CREATE TABLE events (%s %s)", column, kind))
+		b := sinktest.Batch(1, 2, sinktest.Message(1, 1, all, data))
+		_ = s.Write(t.Context(), b) // which finds out that it knows another table
+		err := s.Write(t.Context(), b)
+		if !errors.Is(err, consumers.ErrStop) || !strings.Contains(err.Error(), kind) || !strings.Contains(err.Error(), column) {
+			t.Errorf("column %s %s: %v, want ErrStop that names both", column, kind, err)
+		}
+	}
+}
+
 func TestSetUp(t *testing.T) {
 	d := schema(t, servertest.Postgres(t))
 	name := servertest.Name(t)

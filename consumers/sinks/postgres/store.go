@@ -3,41 +3,40 @@ package postgres
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"penstock/consumers/sinks/sqlsink"
 )
 
 func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement) error {
+	columns := make([]string, len(s.Columns))
+	for i, c := range s.Columns {
+		var err error
+		if columns[i], err = d.Identifier(c.Name); err != nil {
+			return err
+		}
+	}
 	return conn.Raw(func(c any) error {
 		pg := c.(*stdlib.Conn).Conn()
 		switch {
 		case s.Delete:
-			return d.remove(ctx, pg, s)
-		case len(s.Key) == 0:
-			return copyRows(ctx, pg, s.Table, s)
+			return remove(ctx, pg, columns[0], s)
+		case len(s.Key) > 0:
+			return merge(ctx, pg, columns, s)
 		}
-		return d.merge(ctx, pg, s)
+		return copyRows(ctx, pg, s.Table, strings.Join(columns, ", "), s)
 	})
 }
 
 // remove deletes the rows of the keys. A key that came as text is read by the
 // server as the column's type.
-func (d dialect) remove(ctx context.Context, pg *pgx.Conn, s sqlsink.Statement) error {
-	key := s.Columns[0]
-	name, err := d.Identifier(key.Name)
-	if err != nil {
-		return err
-	}
+func remove(ctx context.Context, pg *pgx.Conn, key string, s sqlsink.Statement) (err error) {
 	texts, raw := make([]string, len(s.Rows)), make([][]byte, len(s.Rows))
 	for i, row := range s.Rows {
 		switch v := row[0].(type) {
@@ -47,32 +46,27 @@ func (d dialect) remove(ctx context.Context, pg *pgx.Conn, s sqlsink.Statement) 
 			raw[i] = v
 		}
 	}
-	if key.Declared == "bytea" {
-		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+name+" = ANY($1::bytea[])", raw)
+	if s.Columns[0].Declared == "bytea" {
+		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+key+" = ANY($1::bytea[])", raw)
 	} else {
-		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+name+
-			" IN (SELECT k::"+key.Declared+" FROM unnest($1::text[]) AS k)", texts)
+		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+key+
+			" IN (SELECT k::"+s.Columns[0].Declared+" FROM unnest($1::text[]) AS k)", texts)
 	}
 	return err
 }
 
 // merge copies the rows to a temporary table, which the session keeps for the
 // next batch, and from there to the target.
-func (d dialect) merge(ctx context.Context, pg *pgx.Conn, s sqlsink.Statement) error {
-	var columns, key, set []string
+func merge(ctx context.Context, pg *pgx.Conn, columns []string, s sqlsink.Statement) error {
+	var key, set []string
 	id := fnv.New64a()
-	for _, c := range s.Columns {
-		name, err := d.Identifier(c.Name)
-		if err != nil {
-			return err
-		}
-		columns = append(columns, name)
+	for i, c := range s.Columns {
 		if slices.Contains(s.Key, c.Name) {
-			key = append(key, name)
+			key = append(key, columns[i])
 		} else {
-			set = append(set, name+" = excluded."+name)
+			set = append(set, columns[i]+" = excluded."+columns[i])
 		}
-		fmt.Fprintf(id, "%s %s,", name, c.Declared)
+		fmt.Fprintf(id, "%s %s,", columns[i], c.Declared)
 	}
 	staging := fmt.Sprintf(`"penstock_staging_%016x"`, id.Sum64())
 	list := strings.Join(columns, ", ")
@@ -81,7 +75,7 @@ func (d dialect) merge(ctx context.Context, pg *pgx.Conn, s sqlsink.Statement) e
 	if err != nil {
 		return err
 	}
-	if err := copyRows(ctx, pg, staging, s); err != nil {
+	if err := copyRows(ctx, pg, staging, list, s); err != nil {
 		return err
 	}
 	action := "NOTHING"
@@ -93,80 +87,12 @@ func (d dialect) merge(ctx context.Context, pg *pgx.Conn, s sqlsink.Statement) e
 	return err
 }
 
-// copyRows writes the rows by COPY in its binary form. The table is an
-// identifier, as are those that Tables makes.
-func copyRows(ctx context.Context, pg *pgx.Conn, table string, s sqlsink.Statement) error {
-	names := make([]string, len(s.Columns))
-	for i, c := range s.Columns {
-		names[i] = c.Name
-	}
-	_, err := pg.CopyFrom(ctx, unquote(table), names, &source{statement: s, next: -1, values: make([]any, len(s.Columns))})
-	return err
-}
-
 // unquote takes an identifier apart into its names, in which Tables allows no
 // dot.
-func unquote(identifier string) pgx.Identifier {
-	var parts pgx.Identifier
-	for _, p := range strings.Split(identifier, ".") {
-		p = strings.TrimPrefix(strings.TrimSuffix(p, `"`), `"`)
-		parts = append(parts, strings.ReplaceAll(p, `""`, `"`))
+func unquote(identifier string) []string {
+	parts := strings.Split(identifier, ".")
+	for i, p := range parts {
+		parts[i] = strings.ReplaceAll(p[1:len(p)-1], `""`, `"`)
 	}
 	return parts
-}
-
-// source gives rows to CopyFrom.
-type source struct {
-	statement sqlsink.Statement
-	next      int
-	values    []any // of the row that is being written
-}
-
-func (s *source) Next() bool {
-	s.next++
-	return s.next < len(s.statement.Rows)
-}
-
-func (s *source) Err() error { return nil }
-
-func (s *source) Values() (_ []any, err error) {
-	row := s.statement.Rows[s.next]
-	for i := range s.statement.Columns {
-		if s.values[i], err = bind(&s.statement.Columns[i], row[i]); err != nil {
-			return nil, err
-		}
-	}
-	return s.values, nil
-}
-
-// bind turns a value into one that pgx writes as the column's type.
-func bind(c *sqlsink.Column, v any) (any, error) {
-	switch c.Type {
-	case sqlsink.Decimal:
-		text, ok := v.(string)
-		if !ok || !strings.HasPrefix(c.Declared, "numeric") {
-			return v, nil
-		}
-		var n pgtype.Numeric
-		if err := n.Scan(text); err != nil {
-			return nil, fmt.Errorf("column %q: %w", c.Name, err)
-		}
-		return n, nil
-	case sqlsink.UUID:
-		text, ok := v.(string)
-		if !ok || c.Declared != "uuid" {
-			return v, nil
-		}
-		var id pgtype.UUID
-		if _, err := hex.Decode(id.Bytes[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil {
-			return nil, fmt.Errorf("column %q: %w", c.Name, err)
-		}
-		id.Valid = true
-		return id, nil
-	case sqlsink.TimeOfDay:
-		if d, ok := v.(time.Duration); ok {
-			return pgtype.Time{Microseconds: d.Microseconds(), Valid: true}, nil
-		}
-	}
-	return v, nil
 }
