@@ -17,11 +17,12 @@ import (
 // use.
 type CacheOptions struct {
 	// LatestAge is how old the answer of Latest may be before it is fetched
-	// again, in the background; an answer twice as old is waited for. Zero is
-	// 30 s.
+	// again, in the background; where it is twice as old, Latest waits for the
+	// new one, for up to a second. Zero is 30 s.
 	LatestAge time.Duration
-	// MissingAge is how long the answer holds that there is no such schema.
-	// Zero is 2 s.
+	// MissingAge is how long the answer holds that there is no such schema,
+	// and how long a registry that failed is left alone while there is an old
+	// answer. Zero is 2 s.
 	MissingAge time.Duration
 	// MaxBytes bounds the texts of the schemas kept, references included.
 	// Beyond it, what was not used for a while goes. Zero is 64 MiB.
@@ -32,6 +33,9 @@ type CacheOptions struct {
 
 // maxReferences is how many other schemas one schema may build on.
 const maxReferences = 1000
+
+// staleWait is how long Latest waits for a new answer where it has an old one.
+const staleWait = time.Second
 
 // entryBytes is what an entry costs besides its text.
 const entryBytes = 512
@@ -64,7 +68,7 @@ type cache struct {
 	wait sync.WaitGroup
 }
 
-// entry is an answer. It is immutable but for used and at.
+// entry is an answer. It is immutable but for used, retry and at.
 type entry struct {
 	key     any
 	id      schemas.ID
@@ -73,7 +77,10 @@ type entry struct {
 	fetched time.Time
 	bytes   int
 	used    atomic.Bool // since the hand last passed
-	at      int         // its place in the ring, guarded by the cache's mu
+	// retry is when to ask again after a fetch that failed, in Unix
+	// nanoseconds.
+	retry atomic.Int64
+	at    int // its place in the ring, guarded by the cache's mu
 }
 
 // flight is a fetch on its way, for all who wait for it.
@@ -134,14 +141,20 @@ func (c *cache) Latest(ctx context.Context, subject string) (schemas.ID, schemas
 		switch {
 		case e.err != nil && age >= c.options.MissingAge:
 			e = nil
-		case e.err != nil, age < c.options.LatestAge:
+		case e.err != nil, age < c.options.LatestAge, time.Now().UnixNano() < e.retry.Load():
 			return e.id, e.schema, e.err
 		case age < 2*c.options.LatestAge:
 			c.start(subject) // for the next who asks
 			return e.id, e.schema, nil
 		}
 	}
-	got, err := c.fetch(ctx, subject)
+	waiting := ctx
+	if e != nil {
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeout(ctx, staleWait)
+		defer cancel()
+	}
+	got, err := c.fetch(waiting, subject)
 	if err != nil {
 		if e != nil && ctx.Err() == nil {
 			return e.id, e.schema, nil // an outage
@@ -199,6 +212,9 @@ func (c *cache) start(key any) *flight {
 		c.mu.Lock()
 		if f.err == nil && !f.stale {
 			c.keep(f.entry)
+		}
+		if old, ok := c.entries.Load(key); ok && f.err != nil {
+			old.(*entry).retry.Store(time.Now().Add(c.options.MissingAge).UnixNano())
 		}
 		if c.flights[key] == f {
 			delete(c.flights, key)

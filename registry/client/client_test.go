@@ -399,6 +399,9 @@ func TestAges(t *testing.T) {
 		o.set("", true)
 		time.Sleep(time.Hour)
 		want("ccc", 4) // an outage
+		want("ccc", 4) // in which the registry is left alone
+		time.Sleep(time.Second)
+		want("ccc", 5)
 		if s, err := c.Schema(t.Context(), 77); !errors.Is(err, client.ErrUnreachable) {
 			t.Errorf("an unknown id in an outage: %v %v, want ErrUnreachable", text(s), err)
 		}
@@ -424,6 +427,25 @@ func TestAges(t *testing.T) {
 		if s, err := c.Schema(t.Context(), 5); text(s) != "dddd" || err != nil {
 			t.Errorf("an id that was read before, in an outage: %s %v", text(s), err)
 		}
+	})
+}
+
+// TestHangs: a registry that takes requests and does not answer holds nobody up
+// who has an old answer.
+func TestHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{text: "a", around: make(chan struct{}, 1)}
+		c := o.client(t, client.CacheOptions{})
+		o.around <- struct{}{}
+		if _, _, err := c.Latest(t.Context(), "s"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		began := time.Now()
+		if _, s, err := c.Latest(t.Context(), "s"); text(s) != "a" || err != nil || time.Since(began) > time.Second {
+			t.Errorf("got %s, %v after %v, want the old answer within a second", text(s), err, time.Since(began))
+		}
+		close(o.around)
 	})
 }
 

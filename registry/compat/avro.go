@@ -38,12 +38,20 @@ var avroRules = [...]Rule{
 }
 
 func checkAvro(reader, writer *schemas.Node, d registry.Direction) []registry.Finding {
-	w := &avroWalk{direction: d, verdicts: map[avroPair]*avroVerdict{}, reader: "the new schema", writer: "the old schema"}
+	w := newAvroWalk(d)
+	w.walk(reader, writer, nil, nil)
+	return w.findings
+}
+
+func newAvroWalk(d registry.Direction) *avroWalk {
+	w := &avroWalk{
+		direction: d, reader: "the new schema", writer: "the old schema",
+		verdicts: map[avroPair]*avroVerdict{}, places: map[*schemas.Node]map[string]int{},
+	}
 	if d == registry.Forward {
 		w.reader, w.writer = w.writer, w.reader
 	}
-	w.walk(reader, writer, nil, nil)
-	return w.findings
+	return w
 }
 
 // avroWalk is one comparison.
@@ -59,7 +67,8 @@ type avroWalk struct {
 	quiet          int  // above 0, nothing is reported: a branch is tried
 	inner          bool // it explains a finding of another comparison
 	verdicts       map[avroPair]*avroVerdict
-	trail          []avroPair // pairs with a verdict of compatible, in the order in which they were begun
+	places         map[*schemas.Node]map[string]int // of a writer's fields, by name
+	trail          []avroPair                       // pairs with a verdict of compatible, in the order in which they were begun
 }
 
 type avroPair struct{ reader, writer *schemas.Node }
@@ -70,16 +79,48 @@ type avroVerdict struct {
 	stale      bool // rested on an assumption that failed
 }
 
-// path is a place in a schema, from the root.
-type path []string
+// path is a place in a schema: a step from the place above it. nil is the root.
+type path struct {
+	up    *path
+	name  string
+	index int    // after the name, unless it is below 0
+	tail  string // after the index
+}
 
-func (p path) to(segments ...string) path { return append(slices.Clip(p), segments...) }
+func (p *path) to(name string) *path { return &path{up: p, name: name, index: -1} }
 
-func (p path) String() string { return "/" + strings.Join(p, "/") }
+func (p *path) at(name string, index int) *path { return &path{up: p, name: name, index: index} }
+
+// typeOf is the type of a record's field.
+func (p *path) typeOf(field int) *path { return &path{p, "fields", field, "type"} }
+
+func (p *path) String() string {
+	if p == nil {
+		return "/"
+	}
+	var steps []string
+	for ; p != nil; p = p.up {
+		if p.tail != "" {
+			steps = append(steps, p.tail)
+		}
+		if p.index >= 0 {
+			steps = append(steps, strconv.Itoa(p.index))
+		}
+		if p.name != "" {
+			steps = append(steps, p.name)
+		}
+	}
+	slices.Reverse(steps)
+	return "/" + strings.Join(steps, "/")
+}
 
 // walk compares two nodes and returns whether the writer's can be read as the
-// reader's.
-func (w *avroWalk) walk(r, wr *schemas.Node, rp, wp path) bool {
+// reader's. Every recursion goes through a record, so verdicts on records are
+// enough.
+func (w *avroWalk) walk(r, wr *schemas.Node, rp, wp *path) bool {
+	if r.Kind != schemas.Record || wr.Kind != schemas.Record {
+		return w.compare(r, wr, rp, wp)
+	}
 	pair := avroPair{r, wr}
 	known := w.verdicts[pair]
 	if known != nil && !known.stale && (w.quiet > 0 || known.reported) {
@@ -107,7 +148,7 @@ func (w *avroWalk) walk(r, wr *schemas.Node, rp, wp path) bool {
 	return v.compatible
 }
 
-func (w *avroWalk) compare(r, wr *schemas.Node, rp, wp path) bool {
+func (w *avroWalk) compare(r, wr *schemas.Node, rp, wp *path) bool {
 	if wr.Kind == schemas.Union {
 		return w.fromUnion(r, wr, rp, wp)
 	}
@@ -117,6 +158,9 @@ func (w *avroWalk) compare(r, wr *schemas.Node, rp, wp path) bool {
 	if r.Kind != wr.Kind || r.Bits != wr.Bits {
 		if promotes(wr, r) {
 			return true
+		}
+		if w.quiet > 0 {
+			return false
 		}
 		w.report(typeMismatch, rp, wp, typesDetail(r, wr), w.typeFix(wr),
 			"%s has type %s at %s, where %s has %s, which cannot be read as it", w.reader, typeName(r), rp, w.writer, typeName(wr))
@@ -141,8 +185,13 @@ func (w *avroWalk) compare(r, wr *schemas.Node, rp, wp path) bool {
 		ok = w.symbols(r, wr, rp, wp) && ok
 	case schemas.Record:
 		ok = w.names(r, wr, rp, wp)
+		next := 0 // most fields stand in the same order
 		for i := range r.Fields {
-			ok = w.field(r, wr, i, rp, wp) && ok
+			matches := w.matches(&r.Fields[i], wr, next)
+			ok = w.field(r, wr, i, matches, rp, wp) && ok
+			if len(matches) > 0 {
+				next = matches[0] + 1
+			}
 		}
 	}
 	w.logical(r, wr, rp, wp)
@@ -151,23 +200,22 @@ func (w *avroWalk) compare(r, wr *schemas.Node, rp, wp path) bool {
 
 // fromUnion compares a union of the writer: each of its branches must be
 // readable.
-func (w *avroWalk) fromUnion(r, wr *schemas.Node, rp, wp path) bool {
+func (w *avroWalk) fromUnion(r, wr *schemas.Node, rp, wp *path) bool {
 	ok := true
 	for i, branch := range wr.Branches {
-		at := wp.to(strconv.Itoa(i))
 		switch {
 		case r.Kind != schemas.Union:
-			ok = w.walk(r, branch, rp, at) && ok
+			ok = w.walk(r, branch, rp, wp.at("", i)) && ok
 		case !w.readable(r, branch):
 			ok = false
-			w.missingBranch(r, branch, rp, rp.to(strconv.Itoa(i)), at)
+			w.missingBranch(r, branch, rp, rp.at("", i), wp.at("", i))
 		}
 	}
 	return ok
 }
 
 // toUnion compares a plain type of the writer with a union of the reader.
-func (w *avroWalk) toUnion(r, wr *schemas.Node, rp, wp path) bool {
+func (w *avroWalk) toUnion(r, wr *schemas.Node, rp, wp *path) bool {
 	if w.readable(r, wr) {
 		return true
 	}
@@ -178,13 +226,14 @@ func (w *avroWalk) toUnion(r, wr *schemas.Node, rp, wp path) bool {
 // readable reports whether some branch of a union can read a type.
 func (w *avroWalk) readable(union, wr *schemas.Node) bool {
 	w.quiet++
-	defer func() { w.quiet-- }()
-	return slices.ContainsFunc(union.Branches, func(branch *schemas.Node) bool { return w.walk(branch, wr, nil, nil) })
+	found := slices.ContainsFunc(union.Branches, func(branch *schemas.Node) bool { return w.walk(branch, wr, nil, nil) })
+	w.quiet--
+	return found
 }
 
 // missingBranch reports that no branch of the reader's union r can read wr. at is
 // the place to report, which is that of the writer's branch.
-func (w *avroWalk) missingBranch(r, wr *schemas.Node, rp, at, wp path) {
+func (w *avroWalk) missingBranch(r, wr *schemas.Node, rp, at, wp *path) {
 	if w.quiet > 0 {
 		return
 	}
@@ -202,7 +251,7 @@ func (w *avroWalk) missingBranch(r, wr *schemas.Node, rp, at, wp path) {
 
 // reason is the first thing that keeps the branch of the same type and name
 // from reading wr, or nil if there is no such branch.
-func (w *avroWalk) reason(r, wr *schemas.Node, rp, wp path) *registry.Finding {
+func (w *avroWalk) reason(r, wr *schemas.Node, rp, wp *path) *registry.Finding {
 	if w.inner {
 		return nil // one step of explanation is enough
 	}
@@ -210,8 +259,9 @@ func (w *avroWalk) reason(r, wr *schemas.Node, rp, wp path) *registry.Finding {
 		if branch.Kind != wr.Kind || branch.Bits != wr.Bits || simpleName(branch.Name) != simpleName(wr.Name) {
 			continue
 		}
-		in := &avroWalk{direction: w.direction, verdicts: map[avroPair]*avroVerdict{}, reader: w.reader, writer: w.writer, inner: true}
-		in.walk(branch, wr, rp.to(strconv.Itoa(i)), wp)
+		in := newAvroWalk(w.direction)
+		in.inner = true
+		in.walk(branch, wr, rp.at("", i), wp)
 		for _, f := range in.findings {
 			if f.Severity == registry.SeverityError {
 				return &f
@@ -223,7 +273,7 @@ func (w *avroWalk) reason(r, wr *schemas.Node, rp, wp path) *registry.Finding {
 
 // names compares the names of two named types. Namespaces do not count, but an
 // alias is a full name.
-func (w *avroWalk) names(r, wr *schemas.Node, rp, wp path) bool {
+func (w *avroWalk) names(r, wr *schemas.Node, rp, wp *path) bool {
 	if simpleName(r.Name) == simpleName(wr.Name) || slices.Contains(r.Aliases, wr.Name) {
 		return true
 	}
@@ -236,7 +286,7 @@ func (w *avroWalk) names(r, wr *schemas.Node, rp, wp path) bool {
 	return false
 }
 
-func (w *avroWalk) symbols(r, wr *schemas.Node, rp, wp path) bool {
+func (w *avroWalk) symbols(r, wr *schemas.Node, rp, wp *path) bool {
 	if r.Fallback != "" {
 		return true
 	}
@@ -264,18 +314,49 @@ func (w *avroWalk) symbols(r, wr *schemas.Node, rp, wp path) bool {
 	return false
 }
 
-// field compares one field of the reader's record with the writer's record.
-func (w *avroWalk) field(r, wr *schemas.Node, i int, rp, wp path) bool {
-	f := &r.Fields[i]
-	at := rp.to("fields", strconv.Itoa(i))
-	var matches []int
-	for j := range wr.Fields {
-		if name := wr.Fields[j].Name; name == f.Name || slices.Contains(f.Aliases, name) {
-			matches = append(matches, j)
+// matches returns which fields of the writer's record a field of the reader
+// takes for its own: that of its name, and those of its aliases. next is where
+// to look first.
+func (w *avroWalk) matches(f *schemas.Field, wr *schemas.Node, next int) []int {
+	if len(f.Aliases) == 0 && next < len(wr.Fields) && wr.Fields[next].Name == f.Name {
+		return []int{next}
+	}
+	places := w.places[wr]
+	if places == nil {
+		places = make(map[string]int, len(wr.Fields))
+		for i := range wr.Fields {
+			places[wr.Fields[i].Name] = i
+		}
+		w.places[wr] = places
+	}
+	var found []int
+	if i, ok := places[f.Name]; ok {
+		found = append(found, i)
+	}
+	for _, alias := range f.Aliases {
+		if i, ok := places[alias]; ok && !slices.Contains(found, i) {
+			found = append(found, i)
 		}
 	}
+	slices.Sort(found)
+	return found
+}
+
+// field compares one field of the reader's record with those of the writer's
+// that it matches.
+func (w *avroWalk) field(r, wr *schemas.Node, i int, matches []int, rp, wp *path) bool {
+	f := &r.Fields[i]
 	switch {
-	case len(matches) > 1:
+	case len(matches) == 1:
+		j := matches[0]
+		return w.walk(f.Node, wr.Fields[j].Node, rp.typeOf(i), wp.typeOf(j))
+	case len(matches) == 0 && f.HasDefault:
+		return true
+	case w.quiet > 0:
+		return false
+	}
+	at := rp.at("fields", i)
+	if len(matches) > 1 {
 		names := make([]string, len(matches))
 		for i, j := range matches {
 			names[i] = strconv.Quote(wr.Fields[j].Name)
@@ -283,17 +364,12 @@ func (w *avroWalk) field(r, wr *schemas.Node, i int, rp, wp path) bool {
 		w.report(fieldMatchesSeveral, at, wp, f.Name, "leave out the aliases that name a field of its own",
 			"the field %q at %s of %s matches the fields %s of %s, by its name and its aliases", f.Name, at, w.reader, strings.Join(names, " and "), w.writer)
 		return false
-	case len(matches) == 1:
-		j := matches[0]
-		return w.walk(f.Node, wr.Fields[j].Node, at.to("type"), wp.to("fields", strconv.Itoa(j), "type"))
-	case f.HasDefault:
-		return true
 	}
 	rule, place, detail := fieldMissingDefault, at, f.Name
 	also := ""
 	if f.Node.Kind == schemas.Enum && f.Node.Fallback != "" {
 		// The registries in use report the enum against the whole record.
-		rule, place, detail = typeMismatch, at.to("type"), typesDetail(f.Node, wr)
+		rule, place, detail = typeMismatch, rp.typeOf(i), typesDetail(f.Node, wr)
 		also = "; the enum's own default stands for unknown symbols, not for a missing field"
 	}
 	w.report(rule, place, wp, detail, w.defaultFix(f, r, wr),
@@ -344,7 +420,7 @@ func (w *avroWalk) renamed(f *schemas.Field, r, wr *schemas.Node) string {
 	return name
 }
 
-func (w *avroWalk) logical(r, wr *schemas.Node, rp, wp path) {
+func (w *avroWalk) logical(r, wr *schemas.Node, rp, wp *path) {
 	if r.Logical == wr.Logical && r.Precision == wr.Precision && r.Scale == wr.Scale {
 		return
 	}
@@ -362,7 +438,7 @@ func (w *avroWalk) logical(r, wr *schemas.Node, rp, wp path) {
 		"the %s at %s has %s in %s and %s in %s: its values are read, and taken for something else", typeName(r), rp, name(r), w.reader, name(wr), w.writer)
 }
 
-func (w *avroWalk) report(rule int, rp, wp path, detail, fix, message string, args ...any) {
+func (w *avroWalk) report(rule int, rp, wp *path, detail, fix, message string, args ...any) {
 	if w.quiet > 0 {
 		return
 	}

@@ -1,0 +1,72 @@
+package registry_test
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"penstock/registry"
+	"penstock/registry/compat"
+	"penstock/registry/logs/file"
+	"penstock/schemas"
+	"penstock/schemas/avro"
+)
+
+func openAvro(b *testing.B) *registry.Registry {
+	b.Helper()
+	log, err := file.Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = log.Close() })
+	r, err := registry.New(b.Context(), log, []schemas.Format{avro.Format{}}, compat.Checker{}, registry.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(r.Close)
+	return r
+}
+
+// wide is a record of n fields whose names begin with prefix.
+func wide(prefix string, n int) registry.Schema {
+	fields := make([]string, n)
+	for i := range fields {
+		fields[i] = fmt.Sprintf(`{"name":"%s%d","type":["null","string"],"default":null}`, prefix, i)
+	}
+	return registry.Schema{Schema: `{"type":"record","name":"R","fields":[` + strings.Join(fields, ",") + `]}`}
+}
+
+// BenchmarkRegister registers new schemas of 2 KB, durably, from 8 callers.
+func BenchmarkRegister(b *testing.B) {
+	r := openAvro(b)
+	var n atomic.Int64
+	b.SetParallelism(4)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			i := n.Add(1)
+			if _, err := r.Register(b.Context(), fmt.Sprint("s", i), wide(fmt.Sprintf("f%d_", i), 40), false); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkCheck compares a record of 500 fields with 50 versions.
+func BenchmarkCheck(b *testing.B) {
+	r := openAvro(b)
+	if err := r.SetConfig(b.Context(), "s", registry.Config{CompatibilityLevel: registry.LevelFullTransitive}); err != nil {
+		b.Fatal(err)
+	}
+	for i := range 50 {
+		if _, err := r.Register(b.Context(), "s", wide("f", 451+i), false); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		c, err := r.Check("s", registry.AllVersions, wide("f", 501))
+		if err != nil || !c.Compatible {
+			b.Fatal(c, err)
+		}
+	}
+}
