@@ -234,7 +234,9 @@ func TestOneTransactionABatch(t *testing.T) {
 	var out output
 	d, _ := open(t, t.TempDir(), Config{Publisher: &out})
 	transaction := func() (id int) {
-		d.store.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil })
+		if err := d.store.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+			t.Fatal(err)
+		}
 		return id
 	}
 	before := transaction()

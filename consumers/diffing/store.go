@@ -86,7 +86,7 @@ func openStore(dir string) (*store, error) {
 		case errors.Is(err, bolterrors.ErrTimeout):
 			return ErrInUse
 		case err != nil && !errors.As(err, &path): // not the system's: the file is not what it should be
-			return fmt.Errorf("%w (%v)", ErrCorrupt, err)
+			return fmt.Errorf("%w (%w)", ErrCorrupt, err)
 		}
 		return err
 	})
@@ -214,7 +214,7 @@ func readInput(tx *bolt.Tx) (input, error) {
 		return in, err
 	}
 	if err := json.Unmarshal(text, &in); err != nil {
-		return in, fmt.Errorf("%w (%v)", ErrCorrupt, err)
+		return in, fmt.Errorf("%w (%w)", ErrCorrupt, err)
 	}
 	if in.Format != stateFormat {
 		return in, fmt.Errorf("its format is %d, of which this program, which writes %d, knows nothing", in.Format, stateFormat)

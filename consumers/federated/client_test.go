@@ -105,7 +105,7 @@ func (f failing) Publish(context.Context, string, []byte, any) error { return f.
 // The index in the publisher's BatchError is not that of a message.
 func TestPublishFailuresNameNoMessage(t *testing.T) {
 	r := newRegistry(t)
-	for _, inner := range []error{errConnection, stream.ErrTooLarge} {
+	for inner, stops := range map[error]bool{errConnection: false, stream.ErrTooLarge: true} {
 		c, err := NewClient(ClientConfig{
 			Name: "c0", Updates: "updates", Publisher: failing{&stream.BatchError{Errs: map[int]error{0: inner}}},
 			Train: func(context.Context, Model) ([]Tensor, int64, error) { return nil, 1, nil },
@@ -115,7 +115,7 @@ func TestPublishFailuresNameNoMessage(t *testing.T) {
 		}
 		err = c.Write(t.Context(), modelBatch(t, r, someModel(0)))
 		var bad *stream.BatchError
-		if errors.As(err, &bad) || !errors.Is(err, inner) || errors.Is(err, consumers.ErrStop) != (inner == stream.ErrTooLarge) {
+		if errors.As(err, &bad) || !errors.Is(err, inner) || errors.Is(err, consumers.ErrStop) != stops {
 			t.Errorf("got %v", err)
 		}
 	}

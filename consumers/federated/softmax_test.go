@@ -128,14 +128,30 @@ var digitsSGD = SGD{Epochs: 20, Batch: 10, Rate: 0.3}
 // about more than nine digits of ten that nobody trained on, and far better
 // than what any client makes of its own share.
 func TestDigits(t *testing.T) {
-	t.Run("memory", func(t *testing.T) { testDigits(t, memory.New()) })
+	shares, test := Split(digits(t), 10, 1)
+	const rounds = 5
+	best := 0.0
+	for _, share := range shares {
+		sgd := digitsSGD
+		sgd.Epochs *= rounds
+		own, err := sgd.Train(NewSoftmax(64, 10), share)
+		if err != nil {
+			t.Fatal(err)
+		}
+		alone, err := Accuracy(own, test)
+		if err != nil {
+			t.Fatal(err)
+		}
+		best = max(best, alone)
+	}
+	t.Run("memory", func(t *testing.T) { testDigits(t, memory.New(), rounds, shares, test, best) })
 	t.Run("nats", func(t *testing.T) {
 		broker, err := nats.OpenDir(t.Context(), t.TempDir(), nats.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer broker.Close()
-		testDigits(t, broker)
+		testDigits(t, broker, rounds, shares, test, best)
 	})
 	t.Run("kafka", func(t *testing.T) {
 		cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
@@ -148,14 +164,12 @@ func TestDigits(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer broker.Close()
-		testDigits(t, broker)
+		testDigits(t, broker, rounds, shares, test, best)
 	})
 }
 
-func testDigits(t *testing.T, broker stream.Broker) {
-	const clients, rounds = 10, 5
-	shares, test := Split(digits(t), clients, 1)
-	tr := newTrainingOn(t, broker, clients, rounds)
+func testDigits(t *testing.T, broker stream.Broker, rounds int64, shares [][]Example, test []Example, best float64) {
+	tr := newTrainingOn(t, broker, len(shares), rounds)
 	tr.config.Initial = NewSoftmax(64, 10)
 	accuracy := make([]float64, rounds+1)
 	tr.config.OnModel = func(m Model) {
@@ -198,20 +212,6 @@ func testDigits(t *testing.T, broker stream.Broker) {
 	}
 	wait.Wait()
 
-	best := 0.0
-	for _, share := range shares {
-		sgd := digitsSGD
-		sgd.Epochs *= rounds
-		own, err := sgd.Train(NewSoftmax(64, 10), share)
-		if err != nil {
-			t.Fatal(err)
-		}
-		alone, err := Accuracy(own, test)
-		if err != nil {
-			t.Fatal(err)
-		}
-		best = max(best, alone)
-	}
 	t.Logf("accuracy by round %.3f, of the best client by itself %.3f", accuracy, best)
 	if accuracy[rounds] < 0.9 || best > accuracy[rounds]-0.1 {
 		t.Errorf("accuracy by round %.3f, of the best client by itself %.3f", accuracy, best)
