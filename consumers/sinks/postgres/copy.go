@@ -44,10 +44,8 @@ type reader struct {
 
 // Read implements io.Reader.
 func (r *reader) Read(p []byte) (int, error) {
-	if r.at == len(r.buf) {
-		r.buf, r.at = r.buf[:0], 0
-	}
-	for len(r.buf)-r.at < len(p) && len(r.rows) > 0 {
+	r.buf, r.at = append(r.buf[:0], r.buf[r.at:]...), 0
+	for len(r.buf) < len(p) && len(r.rows) > 0 {
 		r.buf = binary.BigEndian.AppendUint16(r.buf, uint16(len(r.forms)))
 		for i, v := range r.rows[0] {
 			if v == nil {
@@ -67,8 +65,8 @@ func (r *reader) Read(p []byte) (int, error) {
 		r.buf = append(r.buf, 0xff, 0xff)
 		r.ended = true
 	}
-	n := copy(p, r.buf[r.at:])
-	r.at += n
+	n := copy(p, r.buf)
+	r.at = n
 	if n == 0 && len(p) > 0 {
 		return 0, io.EOF
 	}

@@ -252,6 +252,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"upsert", upsert},
 		{"upsert by record key", upsertRecordKey},
 		{"upsert several schemas", upsertSchemas},
+		{"upsert model", upsertModel},
 		{"upsert needs a unique index", upsertNoIndex},
 		{"upsert key", upsertKey},
 		{"configuration", configuration},
@@ -690,6 +691,52 @@ func upsertSchemas(s suite) {
 		s.write(one, Batch(int64(i), int64(i+1), m))
 	}
 	s.want("SELECT id, name, x FROM one ORDER BY id", want...)
+}
+
+// upsertModel writes messages at random in batches of all sizes, and one by
+// one, and compares the two tables.
+func upsertModel(s suite) {
+	wide := Record(Field("id", long), Field("x", text), Field("name", text))
+	config := sqlsink.Config{Mode: sqlsink.Upsert, Key: []string{"id"}}
+	batched := s.claim(config)
+	config.Table, config.Pipeline = "one", "one"
+	one := s.claim(config)
+	for _, sink := range []*sqlsink.Sink{batched, one} { // makes the tables
+		s.write(sink, Batch(0, 1, Message(0, 2, wide, map[string]any{"id": int64(9), "name": "a", "x": "a"})))
+	}
+	at := int64(1)
+	rapid.Check(s.t, func(t *rapid.T) {
+		n := int64(0)
+		b := Batch(at, at)
+		for range rapid.IntRange(1, 20).Draw(t, "length") {
+			id := rapid.Int64Range(1, 4).Draw(t, "id")
+			n++
+			var m consumers.Message
+			switch rapid.IntRange(0, 3).Draw(t, "kind") {
+			case 0:
+				m = tombstone(b.Next, fmt.Sprint(id))
+			case 1:
+				m = Message(b.Next, 2, wide, map[string]any{"id": id, "name": fmt.Sprint(n), "x": fmt.Sprint(n)})
+			default:
+				m = row(b.Next, id, fmt.Sprint(n))
+			}
+			b.Messages = append(b.Messages, m)
+			b.Next++
+		}
+		at = b.Next
+		if err := batched.Write(s.t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range b.Messages {
+			if err := one.Write(s.t.Context(), Batch(m.Offset, m.Offset+1, m)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const query = "SELECT id, name, x FROM %s ORDER BY id"
+		if diff := cmp.Diff(s.Query(s.t, fmt.Sprintf(query, "one")), s.Query(s.t, fmt.Sprintf(query, "events"))); diff != "" {
+			t.Fatalf("one by one, and in a batch (-one +batch):\n%s", diff)
+		}
+	})
 }
 
 func upsertNoIndex(s suite) {
