@@ -59,7 +59,7 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 	plans := planner{}
 	s.plan = plans.plan(s.model)
 	plans.finish()
-	s.forks = forks(s.model)
+	s.choices, s.forks = unions(s.model)
 	return s, nil
 }
 
@@ -69,7 +69,8 @@ type Schema struct {
 	lib       *avro.Schema
 	model     *schemas.Node
 	plan      *plan
-	forks     bool
+	choices   bool // a union has several records or maps
+	forks     bool // and such a union lies within another
 }
 
 var _ schemas.Schema = (*Schema)(nil)
@@ -98,18 +99,32 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 			}}}
 		}
 	}
-	out, err := s.lib.AppendEncode(dst, v)
-	if err != nil {
-		return dst, s.refuse(v, err)
+	out, err := s.encode(dst, v)
+	if err == nil {
+		return out, nil
 	}
-	if !s.plan.clean(out[len(dst):], v) {
-		return dst, s.refuse(v, errors.New("it has text that is not UTF-8, a field that the schema does not have, or a number beyond its type"))
+	plain := generic(s.model, v, 0)
+	if s.choices {
+		// The library takes the first record whose fields have defaults where
+		// v lacks them, though another is meant: name the branches for it.
+		if vs, complete := schemas.CheckWithin(s.model, plain); len(vs) == 0 && complete {
+			if out, err := s.encode(dst, label(s.model, plain)); err == nil {
+				return out, nil
+			}
+		}
 	}
-	return out, nil
+	return dst, schemas.Refuse(s.model, plain, err)
 }
 
-func (s *Schema) refuse(v any, cause error) error {
-	return schemas.Refuse(s.model, generic(s.model, v, 0), cause)
+func (s *Schema) encode(dst []byte, v any) ([]byte, error) {
+	out, err := s.lib.AppendEncode(dst, v)
+	if err != nil {
+		return dst, err
+	}
+	if !s.plan.clean(out[len(dst):], v) {
+		return dst, errors.New("it has text that is not UTF-8, a field that the schema does not have, or a number beyond its type")
+	}
+	return out, nil
 }
 
 // Decode reads one value. See schemas.Decode for bytes from outside.
@@ -125,16 +140,15 @@ func (s *Schema) Decode(src []byte) (any, error) {
 	return v, nil
 }
 
-// forks reports whether a union of several objects lies within one such
-// union. The library tries the branches one after the other, so the time to
-// refuse a value can then grow without bound in its depth.
-func forks(root *schemas.Node) bool {
-	found := false
+// unions reports whether there is a union of several objects, and whether one
+// lies within another. The library tries the branches one after the other, so
+// the time to refuse a value can then grow without bound in its depth.
+func unions(root *schemas.Node) (choices, forks bool) {
 	var seen [2]map[*schemas.Node]bool // outside and within such a union
 	seen[0], seen[1] = map[*schemas.Node]bool{}, map[*schemas.Node]bool{}
 	var visit func(n *schemas.Node, within int)
 	visit = func(n *schemas.Node, within int) {
-		if n == nil || found || seen[within][n] {
+		if n == nil || forks || seen[within][n] {
 			return
 		}
 		seen[within][n] = true
@@ -145,7 +159,7 @@ func forks(root *schemas.Node) bool {
 			}
 		}
 		if objects > 1 {
-			found = found || within == 1
+			choices, forks = true, within == 1
 			within = 1
 		}
 		for _, b := range n.Branches {
@@ -157,5 +171,5 @@ func forks(root *schemas.Node) bool {
 		visit(n.Items, within)
 	}
 	visit(root, 0)
-	return found
+	return choices, forks
 }

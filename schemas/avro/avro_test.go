@@ -251,6 +251,32 @@ func TestValues(t *testing.T) {
 		map[string]any{}, map[string]any{"a": int32(5), "b": nil})
 }
 
+// A record is taken for the branch it fits, though the fields of another all
+// have defaults.
+func TestBranchesWithDefaults(t *testing.T) {
+	s := parse(t, `{"type":"array","items":["null",
+		{"type":"record","name":"A","fields":[{"name":"a","type":"int","default":1}]},
+		{"type":"record","name":"n.B","fields":[{"name":"b","type":"int"},{"name":"in","type":["null","A","n.B"],"default":null}]},
+		{"type":"map","values":"string"}]}`)
+	v := []any{
+		map[string]any{"b": int32(5), "in": map[string]any{"b": int32(6), "in": map[string]any{"a": int32(7)}}},
+		map[string]any{"a": int32(2)},
+		map[string]any{"x": "y"},
+		nil,
+	}
+	b, err := s.AppendEncode(nil, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := s.Decode(b)
+	if diff := cmp.Diff(any(v), back); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+	if _, err := s.AppendEncode(nil, []any{map[string]any{"b": 5, "c": 6}}); err == nil {
+		t.Error("a field that no branch has was taken")
+	}
+}
+
 type person struct {
 	Name    string            `avro:"name"`
 	Age     int               `avro:"age"`
@@ -328,6 +354,14 @@ func TestAudit(t *testing.T) {
 	f(`["null",`+record+`]`, map[string]any{"R": map[string]any{"b": 2}}, "/b")
 	f(`{"type":"record","name":"O","fields":[{"name":"r","type":`+record+`}]}`, map[string]any{"r": map[string]any{"b": 2}}, "/r/b")
 	f(`"string"`, "\xff", "")
+	text := `{"type":"record","name":"R","fields":[{"name":"n","type":["null","int"]},{"name":"s","type":"string"},{"name":"d","type":["double","null"]}]}`
+	f(text, map[string]any{"n": 300, "s": "\xff", "d": nil}, "/s")
+	f(text, map[string]any{"n": nil, "s": "s", "d": json.Number("1e309")}, "/d")
+	f(text, &struct {
+		N *int     `avro:"n"`
+		S string   `avro:"s"`
+		D *float64 `avro:"d"`
+	}{S: "\xff"}, "/s")
 	f(`{"type":"map","values":"int"}`, map[string]any{"\xff": 1}, "")
 	f(`{"type":"array","items":"string"}`, []string{"a", "\xff"}, "/1")
 	f(`"double"`, json.Number("1e309"), "")

@@ -183,3 +183,45 @@ func structure(n *schemas.Node, r reflect.Value, depth int) any {
 	}
 	return m
 }
+
+// label wraps, in a generic value that fits n, what is of a union of several
+// objects in a map of one key that names the branch, as the encoder reads it.
+func label(n *schemas.Node, v any) any {
+	switch v := v.(type) {
+	case []any:
+		if n.Kind == schemas.Union {
+			for _, b := range n.Branches {
+				if b.Kind == schemas.Array {
+					return label(b, v)
+				}
+			}
+		}
+		if n.Kind != schemas.Array {
+			return v
+		}
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = label(n.Items, e)
+		}
+		return out
+	case map[string]any:
+		if n.Kind == schemas.Union {
+			for _, b := range n.Branches {
+				if (b.Kind == schemas.Record || b.Kind == schemas.Map) && len(schemas.Check(b, v)) == 0 {
+					return map[string]any{tagOf(b): label(b, v)}
+				}
+			}
+			return v
+		}
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			if n.Kind == schemas.Map {
+				out[k] = label(n.Items, e)
+			} else if f := n.Field(k); f != nil {
+				out[k] = label(f.Node, e)
+			}
+		}
+		return out
+	}
+	return v
+}

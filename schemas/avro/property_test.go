@@ -1,9 +1,9 @@
 package avro
 
 import (
-	"bytes"
-	"fmt"
+		"fmt"
 	"math"
+	"math/big"
 	"testing"
 	"time"
 
@@ -96,6 +96,9 @@ func anyType(t *rapid.T, n *names, depth int) typed {
 	}
 	return typed{fmt.Sprintf(`{"type":"record","name":%q,"fields":[%s]}`, name, text), func(t *rapid.T) any {
 		m := map[string]any{}
+		if len(order) == 0 {
+			rapid.Bool().Draw(t, "nothing") // rapid wants every generator to draw
+		}
 		for _, label := range order {
 			m[label] = fields[label].value(t)
 		}
@@ -103,7 +106,10 @@ func anyType(t *rapid.T, n *names, depth int) typed {
 	}}
 }
 
-var sameValues = cmp.Options{cmpopts.EquateNaNs(), cmpopts.EquateEmpty()}
+var sameValues = cmp.Options{
+	cmpopts.EquateNaNs(), cmpopts.EquateEmpty(),
+	cmp.Comparer(func(a, b *big.Rat) bool { return a.Cmp(b) == 0 }),
+}
 
 // Encoding and decoding give the value back, and hamba/avro agrees on the
 // bytes both ways.
@@ -181,10 +187,10 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What was decoded can be written and read again as the same, but for
-		// what a union's bare values do not say, and what stands for no value
-		// that encoders take (a time of day beyond a day, a date in the year
-		// 300,000).
+		// What was decoded can be written, unless it stands for no value that
+		// encoders take (a time of day beyond a day, a date in the year
+		// 300,000); a bare value of a union may find another branch, but is
+		// stable then.
 		b, err := s.AppendEncode(nil, v)
 		if err != nil {
 			return
@@ -195,10 +201,11 @@ func FuzzDecode(f *testing.F) {
 		}
 		b2, err := s.AppendEncode(nil, back)
 		if err != nil {
-			t.Fatalf("%s: %v", text, err)
+			t.Fatalf("%s, % x: written as % x, then refused: %v", text, payload, b, err)
 		}
-		if _, hasMap := v.(map[string]any); !hasMap && len(b) != len(b2) && !bytes.Equal(b, b2) {
-			t.Fatalf("%s: % x, then % x", text, b, b2)
+		again, err := schemas.Decode(s, b2, schemas.Limits{})
+		if diff := cmp.Diff(back, again, sameValues); err != nil || diff != "" {
+			t.Fatalf("%s, % x: %v %s", text, payload, err, diff)
 		}
 	})
 }
