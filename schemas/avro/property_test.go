@@ -1,7 +1,7 @@
 package avro
 
 import (
-		"fmt"
+	"fmt"
 	"math"
 	"math/big"
 	"testing"
