@@ -194,6 +194,12 @@ func newBenchData() (*benchData, error) {
 	return d, nil
 }
 
+// record is the i-th record as bytes that were encoded before.
+func (d *benchData) record(i int) (key, value []byte, err error) {
+	i %= len(d.encoded)
+	return d.keys[i], d.encoded[i], nil
+}
+
 // oneSchema is a registry with one schema, of id 1.
 type oneSchema struct{ schema schemas.Schema }
 
@@ -218,40 +224,37 @@ type benchProduceCmd struct {
 // Run prints a row for structs and one for maps, each also against bytes that
 // were encoded before.
 func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) error {
-	data, err := newBenchData()
-	if err != nil {
-		return err
-	}
 	b, err := openBench(ctx, t, c.Broker)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	settings, err := b.sweep(ctx, data, c.Records)
+	data := b.data
+	settings, err := b.sweep(ctx, c.Records)
 	if err != nil {
 		return err
 	}
-	held := len(data.maps)
+	held := len(data.encoded)
 	byHand := func(value func(i int) any) side {
 		return b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) {
 			v, err := rawEncode(data.schema, benchFrame, value(i%held))
 			return data.keys[i%held], v, err
 		})
 	}
-	encoded := b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) { return data.keys[i%held], data.encoded[i%held], nil })
+	encoded := b.rawProduce(c.Records, data.record)
 	aStruct := func(i int) any { return &data.structs[i] }
 	aMap := func(i int) any { return data.maps[i] }
 	return errors.Join(
-		c.compare(ctx, t, "produce struct", settings, c.produce(b, data, aStruct), byHand(aStruct)),
-		c.compare(ctx, t, "produce struct, encoded", settings, c.produce(b, data, aStruct), encoded),
-		c.compare(ctx, t, "produce map", settings, c.produce(b, data, aMap), byHand(aMap)),
-		c.compare(ctx, t, "produce map, encoded", settings, c.produce(b, data, aMap), encoded),
+		c.compare(ctx, t, "produce struct", settings, c.produce(b, aStruct), byHand(aStruct)),
+		c.compare(ctx, t, "produce struct, encoded", settings, c.produce(b, aStruct), encoded),
+		c.compare(ctx, t, "produce map", settings, c.produce(b, aMap), byHand(aMap)),
+		c.compare(ctx, t, "produce map, encoded", settings, c.produce(b, aMap), encoded),
 	)
 }
 
 // produce is Penstock's side.
-func (c *benchProduceCmd) produce(b *bench, data *benchData, value func(i int) any) side {
-	p := producers.New(b.broker, oneSchema{data.ours}, producers.Config{})
+func (c *benchProduceCmd) produce(b *bench, value func(i int) any) side {
+	p := producers.New(b.broker, oneSchema{b.data.ours}, producers.Config{})
 	return func(ctx context.Context) (time.Duration, error) {
 		start := time.Now()
 		group, ctx := errgroup.WithContext(ctx)
@@ -260,8 +263,8 @@ func (c *benchProduceCmd) produce(b *bench, data *benchData, value func(i int) a
 			group.Go(func() error {
 				events := make([]producers.Event, min(c.Batch, c.Records-from))
 				for i := range events {
-					k := (from + i) % len(data.maps)
-					events[i] = producers.Event{Topic: b.topic, Key: data.keys[k], Value: value(k)}
+					k := (from + i) % len(b.data.maps)
+					events[i] = producers.Event{Topic: b.topic, Key: b.data.keys[k], Value: value(k)}
 				}
 				return p.Publish(ctx, events...)
 			})
@@ -278,18 +281,13 @@ type benchConsumeCmd struct {
 
 // Run prints a row for reading and decoding, and one against reading alone.
 func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) error {
-	data, err := newBenchData()
-	if err != nil {
-		return err
-	}
 	b, err := openBench(ctx, t, c.Broker)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	fill := b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) {
-		return data.keys[i%len(data.keys)], data.encoded[i%len(data.encoded)], nil
-	})
+	data := b.data
+	fill := b.rawProduce(c.Records, data.record)
 	if _, err := fill(ctx); err != nil {
 		return err
 	}
@@ -299,13 +297,13 @@ func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	return errors.Join(
-		c.compare(ctx, t, "consume map", "", c.consume(b, data), b.rawConsume(c.Records, decode)),
-		c.compare(ctx, t, "consume map, bytes", "", c.consume(b, data), b.rawConsume(c.Records, func([]byte) error { return nil })),
+		c.compare(ctx, t, "consume map", "", c.consume(b), b.rawConsume(c.Records, decode)),
+		c.compare(ctx, t, "consume map, bytes", "", c.consume(b), b.rawConsume(c.Records, func([]byte) error { return nil })),
 	)
 }
 
 // consume is Penstock's side. The time counts from the first batch on.
-func (c *benchConsumeCmd) consume(b *bench, data *benchData) side {
+func (c *benchConsumeCmd) consume(b *bench) side {
 	return func(ctx context.Context) (time.Duration, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -315,7 +313,7 @@ func (c *benchConsumeCmd) consume(b *bench, data *benchData) side {
 		}
 		timed := &timedSource{Source: src}
 		sink := &countingSink{left: c.Records, done: func() { timed.end = time.Now(); cancel() }}
-		err = consumers.Run(ctx, timed, sink, consumers.Config{Registry: oneSchema{data.ours}, MaxRecords: 5000})
+		err = consumers.Run(ctx, timed, sink, consumers.Config{Registry: oneSchema{b.data.ours}, MaxRecords: 5000})
 		return timed.end.Sub(timed.start), errors.Join(err, src.Close())
 	}
 }
@@ -353,6 +351,7 @@ func (s *countingSink) Write(_ context.Context, b consumers.Batch) error {
 
 // bench is a topic of its own on a broker, by Penstock and by the raw client.
 type bench struct {
+	data    *benchData
 	broker  stream.Broker
 	topic   string
 	seeds   []string     // Kafka, or
@@ -364,11 +363,15 @@ type bench struct {
 const benchPartitions = 4
 
 func openBench(ctx context.Context, t *terminal, url string) (*bench, error) {
+	data, err := newBenchData()
+	if err != nil {
+		return nil, err
+	}
 	broker, err := openBroker(ctx, url, t.log)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), pending: 4096}
+	b := &bench{data: data, broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), pending: 4096}
 	if err = broker.Create(ctx, b.topic, benchPartitions); err == nil {
 		if dir, embedded := embeddedDir(url); embedded {
 			var file nats.ServerFile
@@ -395,10 +398,8 @@ func (b *bench) close() {
 
 // sweep tries the raw client's settings on encoded records, keeps the fastest,
 // and says which they are.
-func (b *bench) sweep(ctx context.Context, data *benchData, n int) (string, error) {
-	try := b.rawProduce(n, func(i int) ([]byte, []byte, error) {
-		return data.keys[i%len(data.keys)], data.encoded[i%len(data.encoded)], nil
-	})
+func (b *bench) sweep(ctx context.Context, n int) (string, error) {
+	try := b.rawProduce(n, b.data.record)
 	best, linger, pending := time.Duration(math.MaxInt64), b.linger, b.pending
 	for _, s := range []struct {
 		linger  time.Duration

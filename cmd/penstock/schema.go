@@ -34,7 +34,15 @@ type registryFlags struct {
 	outputFlag
 }
 
-func (f registryFlags) open() (*client.Client, error) { return openRegistry(f.Registry, f.Broker) }
+// with calls do with a client of the registry.
+func (f *registryFlags) with(do func(reg *client.Client) error) error {
+	reg, err := openRegistry(f.Registry, f.Broker)
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	return do(reg)
+}
 
 // versionNumber is the number that a version's name stands for.
 func versionNumber(name string) (int, error) {
@@ -52,36 +60,33 @@ type schemaListCmd struct {
 
 // Run prints a line a subject.
 func (c *schemaListCmd) Run(ctx context.Context, t *terminal) error {
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	subjects, err := reg.Subjects(ctx, false)
-	if err != nil {
-		return err
-	}
-	for _, name := range subjects {
-		versions, err := reg.Versions(ctx, name, false)
-		if errors.Is(err, client.ErrNotFound) {
-			continue // deleted meanwhile
-		}
+	return c.with(func(reg *client.Client) error {
+		subjects, err := reg.Subjects(ctx, false)
 		if err != nil {
 			return err
 		}
-		if c.json() {
-			if err := t.object(map[string]any{"subject": name, "versions": versions}); err != nil {
+		for _, name := range subjects {
+			versions, err := reg.Versions(ctx, name, false)
+			if errors.Is(err, client.ErrNotFound) {
+				continue // deleted meanwhile
+			}
+			if err != nil {
 				return err
 			}
-			continue
+			if c.json() {
+				if err := t.object(map[string]any{"subject": name, "versions": versions}); err != nil {
+					return err
+				}
+				continue
+			}
+			words := make([]string, len(versions))
+			for i, v := range versions {
+				words[i] = strconv.Itoa(v)
+			}
+			t.printf("%s  versions %s\n", name, strings.Join(words, ", "))
 		}
-		words := make([]string, len(versions))
-		for i, v := range versions {
-			words[i] = strconv.Itoa(v)
-		}
-		t.printf("%s  versions %s\n", name, strings.Join(words, ", "))
-	}
-	return nil
+		return nil
+	})
 }
 
 // schemaGetCmd prints a schema.
@@ -97,20 +102,17 @@ func (c *schemaGetCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	s, err := reg.Version(ctx, c.Subject, number, false)
-	if err != nil {
-		return err
-	}
-	if c.json() {
-		return t.object(s)
-	}
-	t.printf("%s\n", strings.TrimSuffix(s.Schema, "\n"))
-	return nil
+	return c.with(func(reg *client.Client) error {
+		s, err := reg.Version(ctx, c.Subject, number, false)
+		if err != nil {
+			return err
+		}
+		if c.json() {
+			return t.object(s)
+		}
+		t.printf("%s\n", strings.TrimSuffix(s.Schema, "\n"))
+		return nil
+	})
 }
 
 // schemaFileFlags are what the commands about a schema file share.
@@ -143,6 +145,15 @@ func (f *schemaFileFlags) read() (registry.Schema, error) {
 	return s, nil
 }
 
+// with calls do with a client of the registry and the schema of the file.
+func (f *schemaFileFlags) with(do func(reg *client.Client, s registry.Schema) error) error {
+	s, err := f.read()
+	if err != nil {
+		return err
+	}
+	return f.registryFlags.with(func(reg *client.Client) error { return do(reg, s) })
+}
+
 // schemaRegisterCmd registers a schema.
 type schemaRegisterCmd struct {
 	schemaFileFlags
@@ -150,24 +161,17 @@ type schemaRegisterCmd struct {
 
 // Run registers, or explains why the schema is refused.
 func (c *schemaRegisterCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := c.read()
-	if err != nil {
-		return err
-	}
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	id, err := reg.Register(ctx, c.Subject, s)
-	if err != nil {
-		return refusedSchema(err)
-	}
-	if c.json() {
-		return t.object(map[string]any{"subject": c.Subject, "id": id})
-	}
-	t.printf("registered under %s as id %d\n", c.Subject, id)
-	return nil
+	return c.with(func(reg *client.Client, s registry.Schema) error {
+		id, err := reg.Register(ctx, c.Subject, s)
+		if err != nil {
+			return refusedSchema(err)
+		}
+		if c.json() {
+			return t.object(map[string]any{"subject": c.Subject, "id": id})
+		}
+		t.printf("registered under %s as id %d\n", c.Subject, id)
+		return nil
+	})
 }
 
 // refusedSchema is a registry's refusal with what can be done about it.
@@ -186,27 +190,20 @@ type schemaLookupCmd struct {
 
 // Run prints the version, or exits with 1.
 func (c *schemaLookupCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := c.read()
-	if err != nil {
-		return err
-	}
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	found, err := reg.Lookup(ctx, c.Subject, s)
-	if errors.Is(err, client.ErrNotFound) {
-		return noError{fmt.Errorf("no version of %s says what %s says", c.Subject, c.File)}
-	}
-	if err != nil {
-		return err
-	}
-	if c.json() {
-		return t.object(found)
-	}
-	t.printf("%s version %d, id %d\n", c.Subject, found.Version, found.ID)
-	return nil
+	return c.with(func(reg *client.Client, s registry.Schema) error {
+		found, err := reg.Lookup(ctx, c.Subject, s)
+		if errors.Is(err, client.ErrNotFound) {
+			return noError{fmt.Errorf("no version of %s says what %s says", c.Subject, c.File)}
+		}
+		if err != nil {
+			return err
+		}
+		if c.json() {
+			return t.object(found)
+		}
+		t.printf("%s version %d, id %d\n", c.Subject, found.Version, found.ID)
+		return nil
+	})
 }
 
 // schemaCheckCmd checks a schema's compatibility.
@@ -233,37 +230,30 @@ func (c *schemaCheckCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 	}
-	s, err := c.read()
-	if err != nil {
-		return err
-	}
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	findings, err := reg.Check(ctx, c.Subject, number, s)
-	if err != nil {
-		return err
-	}
-	compatible := registry.Compatible(findings)
-	if c.json() {
-		if findings == nil {
-			findings = []registry.Finding{}
+	return c.with(func(reg *client.Client, s registry.Schema) error {
+		findings, err := reg.Check(ctx, c.Subject, number, s)
+		if err != nil {
+			return err
 		}
-		err = t.object(map[string]any{"subject": c.Subject, "file": c.File, "compatible": compatible, "findings": findings})
-	} else {
-		printFindings(t, findings, "")
-		verdict := "compatible with"
-		if !compatible {
-			verdict = "NOT compatible with"
+		compatible := registry.Compatible(findings)
+		if c.json() {
+			if findings == nil {
+				findings = []registry.Finding{}
+			}
+			err = t.object(map[string]any{"subject": c.Subject, "file": c.File, "compatible": compatible, "findings": findings})
+		} else {
+			printFindings(t, findings, "")
+			verdict := "compatible with"
+			if !compatible {
+				verdict = "NOT compatible with"
+			}
+			t.printf("%s is %s %s\n", c.File, verdict, c.Subject)
 		}
-		t.printf("%s is %s %s\n", c.File, verdict, c.Subject)
-	}
-	if err == nil && !compatible {
-		return errNo
-	}
-	return err
+		if err == nil && !compatible {
+			return errNo
+		}
+		return err
+	})
 }
 
 // printFindings explains findings, each line after the indent.
@@ -285,29 +275,26 @@ type schemaConfigCmd struct {
 
 // Run sets the level if there is one, and prints what holds.
 func (c *schemaConfigCmd) Run(ctx context.Context, t *terminal) error {
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	if c.Level != "" {
-		level, err := registry.ParseLevel(c.Level)
-		if err != nil {
-			return usageError{err}
+	return c.with(func(reg *client.Client) error {
+		if c.Level != "" {
+			level, err := registry.ParseLevel(c.Level)
+			if err != nil {
+				return usageError{err}
+			}
+			if err := reg.SetConfig(ctx, c.Subject, registry.Config{CompatibilityLevel: level}); err != nil {
+				return err
+			}
 		}
-		if err := reg.SetConfig(ctx, c.Subject, registry.Config{CompatibilityLevel: level}); err != nil {
+		cfg, err := reg.Config(ctx, c.Subject)
+		if err != nil {
 			return err
 		}
-	}
-	cfg, err := reg.Config(ctx, c.Subject)
-	if err != nil {
-		return err
-	}
-	if c.json() {
-		return t.object(cfg)
-	}
-	t.printf("%s\n", cfg.CompatibilityLevel)
-	return nil
+		if c.json() {
+			return t.object(cfg)
+		}
+		t.printf("%s\n", cfg.CompatibilityLevel)
+		return nil
+	})
 }
 
 // schemaDeleteCmd deletes a subject or a version.
@@ -320,30 +307,30 @@ type schemaDeleteCmd struct {
 
 // Run deletes, and prints what.
 func (c *schemaDeleteCmd) Run(ctx context.Context, t *terminal) error {
-	reg, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
-	var deleted []int
-	if c.Version == "" {
-		deleted, err = reg.DeleteSubject(ctx, c.Subject, c.Permanent)
-	} else {
-		var n int
-		if n, err = versionNumber(c.Version); err != nil {
+	return c.with(func(reg *client.Client) error {
+		var (
+			deleted []int
+			err     error
+		)
+		if c.Version == "" {
+			deleted, err = reg.DeleteSubject(ctx, c.Subject, c.Permanent)
+		} else {
+			var n int
+			if n, err = versionNumber(c.Version); err != nil {
+				return err
+			}
+			n, err = reg.DeleteVersion(ctx, c.Subject, n, c.Permanent)
+			deleted = []int{n}
+		}
+		if err != nil {
 			return err
 		}
-		n, err = reg.DeleteVersion(ctx, c.Subject, n, c.Permanent)
-		deleted = []int{n}
-	}
-	if err != nil {
-		return err
-	}
-	if c.json() {
-		return t.object(map[string]any{"subject": c.Subject, "deleted": deleted})
-	}
-	t.printf("deleted from %s: %v\n", c.Subject, deleted)
-	return nil
+		if c.json() {
+			return t.object(map[string]any{"subject": c.Subject, "deleted": deleted})
+		}
+		t.printf("deleted from %s: %v\n", c.Subject, deleted)
+		return nil
+	})
 }
 
 // schemaSampleCmd prints a sample schema.
