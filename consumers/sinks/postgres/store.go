@@ -71,7 +71,7 @@ func merge(ctx context.Context, pg *pgx.Conn, columns []string, s sqlsink.Statem
 	staging := fmt.Sprintf(`"penstock_staging_%016x"`, id.Sum64())
 	list := strings.Join(columns, ", ")
 	// An earlier statement of this transaction may have left rows.
-	_, err := pg.Exec(ctx, "CREATE TEMPORARY TABLE IF NOT EXISTS "+staging+" ON COMMIT DELETE ROWS AS SELECT "+list+" FROM "+s.Table+" WITH NO DATA; TRUNCATE "+staging)
+	_, err := pg.Exec(ctx, "CREATE TEMPORARY TABLE IF NOT EXISTS "+staging+" ON COMMIT DELETE ROWS AS SELECT "+list+" FROM "+s.Table+" WITH NO DATA; DELETE FROM "+staging)
 	if err != nil {
 		return err
 	}

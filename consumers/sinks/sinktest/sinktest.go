@@ -708,7 +708,7 @@ func upsertModel(s suite) {
 	rapid.Check(s.t, func(t *rapid.T) {
 		n := int64(0)
 		b := Batch(at, at)
-		for range rapid.IntRange(1, 20).Draw(t, "length") {
+		for range rapid.IntRange(1, 10).Draw(t, "length") {
 			id := rapid.Int64Range(1, 4).Draw(t, "id")
 			n++
 			var m consumers.Message
