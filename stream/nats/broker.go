@@ -207,28 +207,33 @@ func (b *Broker) reconnected() {
 
 // connected returns the present link, for which it waits two seconds.
 func (b *Broker) connected(ctx context.Context) (*link, error) {
-	b.mu.Lock()
-	l, closed := b.link, b.closed
-	b.mu.Unlock()
-	if closed {
-		return nil, stream.ErrClosed
-	}
-	select {
-	case <-l.up:
-		return l, nil
-	default:
-	}
 	timer := time.NewTimer(connectTimeout)
 	defer timer.Stop()
-	select {
-	case <-l.up:
-		return l, nil
-	case <-timer.C:
-		return nil, stream.ErrUnreachable
-	case <-b.ctx.Done():
-		return nil, stream.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for {
+		b.mu.Lock()
+		l, closed := b.link, b.closed
+		b.mu.Unlock()
+		if closed {
+			return nil, stream.ErrClosed
+		}
+		change := l.up
+		select {
+		case <-l.up:
+			if b.nc.IsConnected() {
+				return l, nil
+			}
+			change = l.down // which is about to be said
+		default:
+		}
+		select {
+		case <-change:
+		case <-timer.C:
+			return nil, stream.ErrUnreachable
+		case <-b.ctx.Done():
+			return nil, stream.ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 
