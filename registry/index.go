@@ -257,7 +257,7 @@ func (x *index) removeVersion(name string, number int) {
 	for _, r := range v.content.references {
 		target := SubjectVersion{inContextOf(name, r.Subject), r.Version}
 		rest := slices.DeleteFunc(slices.Clone(deref(x.references.get(target))), func(u *versionOf) bool { return u.version == v })
-		x.references.put(target, pointerUnless(len(rest) == 0, users(rest)))
+		x.references.put(target, pointerUnless(len(rest) == 0, rest))
 	}
 }
 

@@ -285,7 +285,7 @@ func (c *cache) references(ctx context.Context, refs []registry.Reference, texts
 		if errors.Is(err, schemas.ErrNoSchema) {
 			// The schema itself is there: that its reference is not is the
 			// registry's fault, and says nothing about the record.
-			return fmt.Errorf("reference %q to version %d of subject %q is missing in the registry: %v", r.Name, r.Version, r.Subject, err)
+			return fmt.Errorf("reference %q to version %d of subject %q is missing in the registry", r.Name, r.Version, r.Subject)
 		}
 		if err != nil {
 			return err

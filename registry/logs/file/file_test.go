@@ -171,7 +171,6 @@ func TestTorn(t *testing.T) {
 func TestFlippedBits(t *testing.T) {
 	fs := newCrashFS()
 	l := mustOpen(t, fs)
-	want := []string{}
 	var last int64
 	for i := range 3 {
 		last = l.end.Load()
@@ -179,7 +178,7 @@ func TestFlippedBits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want = keys(t, l)
+	want := keys(t, l)
 	whole := fs.names[dir+"/"+logName].data
 	for at := range whole {
 		for _, bit := range []byte{1, 0x80} {
