@@ -145,8 +145,8 @@ func equalScalars(a, b any) bool {
 		}
 	}
 	var bufA, bufB [64]byte
-	textA, errA := appendScalar(bufA[:0], a)
-	textB, errB := appendScalar(bufB[:0], b)
+	textA, errA := schemas.AppendJSON(bufA[:0], a)
+	textB, errB := schemas.AppendJSON(bufB[:0], b)
 	return errA == nil && errB == nil && bytes.Equal(textA, textB)
 }
 

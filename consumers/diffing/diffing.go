@@ -288,7 +288,7 @@ func (w *batch) add(i int, m consumers.Message) error {
 	}
 	var after []byte
 	if m.Value != nil {
-		if after, err = appendJSON(nil, m.Data); err != nil {
+		if after, err = schemas.AppendJSON(nil, m.Data); err != nil {
 			w.refused.Fail(i, err)
 			return nil
 		}
@@ -394,9 +394,9 @@ func fieldKey(m consumers.Message, field string) ([]byte, error) {
 	case nil, map[string]any, []any:
 		return nil, misfit(path, "the key, a single value", schemas.Describe(v), "")
 	}
-	key, err := appendScalar(nil, v)
+	key, err := schemas.AppendJSON(nil, v)
 	if err != nil {
-		return nil, misfit(path, err.Error(), schemas.Describe(v), "")
+		return nil, misfit(path, "a value that a schema gives", schemas.Describe(v), "")
 	}
 	return key, nil
 }

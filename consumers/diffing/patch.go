@@ -17,7 +17,7 @@ func AppendJSONPatch(dst []byte, changes []Change) ([]byte, error) {
 		if c.Op != Remove {
 			dst = append(dst, `,"value":`...)
 			var err error
-			if dst, err = appendJSON(dst, c.New); err != nil {
+			if dst, err = schemas.AppendJSON(dst, c.New); err != nil {
 				return dst, err
 			}
 		}
@@ -32,7 +32,7 @@ func AppendJSONPatch(dst []byte, changes []Change) ([]byte, error) {
 // value after without the members that are null, save those inside arrays,
 // which it replaces whole.
 func AppendMergePatch(dst []byte, before, after any) ([]byte, error) {
-	return appendJSON(dst, mergePatch(before, after))
+	return schemas.AppendJSON(dst, mergePatch(before, after))
 }
 
 func mergePatch(before, after any) any {
