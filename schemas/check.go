@@ -52,7 +52,7 @@ func CheckWithin(n *Node, v any) (vs []Violation, complete bool) {
 func Refuse(n *Node, v any, cause error) error {
 	vs := Check(n, v)
 	if len(vs) == 0 {
-		vs = []Violation{{Expected: Expected(n), Found: Describe(v), Hint: cause.Error()}}
+		vs = []Violation{{Expected: expected(n), Found: Describe(v), Hint: cause.Error()}}
 	}
 	return &ValueError{Violations: vs}
 }
@@ -71,7 +71,7 @@ func (c *checker) add(v Violation) {
 
 // wrong notes that v is not what n, or n or null, asks for.
 func (c *checker) wrong(n *Node, v any, pointer, hint string) {
-	c.add(Violation{Pointer: pointer, Expected: Expected(n), Found: Describe(v), Hint: hint})
+	c.add(Violation{Pointer: pointer, Expected: expected(n), Found: Describe(v), Hint: hint})
 }
 
 // check walks v. whole is what the words describe: n, or the union n is a
@@ -147,7 +147,7 @@ func (c *checker) record(n *Node, m map[string]any, pointer string, depth int) {
 		} else if f.Required {
 			c.add(Violation{
 				Pointer:  pointer + "/" + EscapePointer(f.Name),
-				Expected: Expected(f.Node), Found: "nothing",
+				Expected: expected(f.Node), Found: "nothing",
 				Hint: fmt.Sprintf("the field %q is required: add it", f.Name),
 			})
 		}
@@ -414,8 +414,8 @@ func pow10(n int) *big.Int {
 	return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil)
 }
 
-// Expected is what n asks for, in plain words.
-func Expected(n *Node) string {
+// expected is what n asks for, in plain words.
+func expected(n *Node) string {
 	switch n.Logical {
 	case Date:
 		return "date"
@@ -455,7 +455,7 @@ func Expected(n *Node) string {
 		for _, b := range n.Branches {
 			if b.Kind == Null {
 				null = true
-			} else if w := Expected(b); !slices.Contains(words, w) {
+			} else if w := expected(b); !slices.Contains(words, w) {
 				words = append(words, w)
 			}
 		}

@@ -264,8 +264,8 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 	return appendJSON(dst, plain), nil
 }
 
-// Decode reads one value and checks it against the schema; JSON has no
-// structure of its own that would do.
+// Decode reads one value, within the limits of schemas.ParseJSON, and checks
+// it against the schema; JSON has no structure of its own that would do.
 func (s *Schema) Decode(src []byte) (any, error) {
 	v, err := schemas.ParseJSON(src)
 	if err != nil {
