@@ -16,8 +16,9 @@ import (
 type Registry interface {
 	// Schema returns the schema with that id. It is called for every record,
 	// so it answers from a cache. An error that wraps schemas.ErrNoSchema says
-	// that there is none, and the record is set aside; any other error is
-	// taken as passing, and the batch waits for the registry.
+	// that there is none, one that wraps schemas.ErrBadSchema that it is of no
+	// use here, and the record is set aside; any other error is taken as
+	// passing, and the batch waits for the registry.
 	Schema(ctx context.Context, id schemas.ID) (schemas.Schema, error)
 }
 

@@ -118,6 +118,8 @@ func (d *Decoder) schema(ctx context.Context, h schemas.Header) (s schemas.Schem
 	switch {
 	case errors.Is(err, schemas.ErrNoSchema):
 		return nil, &Reason{UnknownSchema, fmt.Errorf("schema %s: %w; is this the registry it was written with?", name(h), err)}
+	case errors.Is(err, schemas.ErrBadSchema):
+		return nil, &Reason{UnknownSchema, err}
 	case err != nil:
 		return nil, fmt.Errorf("look up schema %s: %w", name(h), err)
 	}

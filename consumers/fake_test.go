@@ -43,6 +43,9 @@ func (r registry) Schema(_ context.Context, id schemas.ID) (schemas.Schema, erro
 			return nil, err
 		}
 	}
+	if id == 66 {
+		return nil, fmt.Errorf("id %d: %w", id, schemas.ErrBadSchema)
+	}
 	if id != 7 {
 		return nil, fmt.Errorf("id %d: %w", id, schemas.ErrNoSchema)
 	}

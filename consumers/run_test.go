@@ -530,6 +530,7 @@ func TestDecode(t *testing.T) {
 		{"truncated", stream.Record{Value: []byte{0, 0, 0}}, Truncated, "schema id"},
 		{"too large", stream.Record{Value: framed("123456")}, TooLarge, "at most 10 bytes, found 11"},
 		{"unknown", stream.Record{Value: []byte{0, 0, 0, 0, 9, 'x'}}, UnknownSchema, "id 9"},
+		{"of no use", stream.Record{Value: []byte{0, 0, 0, 0, 66, 'x'}}, UnknownSchema, "cannot be used here"},
 		{"wrong", stream.Record{Value: framed("!")}, DecodeFailed, "exclamation"},
 		{"GUID", stream.Record{Value: []byte("x"), Headers: []stream.Header{{Key: schemas.ValueHeader, Value: schemas.AppendGUID(nil, schemas.GUID{15: 1})}}},
 			UnknownSchema, "00000000-0000-0000-0000-000000000001"},

@@ -16,6 +16,10 @@ import (
 // of a lookup says nothing about whether there is one.
 var ErrNoSchema = errors.New("no such schema")
 
+// ErrBadSchema is wrapped by the errors of whatever looks schemas up, where
+// there is one, but its text or its language is beyond what is understood here.
+var ErrBadSchema = errors.New("schema cannot be used here")
+
 // Type is the name of a schema language, as registries spell it.
 type Type string
 

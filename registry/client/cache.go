@@ -48,13 +48,18 @@ type source interface {
 	byVersion(ctx context.Context, subject string, number int) (registry.Schema, error)
 }
 
+// guidSource is a source that knows schemas by GUID as well.
+type guidSource interface {
+	byGUID(ctx context.Context, guid schemas.GUID) (registry.Schema, error)
+}
+
 // cache answers for a source. A hit takes no lock.
 type cache struct {
 	source  source
 	formats map[schemas.Type]schemas.Format
 	options CacheOptions
 
-	entries sync.Map // from an ID or a subject (string) to its *entry
+	entries sync.Map // from an ID, a GUID or a subject (string) to its *entry
 
 	mu      sync.Mutex
 	flights map[any]*flight
@@ -119,12 +124,18 @@ func (c *cache) Close() error {
 
 // Schema returns the schema with that id. It is fetched once, by whoever asks
 // first, and kept. The error wraps schemas.ErrNoSchema if the registry has none
-// of that id, and ErrUnreachable if it cannot be reached.
+// of that id, schemas.ErrBadSchema if it has one that cannot be used here, and
+// ErrUnreachable if it cannot be reached.
 func (c *cache) Schema(ctx context.Context, id schemas.ID) (schemas.Schema, error) {
-	if e := c.load(id); e != nil && (e.err == nil || time.Since(e.fetched) < c.options.MissingAge) {
+	return c.get(ctx, id)
+}
+
+// get returns the schema of an ID or a GUID.
+func (c *cache) get(ctx context.Context, key any) (schemas.Schema, error) {
+	if e := c.load(key); e != nil && (e.err == nil || time.Since(e.fetched) < c.options.MissingAge) {
 		return e.schema, e.err
 	}
-	e, err := c.fetch(ctx, id)
+	e, err := c.fetch(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +246,11 @@ func (c *cache) ask(ctx context.Context, key any) (*entry, error) {
 		if err != nil {
 			err = fmt.Errorf("get schema %d: %w", key, err)
 		}
+	case schemas.GUID:
+		s, err = c.source.(guidSource).byGUID(ctx, key)
+		if err != nil {
+			err = fmt.Errorf("get schema %s: %w", key, err)
+		}
 	case string:
 		s, err = c.source.byVersion(ctx, key, latest)
 	}
@@ -255,18 +271,23 @@ func (c *cache) ask(ctx context.Context, key any) (*entry, error) {
 		e.bytes += len(t)
 	}
 	e.schema, err = c.parse(s, texts)
-	return e, err
+	if _, newest := key.(string); newest {
+		return e, err // the last answer holds
+	}
+	e.err = err
+	return e, nil
 }
 
+// parse parses what the registry has. Its errors wrap schemas.ErrBadSchema.
 func (c *cache) parse(s registry.Schema, texts map[string]string) (schemas.Schema, error) {
 	t := cmp.Or(s.SchemaType, schemas.Avro)
 	f, ok := c.formats[t]
 	if !ok {
-		return nil, fmt.Errorf("schema %d is of type %s, which is not supported here", s.ID, t)
+		return nil, fmt.Errorf("schema %d is of type %s: %w", s.ID, t, schemas.ErrBadSchema)
 	}
 	parsed, err := f.Parse(s.Schema, texts)
 	if err != nil {
-		return nil, fmt.Errorf("parse schema %d: %w", s.ID, err)
+		return nil, fmt.Errorf("schema %d: %w: %w", s.ID, schemas.ErrBadSchema, err)
 	}
 	return parsed, nil
 }

@@ -192,6 +192,17 @@ func (c *Client) byID(ctx context.Context, id schemas.ID) (s registry.Schema, er
 	return s, err
 }
 
+// byGUID implements guidSource.
+func (c *Client) byGUID(ctx context.Context, guid schemas.GUID) (s registry.Schema, err error) {
+	err = c.do(ctx, http.MethodGet, "/schemas/guids/"+guid.String(), nil, nil, &s)
+	return s, err
+}
+
+// SchemaByGUID is to a GUID what Schema is to an id.
+func (c *Client) SchemaByGUID(ctx context.Context, guid schemas.GUID) (schemas.Schema, error) {
+	return c.get(ctx, guid)
+}
+
 // byVersion implements source.
 func (c *Client) byVersion(ctx context.Context, subject string, number int) (s registry.Schema, err error) {
 	// A version that is referred to is needed even after its soft deletion.

@@ -131,6 +131,16 @@ func TestCalls(t *testing.T) {
 	if _, err := c.Schema(ctx, 99); !errors.Is(err, schemas.ErrNoSchema) {
 		t.Errorf("schema of an id that is not there: %v", err)
 	}
+	one, err := c.Version(ctx, "a/b", 1, false)
+	must(err)
+	guid, err := schemas.ParseGUID(one.GUID)
+	must(err)
+	if s, err := c.SchemaByGUID(ctx, guid); text(s) != "one" || err != nil {
+		t.Errorf("schema by GUID: %s %v", text(s), err)
+	}
+	if _, err := c.SchemaByGUID(ctx, schemas.GUID{1}); !errors.Is(err, schemas.ErrNoSchema) {
+		t.Errorf("schema of a GUID that is not there: %v", err)
+	}
 	found, err := c.Lookup(ctx, "a/b", registry.Schema{Schema: "one"})
 	if must(err); found.Version != 1 || found.Subject != "a/b" {
 		t.Errorf("lookup: %+v", found)
@@ -247,6 +257,19 @@ func TestOtherRegistries(t *testing.T) {
 	}
 	if _, err := c.Lookup(t.Context(), "proxy", registry.Schema{}); !errors.Is(err, client.ErrUnreachable) {
 		t.Errorf("status 502: %v, want ErrUnreachable", err)
+	}
+}
+
+// A schema that is there, but that nobody here understands, is no passing
+// failure: its records must not wait for it.
+func TestSchemaOfNoUse(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"schema": "bad"}`)
+	}))
+	defer server.Close()
+	c := open(t, server.URL, client.Options{})
+	if _, err := c.Schema(t.Context(), 1); !errors.Is(err, schemas.ErrBadSchema) || !strings.Contains(err.Error(), "bad at byte 0") {
+		t.Errorf("a schema that does not parse gives: %v", err)
 	}
 }
 
