@@ -242,6 +242,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"new field", newField},
 		{"several schemas", severalSchemas},
 		{"existing table", existingTable},
+		{"table gone", tableGone},
 		{"misfit", misfit},
 		{"refused rows", refusedRows},
 		{"refused with new field", refusedWithNewField},
@@ -526,6 +527,17 @@ func existingTable(s suite) {
 	sink := s.claim(sqlsink.Config{})
 	s.write(sink, Batch(0, 2, row(0, 0, "a"), row(1, 1, nil)))
 	s.want("SELECT * FROM events ORDER BY id", "7 a 0", "7 NULL 1")
+}
+
+func tableGone(s suite) {
+	sink := s.claim(sqlsink.Config{})
+	s.write(sink, Batch(0, 1, row(0, 0, "a")))
+	s.Exec(s.t, "DROP TABLE events")
+	if err := s.fails(sink, Batch(1, 2, row(1, 1, "b")), "events"); errors.Is(err, consumers.ErrStop) {
+		s.t.Errorf("Write without the table: %v, want an error that passes", err)
+	}
+	s.write(sink, Batch(1, 2, row(1, 1, "b")))
+	s.want("SELECT id FROM events", "1")
 }
 
 func misfit(s suite) {
