@@ -12,7 +12,8 @@
 // [penstock/stream] is the seam to the broker: a Publisher that returns when
 // records are durable, and a Source that yields batches of one partition, each
 // with a function that settles it. Below it lies one package for each broker,
-// and streamtest, the suite that all of them pass.
+// and streamtest, the suite that all of them pass. stream/watermill lets
+// handlers written for Watermill, one record at a time, run on any of them.
 //
 // [penstock/schemas] is the seam to the schema languages: a Format parses text,
 // a Schema encodes and decodes values and says, with a pointer into the value,
