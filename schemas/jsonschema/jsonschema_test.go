@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/big"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -253,6 +254,30 @@ func TestAlternativesWithinAlternativesEnd(t *testing.T) {
 			}
 		}
 	}
+}
+
+// One schema serves many goroutines, each with a count of its own.
+func TestConcurrentUse(t *testing.T) {
+	s := parse(t, `{"allOf":[{"properties":{"a":{"$ref":"#"}}},{"properties":{"a":{"$ref":"#"}}}]}`)
+	good := []byte(strings.Repeat(`{"a":`, 8) + `1` + strings.Repeat("}", 8))
+	bad := []byte(strings.Repeat(`{"a":`, 40) + `1` + strings.Repeat("}", 40))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			if i == 0 {
+				if _, err := s.Decode(bad); err == nil {
+					t.Error("what takes too long was taken")
+				}
+				return
+			}
+			for range 20 {
+				if _, err := s.Decode(good); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // Every draft is read, and asserts formats.
