@@ -56,7 +56,7 @@ var mayImport = map[string][]string{
 	"consumers/sinks/postgres": {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"consumers/sinks/sqlite":   {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
 	"consumers/sinks/sinktest": {
-		"consumers", "consumers/sinks/sqlsink", "schemas", "stream",
+		"consumers", "consumers/microbatch", "consumers/sinks/sqlsink", "schemas", "stream",
 		"github.com/google/go-cmp", "pgregory.net/rapid",
 	},
 	"consumers/sinks/sqlsink": {"consumers", "schemas", "stream"}, // what both databases share
