@@ -70,8 +70,9 @@ type Batcher struct {
 // src gave them, and ends before a record that src delivers again. Its AckFunc
 // settles what src gave: a fetch that was divided between batches is settled
 // together with the last of them, so an ack that returns nil may take effect
-// later, and one that returns an error, other than stream.ErrFenced and
-// stream.ErrClosed, has yet to settle a part of its batch.
+// later. One that returns an error, other than stream.ErrFenced and
+// stream.ErrClosed, has yet to settle a part of its batch, and what it was told
+// counts for the rest: call it again with the same.
 //
 // An error of src is returned by Fetch after all that was gathered before it,
 // and the Fetch after that reads on. After stream.ErrClosed, from src or by

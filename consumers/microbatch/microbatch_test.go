@@ -375,6 +375,8 @@ func TestModel(t *testing.T) {
 type batch struct {
 	keys []string // of its records
 	ack  stream.AckFunc
+	said bool // err was given to ack once, which failed
+	err  error
 }
 
 func play(t *testing.T, policy microbatch.Policy, s *source, b *microbatch.Batcher, list []step) string {
@@ -507,6 +509,10 @@ func play(t *testing.T, policy microbatch.Policy, s *source, b *microbatch.Batch
 				}
 				err = partly
 			}
+			if open[i].said { // and is said again
+				err = open[i].err
+			}
+			open[i].said, open[i].err = true, err
 			if settle(open[i], err) {
 				open = slices.Delete(open, i, i+1)
 			}
@@ -530,7 +536,7 @@ func play(t *testing.T, policy microbatch.Policy, s *source, b *microbatch.Batch
 		}
 	}
 	for _, bt := range open {
-		if !settle(bt, nil) {
+		if !settle(bt, bt.err) {
 			return "an ack failed"
 		}
 	}

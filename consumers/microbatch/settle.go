@@ -33,7 +33,7 @@ type part struct {
 // settle makes the AckFunc of a batch.
 func settle(parts []part) stream.AckFunc {
 	var mu sync.Mutex
-	again := false
+	noted := false
 	var gone error // ErrFenced or ErrClosed, of a part that is done with
 	return func(ctx context.Context, err error) error {
 		mu.Lock()
@@ -41,7 +41,7 @@ func settle(parts []part) stream.AckFunc {
 		var passing error
 		var left []part
 		for _, p := range parts {
-			e := p.settle(ctx, err, again)
+			e := p.settle(ctx, err, noted)
 			switch {
 			case e == nil:
 			case errors.Is(e, stream.ErrFenced) || errors.Is(e, stream.ErrClosed):
@@ -51,7 +51,7 @@ func settle(parts []part) stream.AckFunc {
 				left = append(left, p)
 			}
 		}
-		parts, again = left, true
+		parts, noted = left, true
 		if passing != nil {
 			return passing
 		}
@@ -61,25 +61,24 @@ func settle(parts []part) stream.AckFunc {
 	}
 }
 
-// settle notes what became of the part, and settles the fetch if it was the
-// last. again says that this was done before, and settling the fetch failed.
-func (p part) settle(ctx context.Context, err error, again bool) error {
+// settle notes what became of the part, unless that is done already, and
+// settles the fetch if no other part is open.
+func (p part) settle(ctx context.Context, err error, noted bool) error {
 	f := p.fetch
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var partly *stream.BatchError
-	named := errors.As(err, &partly)
-	for i := p.from; i < p.to; i++ {
-		e := err
-		if named {
-			e = partly.Errs[p.at+i-p.from]
+	if !noted {
+		var partly *stream.BatchError
+		named := errors.As(err, &partly)
+		for i := p.from; i < p.to; i++ {
+			e := err
+			if named {
+				e = partly.Errs[p.at+i-p.from]
+			}
+			if e != nil {
+				f.failed.Fail(i, e)
+			}
 		}
-		delete(f.failed.Errs, i)
-		if e != nil {
-			f.failed.Fail(i, e)
-		}
-	}
-	if !again {
 		f.open -= p.to - p.from
 	}
 	if f.open > 0 {
