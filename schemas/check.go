@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"cmp"
 	"encoding"
 	"encoding/json"
 	"fmt"
@@ -71,7 +72,32 @@ func (c *checker) add(v Violation) {
 
 // wrong notes that v is not what n, or n or null, asks for.
 func (c *checker) wrong(n *Node, v any, pointer, hint string) {
-	c.add(Violation{Pointer: pointer, Expected: expected(n), Found: Describe(v), Hint: hint})
+	c.add(Violation{Pointer: pointer, Expected: expected(n), Found: Describe(v), Hint: cmp.Or(hint, advice(n, v))})
+}
+
+// advice is what to do about v where nothing better is known.
+func advice(n *Node, v any) string {
+	want := n
+	if rest, nullable := n.Nullable(); nullable {
+		want = rest
+	}
+	text, isText := v.(string)
+	_, isBool := v.(bool)
+	_, isNumber := AsFloat64(v)
+	switch {
+	case v == nil:
+		return "give it a value: null is not allowed here"
+	case isText && (want.Kind == Int || want.Kind == Float) && decimalNumber(text) != nil,
+		isText && want.Kind == Bool && (text == "true" || text == "false"):
+		return "write it without quotes"
+	case want.Kind == Enum:
+		return "use one of those, or add another to the schema"
+	case want.Kind == String && (isBool || isNumber):
+		return "put it in quotes"
+	case want.Kind == Int && isNumber:
+		return "round it, or make the field a floating-point number in the schema"
+	}
+	return "change the value, or the type in the schema"
 }
 
 // check walks v. whole is what the words describe: n, or the union n is a

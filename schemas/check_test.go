@@ -29,9 +29,9 @@ func TestCheckScalars(t *testing.T) {
 	f(int32s, json.Number("2147483647.0"), "fits")
 	f(int32s, 2e9, "fits")
 	f(int32s, int64(math.MaxInt32)+1, "… 32-bit integer, found number 2147483648; the range is -2147483648 to 2147483647")
-	f(int32s, math.NaN(), "… 32-bit integer, found number NaN")
-	f(int32s, "1", `… 32-bit integer, found string "1"`)
-	f(int32s, time.Second, "… 32-bit integer, found duration 1s")
+	f(int32s, math.NaN(), "… 32-bit integer, found number NaN; round it, or make the field a floating-point number in the schema")
+	f(int32s, "1", `… 32-bit integer, found string "1"; write it without quotes`)
+	f(int32s, time.Second, "… 32-bit integer, found duration 1s; change the value, or the type in the schema")
 	f(Node{Kind: Int, Bits: 64}, json.Number("9223372036854775808"), "… 64-bit integer, found number 9223372036854775808; the range is -9223372036854775808 to 9223372036854775807")
 	f(Node{Kind: Int}, json.Number("9223372036854775808"), "fits")
 	f(Node{Kind: Int, Bits: 32, Unsigned: true}, -1, "… unsigned 32-bit integer, found number -1; the range is 0 to 4294967295")
@@ -40,35 +40,35 @@ func TestCheckScalars(t *testing.T) {
 	f(Node{Kind: Float, Bits: 64}, json.Number("1e309"), "… number, found number 1e309; it is beyond the largest 64-bit number")
 	f(Node{Kind: Float, Bits: 64}, math.Inf(1), "fits")
 	f(Node{Kind: Float, Bits: 32}, 1e39, "… number, found number 1e+39; it is beyond the largest 32-bit number")
-	f(Node{Kind: Float, Bits: 32}, "x", `… number, found string "x"`)
-	f(Node{Kind: Bool}, "true", `… boolean, found string "true"`)
-	f(Node{Kind: Null}, 0, "… null, found number 0")
+	f(Node{Kind: Float, Bits: 32}, "x", `… number, found string "x"; change the value, or the type in the schema`)
+	f(Node{Kind: Bool}, "true", `… boolean, found string "true"; write it without quotes`)
+	f(Node{Kind: Null}, 0, "… null, found number 0; change the value, or the type in the schema")
 	f(Node{Kind: String}, strings.Repeat("é", 50), "fits")
-	f(Node{Kind: String}, []any{strings.Repeat("é", 50)}, "… string, found array of 1")
-	f(int32s, strings.Repeat("é", 50), `… 32-bit integer, found string "`+strings.Repeat("é", 30)+`…"`)
+	f(Node{Kind: String}, []any{strings.Repeat("é", 50)}, "… string, found array of 1; change the value, or the type in the schema")
+	f(int32s, strings.Repeat("é", 50), `… 32-bit integer, found string "`+strings.Repeat("é", 30)+`…"; change the value, or the type in the schema`)
 	f(Node{Kind: Bytes}, []byte("\xff"), "fits")
-	f(Node{Kind: Bytes}, 1, "… bytes, found number 1")
-	f(Node{Kind: Fixed, Size: 4}, []byte("abc"), "… 4 bytes, found 3 bytes")
+	f(Node{Kind: Bytes}, 1, "… bytes, found number 1; change the value, or the type in the schema")
+	f(Node{Kind: Fixed, Size: 4}, []byte("abc"), "… 4 bytes, found 3 bytes; change the value, or the type in the schema")
 	f(Node{Kind: Fixed, Size: 4}, [4]byte{}, "fits")
 	f(Node{Kind: Enum, Symbols: []string{"RED", "GREEN"}}, "red", `… one of "RED", "GREEN", found string "red"; did you mean "RED"?`)
-	f(Node{Kind: Enum, Symbols: []string{"RED", "GREEN"}}, "violet", `… one of "RED", "GREEN", found string "violet"`)
+	f(Node{Kind: Enum, Symbols: []string{"RED", "GREEN"}}, "violet", `… one of "RED", "GREEN", found string "violet"; use one of those, or add another to the schema`)
 	f(Node{Kind: Enum, Symbols: strings.Split("abcdefghijkl", "")}, 1,
-		`… one of "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", 2 more, found number 1`)
+		`… one of "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", 2 more, found number 1; use one of those, or add another to the schema`)
 	f(Node{Kind: Int, Bits: 64, Logical: Timestamp}, "2013-02-08", `… timestamp, found string "2013-02-08"; write it as 2013-02-08T17:00:00Z`)
 	f(Node{Kind: Int, Bits: 64, Logical: Timestamp}, json.Number("1360342800000"), "fits")
 	f(Node{Kind: Int, Bits: 32, Logical: Date}, "2013-02-30", `… date, found string "2013-02-30"; write it as 2013-02-08`)
 	f(Node{Kind: Int, Bits: 32, Logical: Date}, "2013-02-28", "fits")
-	f(Node{Kind: Int, Bits: 32, Logical: TimeOfDay}, 25*time.Hour, "… time of day, found duration 25h0m0s")
+	f(Node{Kind: Int, Bits: 32, Logical: TimeOfDay}, 25*time.Hour, "… time of day, found duration 25h0m0s; change the value, or the type in the schema")
 	f(Node{Kind: String, Logical: TimeOfDay}, "17:30:00Z", "fits")
 	f(Node{Kind: String, Logical: LocalTime}, "2013-02-08T17:30:00", "fits")
 	f(Node{Kind: String, Logical: UUID}, "123", `… UUID, found string "123"; write it as 8-4-4-4-12 hexadecimal digits`)
 	money := Node{Kind: Bytes, Logical: Decimal, Precision: 5, Scale: 2}
 	f(money, big.NewRat(12345, 100), "fits")
 	f(money, json.Number("-999.99"), "fits")
-	f(money, "1000.00", `… decimal of at most 5 digits, 2 of them after the point, found string "1000.00"`)
+	f(money, "1000.00", `… decimal of at most 5 digits, 2 of them after the point, found string "1000.00"; change the value, or the type in the schema`)
 	f(money, 0.125, "… decimal of at most 5 digits, 2 of them after the point, found number 0.125; round it to 2 digits after the point")
 	f(Node{}, struct{}{}, "fits")
-	f(Node{Kind: Bool}, struct{}{}, "… boolean, found Go value of type struct {}")
+	f(Node{Kind: Bool}, struct{}{}, "… boolean, found Go value of type struct {}; change the value, or the type in the schema")
 }
 
 func TestCheckUnions(t *testing.T) {
@@ -91,8 +91,8 @@ func TestCheckUnions(t *testing.T) {
 	f("none")
 	f(map[string]any{"r": 1})
 	f(map[string]any{"w": 1, "h": 2})
-	f(5, "at the value: expected string or object or null, found number 5")
-	f(map[string]any{"w": 1, "h": "2"}, `at /h: expected number, found string "2"`)
+	f(5, "at the value: expected string or object or null, found number 5; change the value, or the type in the schema")
+	f(map[string]any{"w": 1, "h": "2"}, `at /h: expected number, found string "2"; write it without quotes`)
 	f(map[string]any{"w": 1}, "at /h: expected number, found nothing; the field \"h\" is required: add it")
 }
 
@@ -201,6 +201,6 @@ func ExampleValueError() {
 	}
 	// Output:
 	// at /carrier: expected string, found nothing; the field "carrier" is required: add it
-	// at /distance: expected 32-bit integer, found string "far"
+	// at /distance: expected 32-bit integer, found string "far"; change the value, or the type in the schema
 	// at /carier: expected a field of the schema, found the unknown field "carier"; did you mean "carrier"?
 }

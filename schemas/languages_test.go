@@ -82,7 +82,7 @@ func TestTheSameMistakeReadsTheSame(t *testing.T) {
 
 	in("flights", all, "text for a number",
 		func(e map[string]any) { e["distance"] = "far" },
-		violation{"/distance", "32-bit integer", `string "far"`, ""})
+		violation{"/distance", "32-bit integer", `string "far"`, "change the value, or the type in the schema"})
 	in("flights", all, "a number beyond its width",
 		func(e map[string]any) { e["distance"] = json.Number("5000000000") },
 		violation{"/distance", "32-bit integer", "number 5000000000", "the range is -2147483648 to 2147483647"})
@@ -91,13 +91,13 @@ func TestTheSameMistakeReadsTheSame(t *testing.T) {
 		violation{"/distance", "32-bit integer", "number 1e300", "the range is -2147483648 to 2147483647"})
 	in("flights", all, "a fraction for an integer",
 		func(e map[string]any) { e["flight"] = 12.5 },
-		violation{"/flight", "32-bit integer", "number 12.5", ""})
+		violation{"/flight", "32-bit integer", "number 12.5", "round it, or make the field a floating-point number in the schema"})
 	in("flights", all, "null where there must be a value",
 		func(e map[string]any) { e["distance"] = nil },
-		violation{"/distance", "32-bit integer", "null", ""})
+		violation{"/distance", "32-bit integer", "null", "give it a value: null is not allowed here"})
 	in("flights", all, "text for a number that may be null",
 		func(e map[string]any) { e["dep_delay"] = "late" },
-		violation{"/dep_delay", "32-bit integer or null", `string "late"`, ""})
+		violation{"/dep_delay", "32-bit integer or null", `string "late"`, "change the value, or the type in the schema"})
 	in("flights", all, "a number for text",
 		func(e map[string]any) { e["carrier"] = json.Number("7") },
 		violation{"/carrier", "string", "number 7", "put it in quotes"})
@@ -106,7 +106,7 @@ func TestTheSameMistakeReadsTheSame(t *testing.T) {
 		violation{"/carrier", "string", `2 bytes that are not UTF-8, beginning "U\xff"`, "write the text in UTF-8"})
 	in("flights", all, "text for a boolean",
 		func(e map[string]any) { e["cancelled"] = "no" },
-		violation{"/cancelled", "boolean", `string "no"`, ""})
+		violation{"/cancelled", "boolean", `string "no"`, "change the value, or the type in the schema"})
 	in("flights", notProtobuf, "text that is no timestamp",
 		func(e map[string]any) { e["time_hour"] = "tomorrow" },
 		violation{"/time_hour", "timestamp", `string "tomorrow"`, "write it as 2013-02-08T17:00:00Z"})
@@ -126,9 +126,9 @@ func TestTheSameMistakeReadsTheSame(t *testing.T) {
 		func(e map[string]any) {
 			e["origin"], e["month"], e["year"], e["zzz"], e["a/b"] = 5, true, []any{}, 1, 2
 		},
-		violation{"/year", "32-bit integer", "array of 0", ""},
-		violation{"/month", "32-bit integer", "boolean true", ""},
-		violation{"/origin", "string", "number 5", ""},
+		violation{"/year", "32-bit integer", "array of 0", "change the value, or the type in the schema"},
+		violation{"/month", "32-bit integer", "boolean true", "change the value, or the type in the schema"},
+		violation{"/origin", "string", "number 5", "put it in quotes"},
 		violation{"/a~1b", "a field of the schema", `the unknown field "a/b"`, "remove it, or add it to the schema"},
 		violation{"/zzz", "a field of the schema", `the unknown field "zzz"`, "remove it, or add it to the schema"})
 	in("sensors", all, "a misspelled symbol",
@@ -139,7 +139,7 @@ func TestTheSameMistakeReadsTheSame(t *testing.T) {
 		violation{"/sequence", "64-bit integer", "number 18446744073709551615", "the range is -9223372036854775808 to 9223372036854775807"})
 	in("sensors", all, "a value of the wrong type in a map",
 		func(e map[string]any) { e["tags"] = map[string]any{"hall": "A", "line": 3} },
-		violation{"/tags/line", "string", "number 3", ""})
+		violation{"/tags/line", "string", "number 3", "put it in quotes"})
 	in("orders", all, "mistakes in an array of records",
 		func(e map[string]any) {
 			e["lines"] = []any{
@@ -148,16 +148,16 @@ func TestTheSameMistakeReadsTheSame(t *testing.T) {
 				"A-2",
 			}
 		},
-		violation{"/lines/1/sku", "string", "number 3", ""},
+		violation{"/lines/1/sku", "string", "number 3", "put it in quotes"},
 		violation{"/lines/1/colour", "a field of the schema", `the unknown field "colour"`, "remove it, or add it to the schema"},
-		violation{"/lines/2", "object", `string "A-2"`, ""})
+		violation{"/lines/2", "object", `string "A-2"`, "change the value, or the type in the schema"})
 	in("orders", all, "an object for an array",
 		func(e map[string]any) { e["lines"] = map[string]any{} },
-		violation{"/lines", "array", "object of 0 fields", ""})
+		violation{"/lines", "array", "object of 0 fields", "change the value, or the type in the schema"})
 	in("flights", onlyJSON, "a rule that only JSON Schema has",
 		func(e map[string]any) { e["month"], e["distance"] = 13, 1e30 },
 		violation{"/distance", "32-bit integer", "number 1e+30", "the range is -2147483648 to 2147483647"},
-		violation{"/month", "at most 12", "number 13", ""})
+		violation{"/month", "at most 12", "number 13", "change the value, or the rule in the schema"})
 	in("sensors", onlyJSON, "what JSON cannot hold",
 		func(e map[string]any) { e["celsius"] = math.NaN() },
 		violation{"/celsius", "a finite number", "number NaN", ""})
@@ -174,7 +174,11 @@ func TestNotARecord(t *testing.T) {
 				t.Errorf("%s, %v: got %v", f.Type(), v, err)
 				continue
 			}
-			want := []schemas.Violation{{Expected: "object", Found: schemas.Describe(v)}}
+			hint := "change the value, or the type in the schema"
+			if v == nil {
+				hint = "give it a value: null is not allowed here"
+			}
+			want := []schemas.Violation{{Expected: "object", Found: schemas.Describe(v), Hint: hint}}
 			if diff := cmp.Diff(want, refused.Violations); diff != "" {
 				t.Errorf("%s, %v: %s", f.Type(), v, diff)
 			}

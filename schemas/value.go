@@ -14,7 +14,7 @@ type Violation struct {
 	Expected string `json:"expected"`
 	// Found is what stands there, shortened, with its type.
 	Found string `json:"found"`
-	// Hint is what to do about it; it may be empty.
+	// Hint is what to do about it.
 	Hint string `json:"hint,omitempty"`
 }
 

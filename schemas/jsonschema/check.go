@@ -53,7 +53,10 @@ func (s *Schema) violations(failed *jsonschema.ValidationError, v any, found []s
 	}
 	add := func(at []string, name string, k jsonschema.ErrorKind) {
 		p := pointer(at)
-		violation := schemas.Violation{Expected: expected(k), Found: schemas.Describe(lookup(v, at))}
+		violation := schemas.Violation{
+			Expected: expected(k), Found: schemas.Describe(lookup(v, at)),
+			Hint: "change the value, or the rule in the schema",
+		}
 		switch k.(type) {
 		case *kind.Required, *kind.Dependency, *kind.DependentRequired:
 			p += "/" + schemas.EscapePointer(name)

@@ -84,10 +84,10 @@ func TestReferences(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []schemas.Violation{
-		{Pointer: "/ok", Expected: "boolean", Found: "number 1"},
-		{Pointer: "/n", Expected: "integer", Found: `string "x"`},
+		{Pointer: "/ok", Expected: "boolean", Found: "number 1", Hint: "change the value, or the type in the schema"},
+		{Pointer: "/n", Expected: "integer", Found: `string "x"`, Hint: "change the value, or the type in the schema"},
 		{Pointer: "/again/city", Expected: "string", Found: "nothing", Hint: `the field "city" is required: add it`},
-		{Pointer: "/home/city", Expected: "at most 5 characters", Found: `string "Weimar"`},
+		{Pointer: "/home/city", Expected: "at most 5 characters", Found: `string "Weimar"`, Hint: "change the value, or the rule in the schema"},
 	}
 	if diff := cmp.Diff(want[:3], refused.Violations[:3]); diff != "" {
 		t.Error(diff)
@@ -175,19 +175,23 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// Each keyword says in plain words what it asks for.
+// Each keyword says in plain words what it asks for. Where want gives no hint, it
+// is the usual one.
 func TestKeywords(t *testing.T) {
 	f := func(schema, value, want string) {
 		t.Helper()
 		for _, draft := range []string{"http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema"} {
 			text := strings.Replace(schema, "{", `{"$schema":"`+draft+`",`, 1)
 			_, err := parse(t, text).Decode([]byte(value))
+			if !strings.Contains(want, ";") {
+				want += "; change the value, or the rule in the schema"
+			}
 			if err == nil || err.Error() != "decode JSON: "+want {
 				t.Errorf("%s, %s: got %v, want %s", schema, value, err, want)
 			}
 		}
 	}
-	f(`{"type":["string","null","number"]}`, `true`, `at the value: expected number or string or null, found boolean true`)
+	f(`{"type":["string","null","number"]}`, `true`, `at the value: expected number or string or null, found boolean true; change the value, or the type in the schema`)
 	f(`{"const":5}`, `6`, `at the value: expected exactly the number 5, found number 6`)
 	f(`{"enum":[1,"a"]}`, `2`, `at the value: expected one of number 1, "a", found number 2`)
 	f(`{"minimum":2}`, `1`, `at the value: expected at least 2, found number 1`)

@@ -126,14 +126,14 @@ func TestRefusals(t *testing.T) {
 	}
 	f(map[string]any{"x": "a", "z": map[string]any{}}, `at /z: expected one field of the oneof "one", found both "x" and "z"; leave out one of them, or make it null`)
 	f(map[string]any{"u": -1, "c": "BLUE", "i": nil},
-		`at /i: expected 32-bit integer, found null`,
+		`at /i: expected 32-bit integer, found null; give it a value: null is not allowed here`,
 		`at /u: expected unsigned 32-bit integer, found number -1; the range is 0 to 4294967295`,
-		`at /c: expected one of "RED", "GREEN", found string "BLUE"`)
+		`at /c: expected one of "RED", "GREEN", found string "BLUE"; use one of those, or add another to the schema`)
 	f(map[string]any{"y": "not base64!"}, `at /y: expected bytes, found string "not base64!"`)
 	f(map[string]any{"m": map[string]any{"x": "RED"}}, `at /m/x: expected a name that is of the type int32, found string "x"`)
 	f(map[string]any{"t": map[string]any{"a/b": "\xff"}}, `at /t/a~1b: expected string, found 1 bytes that are not UTF-8, beginning "\xff"; write the text in UTF-8`)
 	f(map[string]any{"at": "0000-01-01T00:00:00Z"}, `at /at: expected timestamp, found string "0000-01-01T00:00:00Z"`)
-	f(map[string]any{"in": []any{nil}}, `at /in/0: expected object, found null`)
+	f(map[string]any{"in": []any{nil}}, `at /in/0: expected object, found null; give it a value: null is not allowed here`)
 	f(map[string]any{"f": 1e39}, `at /f: expected number, found number 1e+39; it is beyond the largest 32-bit number`)
 	deep := map[string]any{}
 	for range 60 {
