@@ -141,7 +141,7 @@ func child(address string, open func(context.Context, string, sqlsink.Config) (*
 		}
 	}()
 	err = consumers.Run(ctx, batches, sink, consumers.Config{
-		Registry: registry{&logSchema{*Record(Field("part", long), Field("at", long))}},
+		Registry: registry{newLogSchema()},
 		Hooks:    consumers.Hooks{Settled: func(b consumers.Batch, _ time.Duration) { settled <- b }},
 	})
 	close(settled)
@@ -203,6 +203,8 @@ type registry struct{ schema *logSchema }
 func (r registry) Schema(context.Context, schemas.ID) (schemas.Schema, error) { return r.schema, nil }
 
 type logSchema struct{ Schema }
+
+func newLogSchema() *logSchema { return &logSchema{*Record(Field("part", long), Field("at", long))} }
 
 // Decode implements schemas.Schema.
 func (*logSchema) Decode(src []byte) (any, error) {

@@ -234,6 +234,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"empty batch", emptyBatch},
 		{"zombie", zombie},
 		{"lost", lost},
+		{"crossed claims", crossed},
 		{"position gone", positionGone},
 		{"new incarnation", incarnation},
 		{"two pipelines", pipelines},
@@ -406,7 +407,26 @@ func lost(s suite) {
 	if err := s.fails(sink, Batch(0, 1, row(0, 0, "a"))); !errors.Is(err, stream.ErrFenced) {
 		s.t.Fatalf("Write after Lost: %v, want ErrFenced", err)
 	}
-	s.want("SELECT next_offset FROM penstock_positions", "0")
+	s.want("SELECT next_offset, owner_epoch FROM penstock_positions", "0 -1")
+	s.assign(sink)
+	s.write(sink, Batch(0, 1, row(0, 0, "a")))
+	s.want("SELECT next_offset, owner_epoch FROM penstock_positions", "1 2")
+}
+
+// crossed has a claim come after that of the rightful owner.
+func crossed(s suite) {
+	rightful, late := s.claim(sqlsink.Config{}), s.claim(sqlsink.Config{})
+	s.write(late, Batch(0, 2, row(0, 0, "late"), row(1, 1, "late")))
+	b := Batch(0, 3, row(0, 0, "rightful"), row(1, 1, "rightful"), row(2, 2, "rightful"))
+	if err := s.fails(rightful, b); !errors.Is(err, stream.ErrFenced) {
+		s.t.Fatalf("Write while another holds the claim: %v, want ErrFenced", err)
+	}
+	if err := late.Lost(s.t.Context(), []stream.Partition{Partition(0)}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.write(rightful, b)
+	s.want("SELECT id, name FROM events ORDER BY id", "0 late", "1 late", "2 rightful")
+	s.want("SELECT next_offset, owner_epoch FROM penstock_positions", "3 3")
 }
 
 func positionGone(s suite) {
@@ -838,7 +858,7 @@ func model(s suite) {
 					t.Fatal(err)
 				}
 				claimed[i] = false
-				if owner == i {
+				if owner == i { // it gives it up
 					owner = -1
 				}
 			},
@@ -849,6 +869,9 @@ func model(s suite) {
 				b := Batch(first, next)
 				for o := first; o < next; o++ {
 					b.Messages = append(b.Messages, row(o, o, fmt.Sprint(run)))
+				}
+				if owner == -1 && claimed[i] && next > at[i] {
+					owner = i // it claims again what the other gave up
 				}
 				err := sinks[i].Write(s.t.Context(), b)
 				switch {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"modernc.org/sqlite"
 	"pgregory.net/rapid"
@@ -169,6 +171,40 @@ func TestCommitTookPlace(t *testing.T) {
 	if err := s.Write(t.Context(), batch("t", 0, 3, "x")); err != nil {
 		t.Fatalf("Write: %v, though it was stored", err)
 	}
+}
+
+// A claim that came after that of the rightful owner, from a member that then
+// died, does not keep the partition for ever.
+func TestDeadRival(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "t.db")
+	synctest.Test(t, func(t *testing.T) {
+		rightful, rival := open(t, file, &faults{}, ""), open(t, file, &faults{}, "")
+		assign(t, rightful, "t")
+		assign(t, rival, "t")
+		fenced := func() {
+			t.Helper()
+			if err := rightful.Write(t.Context(), batch("t", 0, 2, "x")); !errors.Is(err, stream.ErrFenced) {
+				t.Fatalf("Write: %v, want ErrFenced", err)
+			}
+		}
+		fenced()
+		time.Sleep(29 * time.Second)
+		fenced()
+		if err := rival.Write(t.Context(), batch("t", 0, 1, "x")); err != nil { // it lives
+			t.Fatal(err)
+		}
+		time.Sleep(29 * time.Second)
+		fenced()
+		time.Sleep(29 * time.Second)
+		fenced()
+		time.Sleep(time.Second)
+		if err := rightful.Write(t.Context(), batch("t", 0, 2, "x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := rival.Write(t.Context(), batch("t", 1, 2, "x")); !errors.Is(err, stream.ErrFenced) {
+			t.Fatalf("Write of the other: %v, want ErrFenced", err)
+		}
+	})
 }
 
 func TestDiskFull(t *testing.T) {

@@ -27,7 +27,8 @@ type lane struct {
 }
 
 // claim is one partition and what this sink knows of its position. Assigned
-// makes a new one; it is then in the hands of Write alone.
+// makes a new one; it is then in the hands of Write alone, but that Lost reads
+// the epoch, which claims.mu guards.
 type claim struct {
 	partition stream.Partition
 	epoch     int64
@@ -36,8 +37,12 @@ type claim struct {
 	// on the next one must follow without a hole.
 	written bool
 	// doubt says that next may be out of date: the outcome of a commit is not
-	// known.
+	// known, or somebody else owns the partition.
 	doubt bool
+	// rival is the epoch of another owner, seen at the position rivalAt since
+	// rivalSince.
+	rival, rivalAt int64
+	rivalSince     time.Time
 }
 
 func (c *claim) String() string { return fmt.Sprintf("%s[%d]", c.partition.Topic, c.partition.Number) }
@@ -117,7 +122,7 @@ func (s *Sink) claim(ctx context.Context, partitions []stream.Partition) ([]*cla
 	(pipeline, cluster_id, topic_id, partition, next_offset, leader_epoch, owner_epoch, updated_at)
 	VALUES ($1, $2, $3, $4, 0, -1, 1, CURRENT_TIMESTAMP)
 	ON CONFLICT (pipeline, cluster_id, topic_id, partition)
-	DO UPDATE SET owner_epoch = p.owner_epoch + 1, updated_at = CURRENT_TIMESTAMP
+	DO UPDATE SET owner_epoch = abs(p.owner_epoch) + 1, updated_at = CURRENT_TIMESTAMP
 	RETURNING owner_epoch, next_offset`, s.row(p)...).Scan(&c.epoch, &c.next)
 			if err != nil {
 				return err
@@ -147,19 +152,50 @@ func (s *Sink) keep(claimed []*claim) map[stream.Partition]int64 {
 	return positions
 }
 
-// Lost implements stream.Owner. A batch of a lost partition that is being
-// written may still be stored, but not once the next owner has claimed it.
-func (s *Sink) Lost(_ context.Context, partitions []stream.Partition) error {
+// Lost implements stream.Owner: it gives up the claims, by turning their owner
+// epochs negative where no one else has claimed them. A batch that is being
+// written meanwhile is then not stored. If the database cannot be reached it
+// goes without, since whoever claims next does not depend on it.
+func (s *Sink) Lost(ctx context.Context, partitions []stream.Partition) error {
+	var lost []claim
 	s.claims.mu.Lock()
-	defer s.claims.mu.Unlock()
 	for _, p := range partitions {
 		l := lane{p.Topic, p.Number}
 		if c := s.claims.m[l]; c != nil && c.partition == p {
+			lost = append(lost, claim{partition: p, epoch: c.epoch})
 			delete(s.claims.m, l)
 		}
 	}
+	s.claims.mu.Unlock()
+	s.giveUp(ctx, lost...)
 	return nil
 }
+
+func (s *Sink) giveUp(ctx context.Context, lost ...claim) {
+	if len(lost) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveUpWithin)
+	defer cancel()
+	err := s.transact(ctx, false, func(conn *sql.Conn) error {
+		for _, c := range lost {
+			_, err := conn.ExecContext(ctx, `UPDATE `+s.positions+` SET owner_epoch = -owner_epoch, updated_at = CURRENT_TIMESTAMP
+	WHERE pipeline = $1 AND cluster_id = $2 AND topic_id = $3 AND partition = $4 AND owner_epoch = $5`,
+				append(s.row(c.partition), c.epoch)...)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		_, err = s.dialect.Classify(err)
+		s.log.Warn("give up partitions", "error", err)
+	}
+}
+
+// giveUpWithin is how long Lost may take.
+const giveUpWithin = 2 * time.Second
 
 func (s *Sink) claimOf(topic string, number int32) *claim {
 	s.claims.mu.Lock()
@@ -185,16 +221,41 @@ func (s *Sink) move(ctx context.Context, conn *sql.Conn, c *claim, next int64) e
 	return err
 }
 
+// staleAfter is how long the owner of a partition that the source says is ours
+// may leave its position where it is before this sink claims it again.
+const staleAfter = 30 * time.Second
+
 // recheck reads the position that c stands at, once whatever else is writing it
 // has ended. The error wraps stream.ErrFenced if the partition has another
 // owner.
+//
+// Claims can cross: a member that the broker has taken the partition from may
+// be slow, and claim it after its rightful owner did. It gives it up once it
+// hears of that, unless it dies first. So a sink that was not told that it lost
+// the partition claims it again where the other has given it up, or has not
+// moved for a while. Were the other the rightful owner after all, it would do
+// the same; rows are stored once in any case.
 func (s *Sink) recheck(ctx context.Context, c *claim) error {
-	var next, epoch int64
+	var next, epoch, reclaimed int64
 	err := s.transact(ctx, false, func(conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, `SELECT next_offset, owner_epoch FROM `+s.positions+`
-	WHERE pipeline = $1 AND cluster_id = $2 AND topic_id = $3 AND partition = $4`+s.dialect.ForUpdate(),
+		where := `
+	WHERE pipeline = $1 AND cluster_id = $2 AND topic_id = $3 AND partition = $4`
+		err := conn.QueryRowContext(ctx, `SELECT next_offset, owner_epoch FROM `+s.positions+where+s.dialect.ForUpdate(),
 			s.row(c.partition)...).Scan(&next, &epoch)
+		if err != nil || epoch == c.epoch || !c.mayReclaim(next, epoch) || s.claimOf(c.partition.Topic, c.partition.Number) != c {
+			return err
+		}
+		return conn.QueryRowContext(ctx, `UPDATE `+s.positions+` SET owner_epoch = abs(owner_epoch) + 1, updated_at = CURRENT_TIMESTAMP`+where+`
+	RETURNING owner_epoch`, s.row(c.partition)...).Scan(&reclaimed)
 	})
+	if err == nil && reclaimed != 0 {
+		s.log.Info("claim partition again", "partition", c.String(), "position", next, "epoch", reclaimed)
+		if s.renew(c, reclaimed) {
+			epoch = reclaimed
+		} else { // it was lost just now
+			s.giveUp(ctx, claim{partition: c.partition, epoch: reclaimed})
+		}
+	}
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return fmt.Errorf("its row in penstock_positions is gone: %w", consumers.ErrStop)
@@ -208,6 +269,29 @@ func (s *Sink) recheck(ctx context.Context, c *claim) error {
 	c.written = c.written || next > c.next
 	c.next, c.doubt = next, false
 	return nil
+}
+
+// renew sets the epoch of a claim, if the sink still holds it.
+func (s *Sink) renew(c *claim, epoch int64) bool {
+	s.claims.mu.Lock()
+	defer s.claims.mu.Unlock()
+	if s.claims.m[lane{c.partition.Topic, c.partition.Number}] != c {
+		return false
+	}
+	c.epoch = epoch
+	return true
+}
+
+// mayReclaim says whether the other owner has given the partition up, or has
+// not moved for a while since this sink first saw it there.
+func (c *claim) mayReclaim(next, epoch int64) bool {
+	if epoch < 0 {
+		return true
+	}
+	if c.rival != epoch || c.rivalAt != next {
+		c.rival, c.rivalAt, c.rivalSince = epoch, next, time.Now()
+	}
+	return time.Since(c.rivalSince) >= staleAfter
 }
 
 // discard makes sure that conn is not used again.

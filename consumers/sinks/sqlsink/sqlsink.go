@@ -27,6 +27,8 @@
 // unawares changes nothing, and after a commit whose answer was lost the
 // position says whether it took place.
 //
+// An owner epoch below zero says that its owner has given the partition up.
+//
 // topic_id is the topic's name, a slash, and its incarnation (on Kafka the
 // topic id), so that a topic made again starts anew. leader_epoch is -1:
 // unknown.

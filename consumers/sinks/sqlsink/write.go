@@ -28,36 +28,32 @@ func (s *Sink) Write(ctx context.Context, b consumers.Batch) error {
 }
 
 func (s *Sink) write(ctx context.Context, c *claim, b consumers.Batch) error {
-	if c.doubt {
-		if err := s.recheck(ctx, c); err != nil {
-			return err
-		}
-	}
-	if b.Next <= c.next {
-		return nil
-	}
-	if c.written && b.First > c.next {
-		return fmt.Errorf("offsets from %d on are missing before it: %w", c.next, consumers.ErrStop)
-	}
-	ops, err := s.operations(b, c.next)
-	if err != nil {
-		return err
-	}
-	err = s.store(ctx, c, b.Next, ops, false)
-	if err != nil {
-		if class, _ := s.dialect.Classify(err); class == Refused {
-			err = s.store(ctx, c, b.Next, ops, true)
-		}
-	}
-	if c.doubt {
-		if e := s.recheck(ctx, c); e != nil {
-			return e
+	for again := false; ; again = true {
+		if c.doubt {
+			if err := s.recheck(ctx, c); err != nil {
+				return err
+			}
 		}
 		if b.Next <= c.next {
 			return nil
 		}
+		if c.written && b.First > c.next {
+			return fmt.Errorf("offsets from %d on are missing before it: %w", c.next, consumers.ErrStop)
+		}
+		ops, err := s.operations(b, c.next)
+		if err != nil {
+			return err
+		}
+		err = s.store(ctx, c, b.Next, ops, false)
+		if err != nil {
+			if class, _ := s.dialect.Classify(err); class == Refused {
+				err = s.store(ctx, c, b.Next, ops, true)
+			}
+		}
+		if err == nil || !c.doubt || again {
+			return s.explain(err)
+		}
 	}
-	return s.explain(err)
 }
 
 // store carries out the operations and moves the position, in one transaction.
