@@ -14,9 +14,9 @@ import (
 type PublisherConfig struct {
 	// Key returns the key of a message, nil for none. Messages of one key come
 	// in the order in which they were published. A nil Key gives a message the
-	// key of the record in whose handling it was made, by its context, so that
-	// what a handler produces, and what it sets aside, stays in order; a
-	// message made elsewhere has none.
+	// key of the record in whose context it was made (by Watermill's
+	// NewMessageWithContext), so that what a handler produces stays in order,
+	// as does what a poison queue sets aside. A message made elsewhere has none.
 	Key func(*message.Message) []byte
 }
 
@@ -25,8 +25,9 @@ type Publisher struct {
 	to  stream.Publisher
 	key func(*message.Message) []byte
 
-	mu     sync.RWMutex // read-locked while something is published
-	closed bool
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup // calls of Publish
 }
 
 // NewPublisher returns a Publisher to a broker, which stays the caller's to
@@ -54,11 +55,15 @@ func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 }
 
 func (p *Publisher) publish(topic string, messages []*message.Message) error {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
+	p.mu.Lock()
 	if p.closed {
+		p.mu.Unlock()
 		return stream.ErrClosed
 	}
+	p.running.Add(1)
+	p.mu.Unlock()
+	defer p.running.Done()
+
 	if len(messages) == 0 {
 		return nil
 	}
@@ -82,7 +87,8 @@ func (p *Publisher) publish(topic string, messages []*message.Message) error {
 // once.
 func (p *Publisher) Close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
+	p.mu.Unlock()
+	p.running.Wait()
 	return nil
 }

@@ -56,11 +56,11 @@ type Subscriber struct {
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
-	wg   sync.WaitGroup // the subscriptions
 
-	mu     sync.Mutex
-	closed bool
-	err    error // of subscriptions that Close ended
+	mu      sync.Mutex
+	closed  bool
+	err     error          // of subscriptions that Close ended
+	running sync.WaitGroup // the subscriptions
 }
 
 // NewSubscriber returns a Subscriber to a broker, which stays the caller's to
@@ -119,7 +119,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (<-chan *messa
 		s.mu.Unlock()
 		return nil, stream.ErrClosed
 	}
-	s.wg.Add(1) // before Close can wait
+	s.running.Add(1)
 	s.mu.Unlock()
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -127,7 +127,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (<-chan *messa
 	done := func() {
 		unlink()
 		cancel()
-		s.wg.Done()
+		s.running.Done()
 	}
 	source, err := s.broker.Open(ctx, stream.Subscription{
 		Topic: topic, Group: s.config.Group, HoldFor: s.config.HoldFor, Retry: s.config.Retry,
@@ -174,7 +174,7 @@ func (s *Subscriber) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.end()
-	s.wg.Wait()
+	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err

@@ -126,6 +126,10 @@ var all = []struct {
 // universal is tests.TestPubSub, but that what does not apply is not run rather
 // than skipped: in CI a skipped test is a failure.
 func universal(t *testing.T, b stream.Broker, f tests.Features) {
+	t.Run("round trip", func(t *testing.T) {
+		t.Parallel()
+		roundTrip(t, b)
+	})
 	for _, u := range all {
 		if u.needs != nil && !u.needs(f) {
 			continue
@@ -143,6 +147,36 @@ func universal(t *testing.T, b stream.Broker, f tests.Features) {
 		tests.TestConsumerGroups(t, tests.TestContext{TestID: tests.NewTestID(), Features: f},
 			func(t *testing.T, group string) (message.Publisher, message.Subscriber) { return pubSub(t, b, group) })
 	})
+}
+
+// roundTrip sees that what a message is made of arrives exactly.
+func roundTrip(t *testing.T, b stream.Broker) {
+	pub, sub := pubSub(t, b, servertest.Name(t))
+	topic := servertest.Name(t)
+	if err := sub.SubscribeInitialize(topic); err != nil {
+		t.Fatal(err)
+	}
+	messages, err := sub.Subscribe(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []content{
+		{"", message.Metadata{}, nil},
+		{"no payload", message.Metadata{}, nil},
+		{"empty payload", message.Metadata{}, message.Payload{}},
+		{"\x00 \xff", message.Metadata{"": "", "a": "", "\r\n": "\r\n", "Ä: \x80": "\x00\xff", " Nats-Msg-Id": "1", "b": strings.Repeat("b", 1000)}, message.Payload("\x00\xff\r\n")},
+	} {
+		m := message.NewMessage(want.UUID, want.Payload)
+		m.Metadata = want.Metadata
+		if err := pub.Publish(topic, m); err != nil {
+			t.Fatal(err)
+		}
+		got := <-messages
+		if diff := cmp.Diff(want, contentOf(got)); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		got.Ack()
+	}
 }
 
 func pubSub(t *testing.T, b stream.Broker, group string) (*Publisher, *Subscriber) {
