@@ -45,17 +45,18 @@ func raw(b *testing.B, n int) {
 		b.Fatal(err)
 	}
 	row := "(?" + strings.Repeat(", ?", len(columns)-1) + ")"
-	insert, err := db.Prepare("INSERT INTO flights VALUES " + row + strings.Repeat(", "+row, n-1))
-	if err != nil {
-		b.Fatal(err)
-	}
+	insert := "INSERT INTO flights VALUES " + row + strings.Repeat(", "+row, n-1)
 	rows, _ := sinktest.Flights(sinktest.BenchmarkRows)
-	for b.Loop() {
+	transaction := func() error {
 		tx, err := db.Begin()
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
-		stmt := tx.Stmt(insert)
+		stmt, err := tx.Prepare(insert)
+		if err != nil {
+			return err
+		}
+		defer stmt.Close()
 		args := make([]any, 0, n*len(columns))
 		for i, r := range rows {
 			at := len(args)
@@ -63,12 +64,15 @@ func raw(b *testing.B, n int) {
 			args[at+18] = r[18].(time.Time).Format("2006-01-02T15:04:05.000000Z")
 			if (i+1)%n == 0 {
 				if _, err := stmt.Exec(args...); err != nil {
-					b.Fatal(err)
+					return err
 				}
 				args = args[:0]
 			}
 		}
-		if err := tx.Commit(); err != nil {
+		return tx.Commit()
+	}
+	for b.Loop() {
+		if err := transaction(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -58,7 +58,12 @@ func (d database) Query(t testing.TB, query string) [][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sinktest.Texts(t, rows)
+	defer rows.Close()
+	texts := sinktest.Texts(t, rows)
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return texts
 }
 
 func (database) Text() map[string]string {

@@ -1,10 +1,12 @@
 package sqlsink
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"penstock/consumers"
@@ -159,8 +161,17 @@ func (s *Sink) coalesce(ops []operation) []operation {
 	kept := ops[:0:0]
 	var deletions []operation
 	deleted := map[string]bool{}
+	var column *Column // of a key that is one column, if a row has it
+	for _, op := range ops {
+		if !op.shape.remove && len(op.shape.key) == 1 {
+			column = &op.shape.columns[op.shape.key[0]]
+		}
+	}
 	for _, op := range ops {
 		key := op.shape.keyOf(op.values)
+		if op.shape.remove && column != nil {
+			key = column.keyFrom(key)
+		}
 		at, seen := last[key]
 		switch {
 		case op.shape.remove:
@@ -202,26 +213,43 @@ func (s *Sink) overlay(earlier, later operation) operation {
 
 // keyOf is the key as text, the same for equal values of different Go types.
 func (sh *shape) keyOf(values []any) string {
-	var b []byte
-	for _, k := range sh.key {
-		start := len(b)
-		switch v := values[k].(type) {
-		case string:
-			b = append(b, v...)
-		case []byte:
-			b = append(b, v...)
-		case int32:
-			b = strconv.AppendInt(b, int64(v), 10)
-		case int64:
-			b = strconv.AppendInt(b, v, 10)
-		case time.Time:
-			b = v.AppendFormat(b, time.RFC3339Nano)
-		default:
-			b = fmt.Append(b, v)
-		}
-		if len(sh.key) > 1 { // lengths keep "a","bc" apart from "ab","c"
-			b = strconv.AppendInt(append(b, '#'), int64(len(b)-start), 10)
-		}
+	if len(sh.key) == 1 {
+		return keyText(values[sh.key[0]])
 	}
-	return string(b)
+	var b strings.Builder
+	for _, k := range sh.key { // lengths keep "a","bc" apart from "ab","c"
+		text := keyText(values[k])
+		fmt.Fprintf(&b, "%d#%s", len(text), text)
+	}
+	return b.String()
+}
+
+func keyText(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case []byte:
+		return string(v)
+	case int32:
+		return strconv.FormatInt(int64(v), 10)
+	case int64:
+		return strconv.FormatInt(v, 10)
+	case time.Time:
+		return v.Format(time.RFC3339Nano)
+	}
+	return fmt.Sprint(v)
+}
+
+// keyFrom is what keyText would make of the value that the database reads from
+// the text of a tombstone's key: 5 for 05, a UUID in lower case.
+func (c *Column) keyFrom(text string) string {
+	var v any = text
+	if c.Type == Int32 || c.Type == Int64 {
+		v = json.Number(text)
+	}
+	v, err := c.convert(v)
+	if err != nil {
+		return text
+	}
+	return keyText(v)
 }
