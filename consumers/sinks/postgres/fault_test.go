@@ -331,7 +331,7 @@ func TestOtherTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := column(d, t, "SELECT int, long, uint, ulong, float, decimal, uuid, list, map, text FROM events")
-	want := `-5 -9223372036854775808 4294967295 18446744073709551615 1.5 -1234567890123456.78 6ba7b810-9dad-11d1-80b4-00c04fd430c8 [1,null,0.25] {"a":"aGk=","b":"<x>"} naïve ` + "\U0001F6EB"
+	want := `-5 -9223372036854775808 4294967295 18446744073709551615 1.5 -1234567890123456.78 6BA7B810-9DAD-11D1-80B4-00C04FD430C8 [1,null,0.25] {"a":"aGk=","b":"<x>"} naïve ` + "\U0001F6EB"
 	if diff := cmp.Diff([]string{want}, got); diff != "" {
 		t.Errorf("row (-want +got):\n%s", diff)
 	}

@@ -71,7 +71,7 @@ func (database) Text() map[string]string {
 		"bool": "1", "int": "-5", "long": "-9223372036854775808", "uint": "4294967295", "ulong": "18446744073709551615",
 		"float": "1.5", "double": "0.1", "decimal": "-1234567890123456.78",
 		"text": "naïve \U0001F6EB", "empty": "", "enum": "A", "bytes": "\x00\xff", "nobytes": "",
-		"uuid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+		"uuid": "6BA7B810-9DAD-11D1-80B4-00C04FD430C8",
 		"date": "2013-01-02", "time": "05:15:00.000001", "at": "2013-01-02T04:15:00.123456Z", "local": "1913-01-02T05:15:00.000000",
 		"list": `[1,null,0.25]`, "map": `{"a":"aGk=","b":"<x>"}`, "nested": `{"t":"2013-01-02T00:00:00Z","x":"Infinity"}`, "any": `"text"`,
 	}

@@ -19,7 +19,7 @@ const (
 	Float64                    // float32 or float64
 	Decimal                    // string: digits with an optional sign and point
 	Text                       // string
-	UUID                       // string in the form 8-4-4-4-12
+	UUID                       // string of 32 hexadecimal digits, and hyphens
 	Bytes                      // []byte
 	Date                       // time.Time, midnight UTC
 	TimeOfDay                  // time.Duration since midnight, whole microseconds

@@ -241,7 +241,7 @@ func keyText(v any) string {
 }
 
 // keyFrom is what keyText would make of the value that the database reads from
-// the text of a tombstone's key: 5 for 05, a UUID in lower case.
+// the text of a tombstone's key, 5 for 05 in a column of integers.
 func (c *Column) keyFrom(text string) string {
 	var v any = text
 	if c.Type == Int32 || c.Type == Int64 {

@@ -73,7 +73,8 @@ type Config struct {
 	// Key names the columns that identify a row in Upsert; fields of those
 	// names must be in every schema. Without it, the record's key does, in a
 	// column of bytes named record_key. A tombstone has no fields: it finds its
-	// row if there is one Key column and the record's key is its value as text.
+	// row if there is one Key column, and the record's key is what the database
+	// writes for its value as text.
 	Key []string
 	// Logger is told when a table or column is made; nil is silent.
 	Logger *slog.Logger

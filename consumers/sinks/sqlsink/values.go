@@ -55,11 +55,11 @@ func (c *Column) convert(v any) (any, error) {
 		switch v := v.(type) {
 		case string:
 			if digits := strings.ReplaceAll(v, "-", ""); len(digits) == 32 && strings.Trim(digits, "0123456789abcdefABCDEF") == "" {
-				return hyphenate(strings.ToLower(digits)), nil
+				return v, nil
 			}
 		case []byte:
 			if len(v) == 16 {
-				return hyphenate(fmt.Sprintf("%x", v)), nil
+				return fmt.Sprintf("%x-%x-%x-%x-%x", v[:4], v[4:6], v[6:8], v[8:10], v[10:]), nil
 			}
 		}
 	case Bytes:
@@ -120,9 +120,4 @@ func (c *Column) time(v any) (any, error) {
 		return t.Truncate(24 * time.Hour), nil
 	}
 	return t.Truncate(time.Microsecond), nil
-}
-
-// hyphenate writes 32 hexadecimal digits in the form that databases print.
-func hyphenate(digits string) string {
-	return digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
 }
