@@ -65,7 +65,7 @@ func rawNATSProduce(ctx context.Context, nc *nats.Conn, pending int, subject fun
 		if err != nil {
 			return err
 		}
-		if _, err := js.PublishAsync(subject(i), v); err != nil {
+		if _, err := js.PublishAsync(subject(i), v, jetstream.WithStallWait(time.Minute)); err != nil {
 			return err
 		}
 	}
