@@ -176,7 +176,8 @@ func connect(ctx context.Context, url string, o Options, replicas int, with ...n
 		jetstream.WithPublishAsyncTimeout(replyTimeout),
 		jetstream.WithPublishAsyncMaxPending(64*maxBatch))
 	if err != nil {
-		b.Close()
+		b.cancel()
+		nc.Close()
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	if b.cluster = nc.ConnectedClusterName(); b.cluster == "" {

@@ -172,6 +172,23 @@ func TestPublishRefusedBatch(t *testing.T) {
 	}
 }
 
+// A record with too large a key does not take others with it.
+func TestPublishLargeKey(t *testing.T) {
+	b := openDir(t, t.TempDir())
+	create(t, b, "t", 1)
+	records := make([]stream.Record, 40)
+	for i := range records {
+		records[i] = stream.Record{Topic: "t", Key: make([]byte, 48_000)}
+	}
+	records[7].Key = make([]byte, 49_100)
+	err := b.Publish(t.Context(), records...)
+	var failed *stream.BatchError
+	if !errors.As(err, &failed) || len(failed.Errs) != 1 || !errors.Is(failed.Errs[7], stream.ErrTooLarge) {
+		t.Errorf("publish: %v, want ErrTooLarge for record 7 alone", err)
+	}
+	read(t, open(t, b, stream.Subscription{Topic: "t", Group: "g"}), 39)
+}
+
 func TestUnreachable(t *testing.T) {
 	// A port that nobody listens on, and one that nobody answers on.
 	closed, err := net.Listen("tcp", "127.0.0.1:0")

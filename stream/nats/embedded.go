@@ -90,9 +90,9 @@ func writeFile(dir, name string, content []byte) error {
 		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return err
+	return nil
 }
 
 // OpenDir connects to the server of a folder. If no process serves it, this one
@@ -169,8 +169,7 @@ func lockDir(dir string) (lock *os.File, holder string, err error) {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
-		f.Close()
-		return nil, "", err
+		return nil, "", errors.Join(err, f.Close())
 	}
 	return f, "", nil
 }
@@ -284,8 +283,7 @@ func serve(ctx context.Context, dir string, lock *os.File, o Options) (b *Broker
 	}
 	s.file = ServerFile{URL: s.nats.ClientURL(), Token: token}
 	if err := writeServerFile(dir, s.file); err != nil {
-		b.Close()
-		return nil, folderError(dir, err)
+		return nil, errors.Join(folderError(dir, err), b.Close())
 	}
 	b.server, b.dir = s, dir
 	return b, nil

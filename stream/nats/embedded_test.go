@@ -93,8 +93,8 @@ func helper(t *testing.T, what, dir string) (*exec.Cmd, *bufio.Scanner) {
 }
 
 func kill(cmd *exec.Cmd) {
-	cmd.Process.Kill() // SIGKILL
-	cmd.Wait()
+	_ = cmd.Process.Kill() // SIGKILL, unless it is dead already
+	_ = cmd.Wait()         // says that it was killed
 }
 
 func openDir(t testing.TB, dir string) *Broker {
@@ -293,7 +293,7 @@ func TestOpenDirErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			if is == ErrInUse {
+			if errors.Is(is, ErrInUse) {
 				cancel() // wait no longer
 			}
 			defer cancel()

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux || darwin
 
 package nats
 
@@ -24,5 +24,5 @@ func flock(f *os.File) error {
 func freeBytes(dir string) (uint64, error) {
 	var fs syscall.Statfs_t
 	err := syscall.Statfs(dir, &fs)
-	return uint64(fs.Bavail) * uint64(fs.Bsize), err
+	return fs.Bavail * uint64(fs.Bsize), err
 }

@@ -471,12 +471,10 @@ func (p *partition) fill() error {
 	if p.reader == p.consumer {
 		r.Group, r.Pin = priorityGroup, pin
 	}
-	n, err := p.request(p.reader, r)
-	if err != nil {
-		return nil // the connection is lost, which hold notices
+	if n, err := p.request(p.reader, r); err == nil {
+		p.open = append(p.open, request{number: n, left: room, deadline: now.Add(pullFor + grace)})
 	}
-	p.open = append(p.open, request{number: n, left: room, deadline: now.Add(pullFor + grace)})
-	return nil
+	return nil // a lost connection is noticed by hold
 }
 
 // pullBytes is how much a request may bring: the largest message, at least.

@@ -37,6 +37,8 @@ const (
 	// maxBatchBytes keeps what one batch holds in memory, here and in the
 	// server, far below what a connection may have pending (64 MiB).
 	maxBatchBytes = 8 << 20
+	// maxHeaderBytes is what JetStream admits of headers.
+	maxHeaderBytes = 1<<16 - 1
 	// batchAttempts bounds how often a batch is sent that the server refused
 	// to begin.
 	batchAttempts = 5
@@ -136,6 +138,9 @@ func (b *Broker) message(t *topic, r stream.Record) (*nats.Msg, error) {
 	m := encode(r, t.subjects[p])
 	// Room for the headers of a batch.
 	size := messageSize(m) + 128
+	if n := size - len(m.Data); n > maxHeaderBytes {
+		return nil, fmt.Errorf("%w: its key and headers have %d bytes in base64, the limit of NATS is %d", stream.ErrTooLarge, n, maxHeaderBytes)
+	}
 	if limit := b.nc.MaxPayload(); int64(size) > limit {
 		return nil, fmt.Errorf("%w: with its key and headers it has %d bytes, the server's max_payload is %d", stream.ErrTooLarge, size, limit)
 	}
@@ -250,12 +255,11 @@ func (c *committer) run() {
 	// Stale answers are read and dropped before the next is waited for, so a
 	// few places suffice.
 	c.inbox, c.answers = c.b.nc.NewInbox(), make(chan *nats.Msg, 64)
-	sub, err := c.b.nc.ChanSubscribe(c.inbox+".*", c.answers)
-	if err != nil {
+	// The subscription ends with the connection.
+	if _, err := c.b.nc.ChanSubscribe(c.inbox+".*", c.answers); err != nil {
 		c.refuse(c.b.explain(c.b.ctx, err))
 		return
 	}
-	defer sub.Unsubscribe()
 	var queue []*job
 	for {
 		if len(queue) == 0 {
@@ -338,7 +342,7 @@ func (c *committer) commit(queue []*job) []*job {
 		switch {
 		case i >= 0:
 			c.b.forget(t.name)
-			j.finish(fmt.Errorf("not sent, because an earlier record failed: %v", j.errs[i]))
+			j.finish(errors.New("not sent, because an earlier record failed: " + j.errs[i].Error()))
 		case j.sent == len(j.messages):
 			j.finish(nil)
 		}
