@@ -287,7 +287,8 @@ func (p *partition) noConsumer() error {
 // hears of its loss, and after that the server may pin another member.
 func (p *partition) release(why error) {
 	s := p.src
-	if p.inboxSub != nil {
+	asked := p.inboxSub != nil
+	if asked {
 		if err := p.inboxSub.Unsubscribe(); err != nil {
 			s.b.options.Logger.Debug("unsubscribe", "error", err)
 		}
@@ -303,12 +304,12 @@ func (p *partition) release(why error) {
 	s.mu.Unlock()
 	pinned, assigned := p.pinned, p.assigned
 	p.pinned, p.assigned = false, false
-	if !pinned {
-		return
-	}
 	// The source's own context may have ended, which is why this is due.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), connectTimeout)
 	defer cancel()
+	if !pinned && (!asked || !p.withdraw(ctx)) {
+		return
+	}
 	if assigned {
 		s.ownerMu.Lock()
 		err := s.sub.Owner.Lost(ctx, []stream.Partition{p.id})
@@ -339,6 +340,24 @@ func (p *partition) release(why error) {
 	if err != nil {
 		s.b.options.Logger.Debug("the next holder has to wait for the end of the lease", "topic", s.topic.name, "partition", p.id.Number, "error", err)
 	}
+}
+
+// withdraw takes back the request of a claim, whose inbox is gone: at the next
+// message the server (2.15.2) would pin it before it sees that nobody listens,
+// and the partition would lie still until the lease is over. It drops such
+// requests when it counts those that wait. withdraw reports whether the request
+// was answered with a pin, just before.
+func (p *partition) withdraw(ctx context.Context) (pinned bool) {
+	s := p.src
+	c, err := s.b.js.Consumer(ctx, s.topic.stream, p.consumer)
+	if err != nil {
+		return false
+	}
+	for len(p.in) > 0 {
+		pin := (<-p.in).Header.Get(pinHeader)
+		pinned = pinned || pin != "" && isPinned(c.CachedInfo(), pin)
+	}
+	return pinned
 }
 
 // hold reads the partition until it is lost or handed on, and says why.
