@@ -232,8 +232,10 @@ type message struct {
 type batch struct {
 	p        *partition
 	messages []message
-	once     sync.Once
 	fenced   bool // guarded by source.mu
+
+	settling sync.Mutex
+	settled  bool
 }
 
 // settle is the batch's stream.AckFunc.
@@ -246,8 +248,13 @@ func (b *batch) settle(ctx context.Context, cause error) error {
 			}
 		}
 	}
-	var err error
-	b.once.Do(func() { err = b.settleOnce(ctx, cause, failed) })
+	b.settling.Lock()
+	defer b.settling.Unlock()
+	if b.settled {
+		return nil
+	}
+	err := b.settleOnce(ctx, cause, failed)
+	b.settled = err == nil
 	return err
 }
 
@@ -281,11 +288,13 @@ func (b *batch) settleOnce(ctx context.Context, cause error, failed *stream.Batc
 	s.mu.Unlock()
 	// The batch stays held, and so from being delivered again, until the
 	// server has its acks.
-	err := b.p.acknowledge(ctx, b.messages, again)
+	if err := b.p.acknowledge(ctx, b.messages, again); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	b.p.forget(b)
 	s.mu.Unlock()
-	return err
+	return nil
 }
 
 // acknowledge sends an ack for each message, or a nack for those that shall
