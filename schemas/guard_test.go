@@ -28,7 +28,8 @@ func TestDecodeGuards(t *testing.T) {
 	f(gives(nil), 4<<20+1, Limits{}, "decode AVRO: expected at most 4194304 bytes, found 4194305")
 	f(func([]byte) (any, error) { panic("cannot convert nil to map key") }, 3, Limits{},
 		"decode AVRO: the decoder panicked on these 3 bytes: cannot convert nil to map key")
-	f(func([]byte) (any, error) { var m map[string]int; m["a"] = 1; return nil, nil }, 3, Limits{},
+	var unmade map[string]int
+	f(func([]byte) (any, error) { unmade["a"] = 1; return nil, nil }, 3, Limits{},
 		"decode AVRO: the decoder panicked on these 3 bytes: assignment to entry in nil map")
 	f(gives("a\xff"), 1, Limits{}, `decode AVRO: at "": expected UTF-8 text, found 2 bytes that are not UTF-8, beginning "a\xff"`)
 	f(gives(map[string]any{"a/b": []any{"x", "\xff"}}), 1, Limits{},

@@ -223,12 +223,12 @@ type benchProduceCmd struct {
 
 // Run prints a row for structs and one for maps, each also against bytes that
 // were encoded before.
-func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) error {
+func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) (err error) {
 	b, err := openBench(ctx, t, c.Broker)
 	if err != nil {
 		return err
 	}
-	defer b.close()
+	defer func() { err = errors.Join(err, b.close()) }()
 	data := b.data
 	settings, err := b.sweep(ctx, c.Records)
 	if err != nil {
@@ -280,12 +280,12 @@ type benchConsumeCmd struct {
 }
 
 // Run prints a row for reading and decoding.
-func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) error {
+func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) (err error) {
 	b, err := openBench(ctx, t, c.Broker)
 	if err != nil {
 		return err
 	}
-	defer b.close()
+	defer func() { err = errors.Join(err, b.close()) }()
 	data := b.data
 	fill := b.rawProduce(c.Records, data.record)
 	if _, err := fill(ctx); err != nil {
@@ -380,17 +380,16 @@ func openBench(ctx context.Context, t *terminal, url string) (*bench, error) {
 		}
 	}
 	if err != nil {
-		broker.Close()
-		return nil, err
+		return nil, errors.Join(err, broker.Close())
 	}
 	return b, nil
 }
 
-func (b *bench) close() {
+func (b *bench) close() error {
 	if b.conn != nil {
 		b.conn.Close()
 	}
-	b.broker.Close()
+	return b.broker.Close()
 }
 
 // sweep tries the raw client's settings on encoded records, keeps the fastest,

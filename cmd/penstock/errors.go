@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
+	"penstock/consumers/sinks/postgres"
 	"penstock/registry/client"
 	"penstock/stream"
 )
@@ -56,13 +58,16 @@ func withHint(err error, format string, args ...any) error {
 // sentence is what the user reads about err, on one line.
 func sentence(err error) string {
 	if h := (hinted{}); errors.As(err, &h) {
-		return err.Error() + "; " + h.hint
+		return oneLine(err) + "; " + h.hint
 	}
 	if errors.Is(err, context.Canceled) {
 		return "interrupted"
 	}
-	return err.Error()
+	return oneLine(err)
 }
+
+// oneLine is the text of err, which may join several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // exitCode is the one place that maps errors to exit codes.
 func exitCode(err error) int {
@@ -78,7 +83,7 @@ func exitCode(err error) int {
 		return exitNo
 	case errors.As(err, &parse), errors.As(err, &usage):
 		return exitUsage
-	case errors.Is(err, stream.ErrUnreachable), errors.Is(err, client.ErrUnreachable):
+	case errors.Is(err, stream.ErrUnreachable), errors.Is(err, client.ErrUnreachable), errors.Is(err, postgres.ErrUnreachable):
 		return exitUnreachable
 	default:
 		return exitFailed

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -41,16 +42,11 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	s, err := serve("registry", c.Listen, reg.handler(), t.log)
 	if err != nil {
-		reg.close()
-		return err
+		return errors.Join(err, reg.close())
 	}
 	t.notef("registry at %s, kept in %s\n", s.url, c.Store)
 	<-ctx.Done()
-	err = s.stop()
-	if closing := reg.close(); err == nil {
-		err = closing
-	}
-	return err
+	return errors.Join(s.stop(), reg.close())
 }
 
 // store is a registry and the end of its log.
@@ -81,8 +77,7 @@ func openStore(ctx context.Context, where string, log *slog.Logger) (*store, err
 	}
 	r, err := registry.New(ctx, l, formats(), compat.Checker{}, registry.Options{Logger: log})
 	if err != nil {
-		finish()
-		return nil, fmt.Errorf("open the registry kept in %s: %w", where, err)
+		return nil, errors.Join(fmt.Errorf("open the registry kept in %s: %w", where, err), finish())
 	}
 	return &store{r, func() error {
 		r.Close()

@@ -54,8 +54,7 @@ func (s *server) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
 	if err := s.http.Shutdown(ctx); err != nil {
-		s.http.Close()
-		return fmt.Errorf("stop the %s: %w", s.name, err)
+		return errors.Join(fmt.Errorf("stop the %s: %w", s.name, err), s.http.Close())
 	}
 	if err := <-s.done; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the %s: %w", s.name, err)

@@ -67,7 +67,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 	s := &stack{}
 	defer func() {
 		if err != nil {
-			s.stop()
+			err = errors.Join(err, s.stop())
 		}
 	}()
 	s.broker, err = openBroker(ctx, c.broker, c.log)
