@@ -43,9 +43,9 @@ var exactlyOnce = func() tests.Features {
 	return f
 }()
 
-// short says whether a suite runs with fewer messages: always, but in make
-// check, which has the real servers.
-func short(env string) bool { return testing.Short() || os.Getenv(env) == "" }
+// short says whether a suite that needs no server runs with fewer messages:
+// always, but in make check, which has the real servers.
+func short(env string) bool { return os.Getenv(env) == "" }
 
 func TestOnMemory(t *testing.T) {
 	universal(t, memory.New(), exactlyOnce)
@@ -57,7 +57,10 @@ func TestOnEmbeddedJetStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	onJetStream(t, b, short(servertest.NATSEnv))
+	for name, f := range map[string]tests.Features{"at least once": ordered, "exactly once": exactlyOnce} {
+		f.ForceShort = short(servertest.NATSEnv)
+		t.Run(name, func(t *testing.T) { universal(t, b, f) })
+	}
 }
 
 func TestOnNATS(t *testing.T) {
@@ -66,14 +69,7 @@ func TestOnNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	onJetStream(t, b, testing.Short())
-}
-
-func onJetStream(t *testing.T, b stream.Broker, short bool) {
-	for name, f := range map[string]tests.Features{"at least once": ordered, "exactly once": exactlyOnce} {
-		f.ForceShort = short
-		t.Run(name, func(t *testing.T) { universal(t, b, f) })
-	}
+	universal(t, b, ordered)
 }
 
 func TestOnKfake(t *testing.T) {
@@ -86,7 +82,7 @@ func TestOnKfake(t *testing.T) {
 }
 
 func TestOnKafka(t *testing.T) {
-	onKafka(t, strings.Split(servertest.Kafka(t), ","), testing.Short())
+	onKafka(t, strings.Split(servertest.Kafka(t), ","), false)
 }
 
 func onKafka(t *testing.T, seeds []string, short bool) {
