@@ -48,7 +48,11 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	began := time.Now()
-	d := &demo{t: t, dir: dir, broker: c.Broker, store: "file:" + filepath.Join(dir, "registry")}
+	story := t
+	if c.json() {
+		story = t.aside()
+	}
+	d := &demo{t: story, dir: dir, broker: c.Broker, store: "file:" + filepath.Join(dir, "registry")}
 	if c.Broker == defaultBroker {
 		home := filepath.Join(dir, "broker")
 		d.broker, d.store = "embedded:"+home, "file:"+filepath.Join(home, "registry")
@@ -72,7 +76,13 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	return d.finish(c.json(), time.Since(began))
+	if c.json() {
+		failures := d.ledger.failures()
+		return errors.Join(t.object(map[string]any{
+			"dir": d.dir, "seconds": time.Since(began).Seconds(), "counts": d.ledger.entries, "failures": failures,
+		}), doesNotAddUp(failures))
+	}
+	return d.finish(time.Since(began))
 }
 
 // play plays the scenes one after the other.
@@ -97,16 +107,10 @@ func (d *demo) play(ctx context.Context, flights int) error {
 }
 
 // finish prints the counts and what to do next.
-func (d *demo) finish(asJSON bool, took time.Duration) error {
-	failures := d.ledger.failures()
-	if asJSON {
-		return errors.Join(d.t.object(map[string]any{
-			"dir": d.dir, "seconds": took.Seconds(), "counts": d.ledger.entries, "failures": failures,
-		}), doesNotAddUp(failures))
-	}
+func (d *demo) finish(took time.Duration) error {
 	d.t.printf("\nWhat there is now, each count read back from where the data lies:\n\n")
 	d.ledger.print(d.t)
-	if err := doesNotAddUp(failures); err != nil {
+	if err := doesNotAddUp(d.ledger.failures()); err != nil {
 		return err
 	}
 	name := program()

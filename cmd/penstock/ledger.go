@@ -38,7 +38,7 @@ func (l *ledger) balance(left int, right ...int) {
 
 // failures are the sums that do not hold.
 func (l *ledger) failures() []string {
-	var out []string
+	out := []string{}
 	for _, s := range l.sums {
 		var total int64
 		for _, i := range s.right {

@@ -39,6 +39,12 @@ func newTerminal(in io.Reader, out, err io.Writer, verbose bool) *terminal {
 	return t
 }
 
+// aside is t with standard error in the place of standard output, for what
+// accompanies an answer.
+func (t *terminal) aside() *terminal {
+	return &terminal{in: t.in, out: t.err, err: t.err, log: t.log, live: t.live}
+}
+
 // printf prints to standard output.
 func (t *terminal) printf(format string, args ...any) {
 	fmt.Fprintf(barWriter{t, t.out}, format, args...)

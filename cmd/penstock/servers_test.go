@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"penstock/servertest"
+)
+
+// call runs the program in this process and wants exit code 0.
+func call(t *testing.T, args ...string) (stdout string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	if code := run(t.Context(), args, strings.NewReader(""), &out, &err); code != exitDone {
+		t.Fatalf("penstock %s: exit code %d\n%s\n%s", strings.Join(args, " "), code, out.String(), err.String())
+	}
+	return out.String()
+}
+
+// The demo plays on real servers too, and its counts add up there.
+func TestDemoOnServers(t *testing.T) {
+	for name, broker := range map[string]func(testing.TB) string{
+		"Kafka": func(t testing.TB) string { return "kafka://" + servertest.Kafka(t) },
+		"NATS":  func(t testing.TB) string { return servertest.NATS(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := call(t, "demo", "--broker", broker(t), "--dir", t.TempDir(), "-o", "json")
+			var result struct {
+				Counts   []entry
+				Failures []string
+			}
+			if err := json.Unmarshal([]byte(out), &result); err != nil {
+				t.Fatal(err)
+			}
+			if len(result.Counts) < 10 || len(result.Failures) > 0 {
+				t.Errorf("got %d counts, failures %q", len(result.Counts), result.Failures)
+			}
+		})
+	}
+}
+
+// Flights go from Kafka into PostgreSQL, once each, however often the consumer
+// runs; and the benchmarks run.
+func TestKafkaToPostgres(t *testing.T) {
+	broker, database := "kafka://"+servertest.Kafka(t), servertest.Postgres(t)
+	topic := "flights-" + strings.ToLower(filepath.Base(t.TempDir())) + "-" + strings.ReplaceAll(freeAddr(t), ":", "-")
+	reg, err := openStore(t.Context(), "memory:", newTerminal(nil, nil, new(bytes.Buffer), false).log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := serve("registry", "127.0.0.1:0", reg.handler(), newTerminal(nil, nil, new(bytes.Buffer), false).log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	call(t, "produce", topic, "--broker", broker, "--registry", server.url, "--sample", "flights", "-n", "5000")
+	store := []string{
+		"consume", "microbatch", topic, "--broker", broker, "--registry", server.url, "--group", topic,
+		"--to", database, "--table", "flights", "--until", "end", "-o", "json",
+	}
+	if out := call(t, store...); !strings.Contains(out, `"done":5000`) {
+		t.Errorf("the first run says %s, want 5000 done", out)
+	}
+	call(t, "produce", topic, "--broker", broker, "--registry", server.url, "--sample", "flights", "-n", "10")
+	if out := call(t, store...); !strings.Contains(out, `"done":10,`) {
+		t.Errorf("the second run says %s, want 10 done", out)
+	}
+	call(t, "doctor", "--broker", broker, "--registry", server.url)
+	for _, what := range []string{"produce", "consume"} {
+		out := call(t, "bench", what, "--broker", broker, "--pairs", "1", "-n", "2000", "-o", "json")
+		var row figure
+		if err := json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &row); err != nil || row.Ratio <= 0 || row.Pairs != 1 {
+			t.Errorf("bench %s: %v: %s", what, err, out)
+		}
+	}
+}
