@@ -25,11 +25,8 @@ func TestCommandsShown(t *testing.T) {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 
-	files, err := filepath.Glob("compose/*.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range append(files, "README.md") {
+	fewest := map[string]int{"README.md": 10, "compose/kafka.yaml": 3, "compose/nats.yaml": 3, "docs/benchmarks.md": 2}
+	for file, atLeast := range fewest {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -38,7 +35,7 @@ func TestCommandsShown(t *testing.T) {
 		if filepath.Ext(file) == ".yaml" {
 			commands = append(commands, configured(t, text)...)
 		}
-		if len(commands) < 3 {
+		if len(commands) < atLeast {
 			t.Errorf("%s shows %d commands, fewer than there were: does this test still see them?", file, len(commands))
 		}
 		for _, args := range commands {
