@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -173,7 +173,7 @@ func (c *tailCmd) Run(ctx context.Context, t *terminal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	finish, err := newFinishLine(ctx, broker, c.Topic, c.Until == "end", noPositions{}, cancel)
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
 		return err
 	}
 	src, err := broker.Open(ctx, stream.Subscription{Topic: c.Topic, Group: c.Group, Owner: finish})
@@ -264,148 +264,6 @@ func shorten(b []byte, n int) []byte {
 	return b
 }
 
-// noPositions starts every partition at its oldest record.
-type noPositions struct{}
-
-func (noPositions) Assigned(context.Context, []stream.Partition) (map[stream.Partition]int64, error) {
-	return nil, nil
-}
-
-func (noPositions) Lost(context.Context, []stream.Partition) error { return nil }
-
-// finishLine is an owner that watches another's positions, and calls done when
-// they have passed what the topic held at the start.
-type finishLine struct {
-	stream.Owner
-	done func()
-
-	mu    sync.Mutex
-	start map[int32]int64
-	ends  map[int32]int64 // of the partitions still to go; nil: no end
-	total int64
-}
-
-// newFinishLine reads where the topic ends now. Without stop, done is never
-// called.
-func newFinishLine(ctx context.Context, broker stream.Broker, topic string, stop bool, owner stream.Owner, done func()) (*finishLine, error) {
-	f := &finishLine{Owner: owner, done: done}
-	if !stop {
-		return f, nil
-	}
-	ranges, err := broker.Ranges(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("read topic %q: %w", topic, err)
-	}
-	f.ends, f.start = map[int32]int64{}, map[int32]int64{}
-	for _, r := range ranges {
-		if r.End > r.Start {
-			f.ends[r.Partition.Number], f.start[r.Partition.Number] = r.End, r.Start
-			f.total += max(r.Records, 0)
-		}
-	}
-	if len(f.ends) == 0 {
-		done()
-	}
-	return f, nil
-}
-
-// Assigned implements stream.Owner.
-func (f *finishLine) Assigned(ctx context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
-	positions, err := f.Owner.Assigned(ctx, partitions)
-	for p, next := range positions {
-		f.reached(p.Number, next)
-	}
-	return positions, err
-}
-
-// reached notes that a partition is done up to next.
-func (f *finishLine) reached(partition int32, next int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if end, there := f.ends[partition]; there && next >= end {
-		if delete(f.ends, partition); len(f.ends) == 0 {
-			f.done()
-		}
-	}
-}
-
-// job is what a consumer does with its batches.
-type job struct {
-	sink   consumers.Sink
-	owner  stream.Owner
-	policy *microbatch.Policy // nil: batches as they are fetched
-	// until stops the job when it is through what the topic holds now.
-	until bool
-	// deadLetters names the topic for what cannot pass.
-	topic, group string
-	hooks        consumers.Hooks
-	// patience is how often what failed for a passing reason is tried before
-	// the job fails; 0 is for ever.
-	patience int
-}
-
-// tally is what a job has done.
-type tally struct {
-	mu          sync.Mutex
-	messages    int64
-	deadLetters int64
-}
-
-// runJob reads a topic until ctx ends or the job is through.
-func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j job) error {
-	ranges, err := broker.Ranges(ctx, j.topic)
-	if err != nil {
-		return fmt.Errorf("read topic %q: %w", j.topic, err)
-	}
-	if err := broker.Create(ctx, consumers.DeadLetterTopic(j.topic, j.group), len(ranges)); err != nil {
-		return fmt.Errorf("create the dead-letter topic: %w", err)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	finish, err := newFinishLine(ctx, broker, j.topic, j.until, j.owner, func() { cancel(nil) })
-	if err != nil {
-		return err
-	}
-	sub := stream.Subscription{Topic: j.topic, Group: j.group, Owner: finish}
-	if j.policy != nil {
-		sub.HoldFor = j.policy.Linger + 10*time.Second
-	}
-	opened, err := broker.Open(ctx, sub)
-	if err != nil {
-		return fmt.Errorf("read topic %q: %w", j.topic, err)
-	}
-	src, finished := stream.Source(opened), opened.Close
-	if j.policy != nil {
-		batcher := microbatch.Batch(opened, *j.policy)
-		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
-	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, DeadLetters: broker, Hooks: j.hooks}
-	if j.policy != nil {
-		cfg.MaxRecords = j.policy.Count
-	}
-	settled := cfg.Hooks.Settled
-	cfg.Hooks.Settled = func(b consumers.Batch, took time.Duration) {
-		if settled != nil {
-			settled(b, took)
-		}
-		finish.reached(b.Partition, b.Next)
-	}
-	retry := cfg.Hooks.Retry
-	cfg.Hooks.Retry = func(what string, attempt int, wait time.Duration, err error) {
-		if retry != nil {
-			retry(what, attempt, wait, err)
-		}
-		if j.patience > 0 && attempt >= j.patience {
-			cancel(fmt.Errorf("%s, tried %d times: %w", what, attempt, err))
-		}
-	}
-	err = consumers.Run(ctx, src, j.sink, cfg)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause
-	}
-	return errors.Join(err, finished())
-}
-
 // run runs a job from the command line, and says what it did.
 func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.Broker, j job, done string) error {
 	reg, err := openRegistry(f.Registry, f.Broker)
@@ -415,20 +273,17 @@ func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.
 	defer reg.Close()
 	j.topic, j.group, j.until = f.Topic, f.Group, f.Until == "end"
 	var (
-		n   tally
+		messages, deadLetters atomic.Int64
+
 		bar = t.progress(done, 0)
 	)
 	j.hooks = consumers.Hooks{
 		Settled: func(b consumers.Batch, _ time.Duration) {
-			n.mu.Lock()
-			n.messages += int64(len(b.Messages))
-			n.mu.Unlock()
+			messages.Add(int64(len(b.Messages)))
 			bar.add(int64(len(b.Messages)))
 		},
 		DeadLetter: func(r stream.Record, why *consumers.Reason) {
-			n.mu.Lock()
-			n.deadLetters++
-			n.mu.Unlock()
+			deadLetters.Add(1)
 			t.log.Warn("set aside", "partition", r.Partition, "offset", r.Offset, "reason", why.Error())
 		},
 		Retry: func(what string, attempt int, wait time.Duration, err error) {
@@ -437,14 +292,12 @@ func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.
 	}
 	err = runJob(ctx, broker, reg, j)
 	bar.stop()
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if f.json() {
-		if err := t.object(map[string]any{"topic": f.Topic, "group": f.Group, "done": n.messages, "deadLetters": n.deadLetters}); err != nil {
+		if err := t.object(map[string]any{"topic": f.Topic, "group": f.Group, "done": messages.Load(), "deadLetters": deadLetters.Load()}); err != nil {
 			return err
 		}
 	} else {
-		t.printf("%s %s, %s set aside in %s\n", count(n.messages), done, count(n.deadLetters), consumers.DeadLetterTopic(f.Topic, f.Group))
+		t.printf("%s %s, %s set aside in %s\n", count(messages.Load()), done, count(deadLetters.Load()), consumers.DeadLetterTopic(f.Topic, f.Group))
 	}
 	return err
 }

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"penstock/consumers"
+	"penstock/consumers/microbatch"
+	"penstock/stream"
+)
+
+// noPositions starts every partition at its oldest record.
+type noPositions struct{}
+
+func (noPositions) Assigned(context.Context, []stream.Partition) (map[stream.Partition]int64, error) {
+	return nil, nil
+}
+
+func (noPositions) Lost(context.Context, []stream.Partition) error { return nil }
+
+// finishLine is an owner that watches another's positions, and calls done when
+// they have passed what the topic held at the start.
+type finishLine struct {
+	stream.Owner
+	done func()
+
+	mu   sync.Mutex
+	ends map[int32]int64 // of the partitions still to go
+}
+
+// newFinishLine reads where the topic ends now. Without stop, done is never
+// called; for a topic that holds nothing it is called at once.
+func newFinishLine(ctx context.Context, broker stream.Broker, topic string, stop bool, owner stream.Owner, done func()) (*finishLine, error) {
+	f := &finishLine{Owner: owner, done: done}
+	if !stop {
+		return f, nil
+	}
+	ranges, err := broker.Ranges(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("read topic %q: %w", topic, err)
+	}
+	f.ends = map[int32]int64{}
+	for _, r := range ranges {
+		if r.End > r.Start {
+			f.ends[r.Partition.Number] = r.End
+		}
+	}
+	if len(f.ends) == 0 {
+		done()
+	}
+	return f, nil
+}
+
+// Assigned implements stream.Owner.
+func (f *finishLine) Assigned(ctx context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
+	positions, err := f.Owner.Assigned(ctx, partitions)
+	for p, next := range positions {
+		f.reached(p.Number, next)
+	}
+	return positions, err
+}
+
+// reached notes that a partition is done up to next.
+func (f *finishLine) reached(partition int32, next int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if end, there := f.ends[partition]; there && next >= end {
+		if delete(f.ends, partition); len(f.ends) == 0 {
+			f.done()
+		}
+	}
+}
+
+// job is what a consumer does with its batches.
+type job struct {
+	sink   consumers.Sink
+	owner  stream.Owner
+	policy *microbatch.Policy // nil: batches as they are fetched
+	// until stops the job when it is through what the topic holds now.
+	until        bool
+	topic, group string
+	hooks        consumers.Hooks
+	// patience is how often what failed for a passing reason is tried before
+	// the job fails; 0 is for ever.
+	patience int
+}
+
+// runJob reads a topic until ctx ends or the job is through.
+func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j job) error {
+	ranges, err := broker.Ranges(ctx, j.topic)
+	if err != nil {
+		return fmt.Errorf("read topic %q: %w", j.topic, err)
+	}
+	if err := broker.Create(ctx, consumers.DeadLetterTopic(j.topic, j.group), len(ranges)); err != nil {
+		return fmt.Errorf("create the dead-letter topic: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	finish, err := newFinishLine(ctx, broker, j.topic, j.until, j.owner, func() { cancel(nil) })
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	sub := stream.Subscription{Topic: j.topic, Group: j.group, Owner: finish}
+	if j.policy != nil {
+		sub.HoldFor = j.policy.Linger + 10*time.Second
+	}
+	opened, err := broker.Open(ctx, sub)
+	if err != nil {
+		return fmt.Errorf("read topic %q: %w", j.topic, err)
+	}
+	src, finished := stream.Source(opened), opened.Close
+	if j.policy != nil {
+		batcher := microbatch.Batch(opened, *j.policy)
+		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
+	}
+	cfg := consumers.Config{Group: j.group, Registry: reg, DeadLetters: broker, Hooks: j.hooks}
+	if j.policy != nil {
+		cfg.MaxRecords = j.policy.Count
+	}
+	settled := cfg.Hooks.Settled
+	cfg.Hooks.Settled = func(b consumers.Batch, took time.Duration) {
+		if settled != nil {
+			settled(b, took)
+		}
+		finish.reached(b.Partition, b.Next)
+	}
+	retry := cfg.Hooks.Retry
+	cfg.Hooks.Retry = func(what string, attempt int, wait time.Duration, err error) {
+		if retry != nil {
+			retry(what, attempt, wait, err)
+		}
+		if j.patience > 0 && attempt >= j.patience {
+			cancel(fmt.Errorf("%s, tried %d times: %w", what, attempt, err))
+		}
+	}
+	err = consumers.Run(ctx, src, j.sink, cfg)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return errors.Join(err, finished())
+}
