@@ -118,7 +118,11 @@ func (d *demo) finish(took time.Duration) error {
 	d.t.printf("\nTry next, the same to stay:\n  %s up\n", name)
 	d.t.printf("and in another terminal:\n  %s produce flights --sample flights -n 1000\n", name)
 	d.t.printf("  %s consume microbatch flights --to sqlite:flights.db\n", name)
-	d.t.printf("or look at what the demo made:\n  %s up --broker %s --store %s\n", name, d.broker, d.store)
+	again := name + " up --broker " + d.broker
+	if _, embedded := embeddedDir(d.broker); !embedded {
+		again += " --store " + d.store // beside an embedded broker it is found
+	}
+	d.t.printf("or look at what the demo made:\n  %s\n", again)
 	d.t.printf("  %s consume tail %s --broker %s --until end\n", name, d.topic("flights"), d.broker)
 	return nil
 }
