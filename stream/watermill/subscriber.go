@@ -254,6 +254,12 @@ func (s *subscription) offer(r stream.Record) (acked bool, err error) {
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
+	return outcome(ctx, m)
+}
+
+// outcome waits until m is acked or nacked, or returns why ctx ended first. An
+// ack from before that end counts, whoever notices it when.
+func outcome(ctx context.Context, m *message.Message) (acked bool, err error) {
 	select {
 	case <-m.Acked():
 		return true, nil
