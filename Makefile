@@ -38,9 +38,11 @@ build:
 test:
 	go test -short ./...
 
-# Every test, on real servers, under the race detector.
+# Every test, on real servers, under the race detector, but for the one that
+# cannot run under it.
 race:
 	$(SERVERS) env CGO_ENABLED=1 go run ./servertest/noskip -race ./...
+	$(SERVERS) go run ./servertest/noskip -run '^TestReconnect' ./stream/watermill
 
 # Every seeded defect must make its test fail.
 mutants:
