@@ -22,11 +22,11 @@ import (
 // was acknowledged may be missing from the log, and the rows, in a table without
 // a unique key, must be the log's records, each once.
 func TestKill(t *testing.T) {
-	kills := 10
+	kills, limit := 10, 4*time.Minute
 	if testing.Short() {
-		kills = 3
+		kills, limit = 3, time.Minute
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
 	if err := os.WriteFile(filepath.Join(c.dir, "event.avsc"), []byte(`{"type":"record","name":"Event","fields":[{"name":"id","type":"string"}]}`), 0o600); err != nil {

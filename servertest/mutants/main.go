@@ -211,6 +211,10 @@ func work(ctx context.Context, root, tree string, files []string, queue <-chan [
 	return nil
 }
 
+// attempts is how often a test may try to find a defect: some draw their cases
+// at random, and not every draw meets it.
+const attempts = 3
+
 // judge applies m, runs its command and takes m out again. An error means that
 // the tree could not be brought back.
 func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (verdict, error) {
@@ -222,6 +226,9 @@ func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (ver
 		return verdict{mutant: m, text: "DOES NOT APPLY", output: err.Error()}, nil //nolint:nilerr // it is the verdict
 	}
 	r := test(ctx, tree, m.test, limit)
+	for again := 1; r.passed && again < attempts; again++ {
+		r = test(ctx, tree, m.test, limit)
+	}
 	if err := restore(); err != nil {
 		return verdict{}, fmt.Errorf("take it out again: %w", err)
 	}
