@@ -455,6 +455,7 @@ func play(t *testing.T, policy microbatch.Policy, s *source, b *microbatch.Batch
 	}
 	// check compares what the source was told with what was said.
 	check := func() string {
+		synctest.Wait() // until the batcher has read what it has room for
 		for _, f := range s.fetched {
 			all := true
 			want := map[int]error{}
@@ -540,6 +541,7 @@ func play(t *testing.T, policy microbatch.Policy, s *source, b *microbatch.Batch
 			return "an ack failed"
 		}
 	}
+	synctest.Wait()
 	for _, f := range s.fetched {
 		if f.acks != 1 {
 			return fmt.Sprintf("a fetch was settled %d times", f.acks)
