@@ -55,7 +55,7 @@ func (s *fakeSchema) Canonical() string  { return s.text }
 // fakeChecker knows the rules of AVRO alone.
 type fakeChecker struct{}
 
-func (fakeChecker) Check(reader, writer schemas.Schema, d registry.Direction) ([]registry.Finding, error) {
+func (fakeChecker) Check(reader, writer schemas.Schema, d registry.Direction, _ registry.Policy) ([]registry.Finding, error) {
 	if reader.Type() != schemas.Avro {
 		return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
 	}

@@ -37,8 +37,8 @@ var mediaTypes = []string{
 // Errors are {"error_code", "message"}, and nothing else unless the findings
 // were asked for (see FindingsMediaType). What went wrong inside is logged, not
 // told.
-func Handler(r *Registry) http.Handler {
-	h := &handler{r: r, mux: http.NewServeMux()}
+func Handler(r *Registry, o HandlerOptions) http.Handler {
+	h := &handler{r: r, options: o, mux: http.NewServeMux()}
 	for pattern, serve := range map[string]endpoint{
 		"GET /{$}":  h.root,
 		"POST /{$}": h.root,
@@ -95,8 +95,9 @@ type endpoint func(q *query) (any, error)
 type raw string
 
 type handler struct {
-	r   *Registry
-	mux *http.ServeMux
+	r       *Registry
+	options HandlerOptions
+	mux     *http.ServeMux
 }
 
 // ServeHTTP routes a request, and puts what the mux says itself (no such page,

@@ -22,7 +22,7 @@ type session struct {
 }
 
 func serve(t *testing.T) *session {
-	server := httptest.NewServer(registry.Handler(fresh(t)))
+	server := httptest.NewServer(registry.Handler(fresh(t), registry.HandlerOptions{}))
 	t.Cleanup(server.Close)
 	return &session{T: t, server: server}
 }

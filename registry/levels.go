@@ -61,8 +61,16 @@ type Checker interface {
 	// finding has SeverityError. d says which of the two is the new schema, for
 	// the words and the fixes: in direction Backward it is reader. The two are
 	// of one language; the error wraps ErrNoRules if there are no rules for
-	// it. Check may be called concurrently.
-	Check(reader, writer schemas.Schema, d Direction) ([]Finding, error)
+	// it. An empty policy is PolicyStrict. Check may be called concurrently.
+	Check(reader, writer schemas.Schema, d Direction, p Policy) ([]Finding, error)
+}
+
+// Locator is a Checker that finds the place of a finding in a schema's text.
+type Locator interface {
+	// Locate returns where in text, a schema of type t, the path of a finding
+	// lies, or nil where it is not there. A path that ends in what the text
+	// leaves out is at the nearest place above it.
+	Locate(t schemas.Type, text, path string) *Position
 }
 
 // Registered is a version to compare a new schema with.
@@ -75,7 +83,7 @@ type Registered struct {
 // first, and returns the findings of each, every version included. versions
 // are in ascending order. A language without rules is incompatible with what
 // is not the same text, and then the error wraps ErrNoRules.
-func CheckLevel(c Checker, level Level, candidate schemas.Schema, versions []Registered) ([]Finding, error) {
+func CheckLevel(c Checker, level Level, policy Policy, candidate schemas.Schema, versions []Registered) ([]Finding, error) {
 	rule := levels[level]
 	if len(rule.directions) == 0 || len(versions) == 0 {
 		return nil, nil
@@ -99,7 +107,7 @@ func CheckLevel(c Checker, level Level, candidate schemas.Schema, versions []Reg
 			if d == Forward {
 				reader, writer = writer, reader
 			}
-			found, err := c.Check(reader, writer, d)
+			found, err := c.Check(reader, writer, d, policy)
 			if errors.Is(err, ErrNoRules) && reader.Canonical() == writer.Canonical() {
 				continue
 			}

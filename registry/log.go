@@ -37,3 +37,28 @@ type Log interface {
 	// called concurrently, with Append too.
 	Replay(ctx context.Context, from uint64, fn func(Event) error) error
 }
+
+// SharedLog is a Log that other processes append to as well. A registry over
+// one reads up to its end before it answers from memory.
+type SharedLog interface {
+	Log
+	// End returns the position where the log ended at some moment after End was
+	// called: everything that was acknowledged before the call lies before it.
+	End(ctx context.Context) (uint64, error)
+}
+
+// NotWriterError is returned by Log.Append, and nothing is stored, where one
+// process writes at a time and this is not the one.
+type NotWriterError struct {
+	// Writer is the base URL of the registry that writes now, empty while
+	// nobody knows.
+	Writer string
+}
+
+// Error says who writes.
+func (e *NotWriterError) Error() string {
+	if e.Writer == "" {
+		return "no node writes to the registry's log at the moment"
+	}
+	return "the registry at " + e.Writer + " writes to the log, this one does not"
+}

@@ -268,7 +268,7 @@ func (r *Registry) compare(c *candidate, against comparison) verdict {
 		}
 		registered[i] = Registered{old.number, s}
 	}
-	v.findings, v.err = CheckLevel(r.checker, against.level, c.schema, registered)
+	v.findings, v.err = CheckLevel(r.checker, against.level, PolicyStrict, c.schema, registered)
 	return v
 }
 

@@ -255,7 +255,7 @@ func TestEnds(t *testing.T) {
 		t.Errorf("a write after Close: %v, want CodeStore", err)
 	}
 	h := httptest.NewRecorder()
-	registry.Handler(r).ServeHTTP(h, httptest.NewRequestWithContext(t.Context(), "GET", "/readyz", nil))
+	registry.Handler(r, registry.HandlerOptions{}).ServeHTTP(h, httptest.NewRequestWithContext(t.Context(), "GET", "/readyz", nil))
 	if h.Code != 503 {
 		t.Errorf("/readyz after Close: %d, want 503", h.Code)
 	}
@@ -341,7 +341,7 @@ func TestLevels(t *testing.T) {
 		for i, words := range versions {
 			old = append(old, registry.Registered{Version: i + 1, Schema: parsed(t, words)})
 		}
-		found, err := registry.CheckLevel(fakeChecker{}, level, parsed(t, "-c"), old)
+		found, err := registry.CheckLevel(fakeChecker{}, level, registry.PolicyStrict, parsed(t, "-c"), old)
 		if err != nil {
 			t.Fatal(err)
 		}

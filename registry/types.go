@@ -138,4 +138,28 @@ type Finding struct {
 	Fix string `json:"fix,omitempty"`
 	// Version is the registered version compared with. Registry sets it.
 	Version int `json:"version,omitempty"`
+	// ReaderAt and WriterAt are where the paths lie in the texts of the two
+	// schemas, nil where that is not known. The texts are the canonical ones
+	// unless who shows the finding has located it in others.
+	ReaderAt *Position `json:"readerAt,omitempty"`
+	WriterAt *Position `json:"writerAt,omitempty"`
 }
+
+// Position is a place in a text, counted from 1; columns count characters.
+type Position struct {
+	Line   int `json:"line"`
+	Column int `json:"column"`
+}
+
+// Policy says how strict the comparison of schemas is, where a language knows
+// more than one way.
+type Policy string
+
+// The policies.
+const (
+	// PolicyStrict is the default.
+	PolicyStrict Policy = "STRICT"
+	// PolicyLenient lets JSON Schemas change what their content models leave
+	// open; the other languages know no difference.
+	PolicyLenient Policy = "LENIENT"
+)

@@ -55,7 +55,7 @@ type store struct {
 	close    func() error
 }
 
-func (s *store) handler() http.Handler { return registry.Handler(s.registry) }
+func (s *store) handler() http.Handler { return registry.Handler(s.registry, registry.HandlerOptions{}) }
 
 // openStore opens the registry whose log lies where the URL says.
 func openStore(ctx context.Context, where string, log *slog.Logger) (*store, error) {

@@ -52,7 +52,7 @@ func (s *fakeSchema) Canonical() string  { return s.text }
 
 type fakeChecker struct{}
 
-func (fakeChecker) Check(reader, _ schemas.Schema, _ registry.Direction) ([]registry.Finding, error) {
+func (fakeChecker) Check(reader, _ schemas.Schema, _ registry.Direction, _ registry.Policy) ([]registry.Finding, error) {
 	if !strings.HasPrefix(reader.Canonical(), "narrow") {
 		return nil, nil
 	}
@@ -74,7 +74,7 @@ func serve(t testing.TB, gate func(w http.ResponseWriter, req *http.Request) boo
 	}
 	t.Cleanup(r.Close)
 	requests := new(atomic.Int64)
-	h := registry.Handler(r)
+	h := registry.Handler(r, registry.HandlerOptions{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		requests.Add(1)
 		if gate == nil || gate(w, req) {

@@ -54,8 +54,8 @@ func TestAvroRules(t *testing.T) {
 				return string(raw)
 			}
 			before, after := parse(t, read("old.avsc")), parse(t, read("new.avsc"))
-			backward, err1 := compat.Checker{}.Check(after, before, registry.Backward)
-			forward, err2 := compat.Checker{}.Check(before, after, registry.Forward)
+			backward, err1 := compat.Checker{}.Check(after, before, registry.Backward, registry.PolicyStrict)
+			forward, err2 := compat.Checker{}.Check(before, after, registry.Forward, registry.PolicyStrict)
 			if err := errors.Join(err1, err2); err != nil {
 				t.Fatal(err)
 			}
@@ -89,13 +89,13 @@ func TestLanguages(t *testing.T) {
 	a := parse(t, `"int"`)
 	for _, typ := range []schemas.Type{schemas.JSON, schemas.Protobuf} {
 		other := typed{a, typ}
-		if _, err := (compat.Checker{}).Check(other, other, registry.Backward); !errors.Is(err, registry.ErrNoRules) {
+		if _, err := (compat.Checker{}).Check(other, other, registry.Backward, registry.PolicyStrict); !errors.Is(err, registry.ErrNoRules) {
 			t.Errorf("%s: got %v, want ErrNoRules", typ, err)
 		}
 		if rules := compat.Rules(typ); rules != nil {
 			t.Errorf("%s has rules: %v", typ, rules)
 		}
-		if _, err := (compat.Checker{}).Check(a, other, registry.Backward); err == nil || errors.Is(err, registry.ErrNoRules) {
+		if _, err := (compat.Checker{}).Check(a, other, registry.Backward, registry.PolicyStrict); err == nil || errors.Is(err, registry.ErrNoRules) {
 			t.Errorf("AVRO against %s: got %v", typ, err)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 type Checker struct{}
 
 // Check implements registry.Checker.
-func (Checker) Check(reader, writer schemas.Schema, d registry.Direction) ([]registry.Finding, error) {
+func (Checker) Check(reader, writer schemas.Schema, d registry.Direction, _ registry.Policy) ([]registry.Finding, error) {
 	if reader.Type() != writer.Type() {
 		return nil, fmt.Errorf("compare %s with %s: expected one language", reader.Type(), writer.Type())
 	}

@@ -284,7 +284,7 @@ func TestOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		writer, reader := pair(t)
 		their := avro.CheckCompatibility(avro.MustParse(writer), avro.MustParse(reader))
-		found, err := compat.Checker{}.Check(parse(t, reader), parse(t, writer), registry.Backward)
+		found, err := compat.Checker{}.Check(parse(t, reader), parse(t, writer), registry.Backward, registry.PolicyStrict)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +304,7 @@ func TestOracle(t *testing.T) {
 func TestCompatibleIsReadable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		writer, reader := pair(t)
-		found, err := compat.Checker{}.Check(parse(t, reader), parse(t, writer), registry.Backward)
+		found, err := compat.Checker{}.Check(parse(t, reader), parse(t, writer), registry.Backward, registry.PolicyStrict)
 		if err != nil {
 			t.Fatal(err)
 		}

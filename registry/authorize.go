@@ -1,0 +1,49 @@
+package registry
+
+import "context"
+
+// Operation is a kind of thing that a request does, as permissions tell them
+// apart.
+type Operation string
+
+// The operations.
+const (
+	// OpRead reads schemas, versions, configuration and modes, and looks
+	// schemas up.
+	OpRead Operation = "read"
+	// OpWrite registers schemas, and tags and associates them.
+	OpWrite Operation = "write"
+	// OpDelete deletes versions and subjects, and brings them back.
+	OpDelete Operation = "delete"
+	// OpCheck checks compatibility without registering.
+	OpCheck Operation = "compatibility"
+	// OpAdmin sets configuration and modes, deletes contexts, and runs
+	// exporters.
+	OpAdmin Operation = "admin"
+)
+
+// HandlerOptions are what Handler may be told. The zero value is ready to use.
+type HandlerOptions struct {
+	// Dialect is the generation of Confluent's registry that replies follow.
+	// Empty is DialectV8.
+	Dialect Dialect
+	// Authorize returns an error, best an *Error, where the caller that ctx
+	// names may not do op to subject: a qualified name, a context as
+	// ":.name:", or "" for what belongs to no subject. Lists leave out what
+	// may not be read. nil permits everything.
+	Authorize func(ctx context.Context, op Operation, subject string) error
+}
+
+// Dialect is a generation of replies.
+type Dialect string
+
+// The dialects.
+const (
+	// DialectV8 is Confluent's from 8.0 on: registration answers with the whole
+	// schema, schemaType is always there, a refusal has code 40901.
+	DialectV8 Dialect = "v8"
+	// DialectV7 is theirs up to 7.9, for clients that refuse members they do
+	// not know: registration answers with the id alone, schemaType is left out
+	// for Avro, there is no guid and no ts, a refusal has code 409.
+	DialectV7 Dialect = "v7"
+)

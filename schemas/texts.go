@@ -1,0 +1,63 @@
+package schemas
+
+// What a registry asks of a schema's text beyond Canonical. A Schema implements
+// what its language has; the functions below say what holds where it does not.
+
+// Normalizer is a Schema with a second, stricter form: one text for all
+// spellings that a registry asked to normalise takes for the same.
+type Normalizer interface {
+	// Normalized is that text. It parses, with the same references, to a
+	// schema that means the same.
+	Normalized() (string, error)
+}
+
+// Normalized returns the normalised text of s, or its canonical one where the
+// language knows no other.
+func Normalized(s Schema) (string, error) {
+	if n, ok := s.(Normalizer); ok {
+		return n.Normalized()
+	}
+	return s.Canonical(), nil
+}
+
+// Formatter is a Schema that can be written in other ways than Canonical, by
+// the names that registries use: "resolved" is Avro with its references written
+// out, "serialized" is a Protobuf file descriptor in base64,
+// "ignore_extensions" is Protobuf without custom options and extensions.
+type Formatter interface {
+	// Text returns the text in a format, and "" for a name that the language
+	// does not know.
+	Text(format string) (string, error)
+}
+
+// Text returns the text of s in a format. A format that the language does not
+// know, "" among them, is the canonical text.
+func Text(s Schema, format string) (string, error) {
+	if f, ok := s.(Formatter); ok && format != "" {
+		text, err := f.Text(format)
+		if err != nil || text != "" {
+			return text, err
+		}
+	}
+	return s.Canonical(), nil
+}
+
+// Comparer is a Schema that recognises itself in other spellings.
+type Comparer interface {
+	// Same reports whether other, of the same language, says the same to a
+	// registry: it is the test by which a schema is found that is registered
+	// already.
+	Same(other Schema) bool
+}
+
+// Same reports whether a and b are one schema to a registry: of one language,
+// and the same by its Comparer or else by their canonical texts.
+func Same(a, b Schema) bool {
+	if a.Type() != b.Type() {
+		return false
+	}
+	if c, ok := a.(Comparer); ok {
+		return c.Same(b)
+	}
+	return a.Canonical() == b.Canonical()
+}
