@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,8 +16,8 @@ const (
 	// StaleHeader is "true" on an answer from memory whose node could not ask
 	// the log whether it has gone on.
 	StaleHeader = "Penstock-Stale"
-	// PositionHeader on the answer to a write, or to a read that looked at the
-	// log, is a position of the log at which what was answered is known.
+	// PositionHeader on an answer is a position of the log at which what was
+	// answered is known. It is there unless the answer is one that never changes.
 	PositionHeader = "Penstock-Position"
 	// AtLeastHeader on a request is a position that an answer gave. The request
 	// is answered from what the log held there or later, or with 503.
@@ -46,9 +47,14 @@ func (r *Registry) Refresh(ctx context.Context) error {
 	return r.follower.refresh(ctx)
 }
 
-// Position is a position of the log up to which the registry knows everything.
-// It never sinks.
-func (r *Registry) Position() uint64 { return r.known.Load() }
+// Position is that of the last event that the registry knows. It never sinks.
+func (r *Registry) Position() uint64 { return r.position.Load() }
+
+// knows reports whether the registry knows all events before position. Between
+// the last of them and the log's end there may be positions without an event.
+func (r *Registry) knows(position uint64) bool {
+	return position <= r.position.Load() || r.follower != nil && position <= r.follower.seen.Load()
+}
 
 // follower reads what other processes append to the log of r.
 type follower struct {
@@ -56,6 +62,7 @@ type follower struct {
 	log  SharedLog
 	wake chan struct{} // of capacity 1
 	done chan struct{} // closed when run has ended
+	seen atomic.Uint64 // the last end up to which everything was read
 
 	mu     sync.Mutex
 	next   *look // the one that has not begun, nil if nobody waits for it
@@ -141,12 +148,12 @@ func (f *follower) look(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask for the end of the registry's log: %w", err)
 	}
-	if end <= f.r.known.Load() {
+	if f.r.knows(end) {
 		return nil
 	}
 	f.r.appending.Lock()
 	defer f.r.appending.Unlock()
-	if end <= f.r.known.Load() {
+	if f.r.knows(end) {
 		return nil
 	}
 	reading, cancel := context.WithTimeout(ctx, f.r.options.WriteTimeout)
@@ -154,7 +161,7 @@ func (f *follower) look(ctx context.Context) error {
 	if err := f.r.catchUp(reading); err != nil {
 		return err
 	}
-	f.r.known.Store(max(end, f.r.known.Load()))
+	f.seen.Store(end)
 	return nil
 }
 
@@ -189,9 +196,9 @@ func (h *handler) current(e endpoint) endpoint {
 			}
 		}
 		err = h.r.Refresh(q.req.Context())
-		switch known := h.r.Position(); {
-		case known < least:
-			return nil, &Error{Code: CodeStore, Message: fmt.Sprintf("This node knows the registry's log up to position %d, the request asks for %d; send it again", known, least), cause: err, unavailable: true}
+		switch {
+		case !h.r.knows(least):
+			return nil, &Error{Code: CodeStore, Message: fmt.Sprintf("This node knows the registry's log up to position %d, the request asks for %d; send it again", h.r.Position(), least), cause: err, unavailable: true}
 		case err != nil && writes(q.req):
 			return nil, &Error{Code: CodeStore, Message: "This node cannot reach the registry's log at the moment; send the request again", cause: err, unavailable: true}
 		case err != nil:

@@ -59,13 +59,10 @@ type Registry struct {
 	durable *index
 
 	// appending is held while the log is appended to or replayed. It guards
-	// pending and position, which is that of the last event in the index.
+	// pending, and who holds it alone changes position.
 	appending sync.Mutex
 	pending   *index
-	position  uint64
-	// known is up to where the index holds what the log does: position, or
-	// further where the log goes on without an event.
-	known atomic.Uint64
+	position  atomic.Uint64 // of the last event in the index
 
 	writes   chan *writeRequest
 	stop     context.CancelFunc
@@ -249,9 +246,9 @@ func (r *Registry) tryCommit(ctx context.Context, batch []*writeRequest) (answer
 	if len(events) == 0 {
 		return answers, nil
 	}
-	end, err := r.log.Append(ctx, r.position, events...)
+	end, err := r.log.Append(ctx, r.position.Load(), events...)
 	if err != nil {
-		return nil, fmt.Errorf("append %d records after position %d: %w", len(events), r.position, err)
+		return nil, fmt.Errorf("append %d records after position %d: %w", len(events), r.position.Load(), err)
 	}
 	r.merge(end)
 	return answers, nil
@@ -275,7 +272,7 @@ func (r *Registry) storeError(err error) *Error {
 // catchUp replays what the log has beyond position. Whoever calls it holds
 // appending.
 func (r *Registry) catchUp(ctx context.Context) error {
-	position := r.position
+	position := r.position.Load()
 	err := r.log.Replay(ctx, position, func(e Event) error {
 		if err := r.pending.apply(e); err != nil {
 			return fmt.Errorf("record before position %d: %w", e.Position, err)
@@ -296,8 +293,7 @@ func (r *Registry) merge(position uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pending.merge()
-	r.position = position
-	r.known.Store(max(position, r.known.Load()))
+	r.position.Store(position)
 }
 
 // read calls fn with the durable state. What fn takes out of it stays right; fn
