@@ -267,7 +267,12 @@ func made(key string) registry.Event {
 
 func appended(t *testing.T, log registry.Log, prev uint64, events ...registry.Event) uint64 {
 	t.Helper()
-	end, err := log.Append(t.Context(), prev, events...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	end, err := log.Append(ctx, prev, events...)
+	for errors.As(err, new(*registry.NotWriterError)) && ctx.Err() == nil {
+		end, err = log.Append(ctx, prev, events...) // nobody writes yet
+	}
 	if err != nil {
 		t.Fatalf("append after %d: %v", prev, err)
 	}

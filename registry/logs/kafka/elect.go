@@ -73,9 +73,30 @@ func (l *Log) retire(t *term) {
 
 // endTerm is called under mu.
 func (l *Log) endTerm() {
-	if l.term != nil {
+	if l.term != nil && !l.term.used {
 		l.retired = append(l.retired, l.term)
-		l.term = nil
+	}
+	l.term = nil
+}
+
+// use returns the term that this node is the writer in, or nil and a channel
+// that is closed when that may have changed. Whoever gets a term releases it.
+func (l *Log) use() (*term, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.term != nil {
+		l.term.used = true
+	}
+	return l.term, l.changed
+}
+
+func (l *Log) release(t *term) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.used = false
+	if l.term != t {
+		l.retired = append(l.retired, t)
+		l.notify()
 	}
 }
 
@@ -105,7 +126,7 @@ func (l *Log) elect(ctx context.Context) {
 				continue
 			}
 			if ctx.Err() == nil {
-				l.o.Logger.Warn("this node could not take over as the writer of the registry's log yet", "error", err)
+				l.o.Logger.Info("this node could not take over as the writer of the registry's log yet", "error", err)
 			}
 			_ = pause(ctx, wait) // the loop sees that ctx has ended
 			wait = min(2*wait, 2*time.Second)
@@ -115,12 +136,6 @@ func (l *Log) elect(ctx context.Context) {
 		case <-ctx.Done():
 		case <-changed:
 		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.endTerm()
-	for _, t := range l.retired {
-		t.producer.Close()
 	}
 }
 
@@ -183,19 +198,19 @@ func (l *Log) assignee(ctx context.Context) (url string, mine bool, err error) {
 	return "", false, nil
 }
 
-// writing returns the term that this node is the writer in, or a
-// *registry.NotWriterError. It waits for a while if it is not known who writes.
+// writing returns the term that this node is the writer in, which the caller
+// releases, or a *registry.NotWriterError. It waits for a while if it is not known who writes.
 func (l *Log) writing(ctx context.Context) (*term, error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	answered := false // by the group
 	for {
-		l.mu.Lock()
-		t, changed := l.term, l.changed
-		l.mu.Unlock()
+		t, changed := l.use()
 		if t != nil {
 			return t, nil
 		}
 		writer, _, err := l.assignee(patient)
+		answered = answered || err == nil
 		if err == nil && writer != "" && writer != l.o.URL {
 			return nil, &registry.NotWriterError{Writer: writer}
 		}
@@ -208,7 +223,7 @@ func (l *Log) writing(ctx context.Context) (*term, error) {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			if err != nil {
+			if !answered {
 				return nil, fmt.Errorf("find the writer of the registry's log: %w", err)
 			}
 			return nil, &registry.NotWriterError{}

@@ -106,7 +106,7 @@ type Log struct {
 	mu       sync.Mutex
 	assigned bool // the group has assigned the partition to this member
 	term     *term
-	retired  []*term       // to be closed
+	retired  []*term       // ended and used no more, to be closed
 	changed  chan struct{} // closed, and made anew, when one of these changes
 
 	stop context.CancelFunc
@@ -114,8 +114,12 @@ type Log struct {
 }
 
 // term is one time of being the writer: a producer that has taken the
-// transactional id over. It ends at the first sign of trouble.
-type term struct{ producer *kgo.Client }
+// transactional id over. It ends at the first sign of trouble. An Append that is
+// on its way then goes on: the broker knows whether it still may.
+type term struct {
+	producer *kgo.Client
+	used     bool // by Append
+}
 
 // Open opens the log, makes its topic if need be, and takes part in the election
 // of the writer. The error wraps ErrUnfit if the topic is not of one partition
@@ -274,19 +278,23 @@ func (l *Log) metadata(ctx context.Context) (kadm.TopicDetail, error) {
 	}
 }
 
-// Close ends the log: another node may write at once. Calls that wait return
-// ErrClosed. It may be called once.
+// Close lets an Append that is on its way end, and then the log: another node
+// may write at once. Calls that wait return ErrClosed. It is called once.
 func (l *Log) Close() error {
 	l.stop()
 	<-l.done
 	l.appending <- struct{}{} // and never given back
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
 	// A member with an instance id does not leave by going. It goes first, lest
 	// it join again.
 	l.member.Close()
+	l.assign(false)
+	for _, t := range l.retired {
+		t.producer.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
 	left, err := l.admin.LeaveGroup(ctx, kadm.LeaveGroup(l.group).InstanceIDs(l.o.URL).Reason("the registry stops"))
-	if err = cmp.Or(err, left.Error()); err != nil {
+	if err = cmp.Or(err, left.Error()); err != nil && !errors.Is(err, kerr.UnknownMemberID) {
 		l.o.Logger.Warn("leaving the registry's group failed; another node takes over after the session's time", "error", err)
 	}
 	l.client.Close()
@@ -306,16 +314,25 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // failure puts an error into the words of this package.
-func failure(ctx context.Context, err error) error {
+func (l *Log) failure(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, kgo.ErrClientClosed):
+	case errors.Is(err, kgo.ErrClientClosed) && l.closed():
 		return ErrClosed
 	}
 	return err
+}
+
+func (l *Log) closed() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // fenced reports whether err says that another producer has the transactional id.

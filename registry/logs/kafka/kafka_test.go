@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
@@ -20,8 +19,7 @@ import (
 func fakeCluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	cluster, err := kfake.NewCluster(append([]kfake.Opt{
-		kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second),
-		kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}),
+		kfake.NumBrokers(1), kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +45,7 @@ func open(t *testing.T, seeds []string, topic string, node int) *kafka.Log {
 	t.Helper()
 	log, err := kafka.Open(t.Context(), kafka.Options{
 		Seeds: seeds, Topic: topic, URL: fmt.Sprintf("http://127.0.0.1:%d", 8000+node),
-		SessionTimeout: 2 * time.Second, Logger: logger(t),
+		Logger: logger(t),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ const fetchBytes = 4 << 20
 func (l *Log) End(ctx context.Context) (uint64, error) {
 	end, err := l.stable(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("find the end of topic %q: %w", l.o.Topic, failure(ctx, err))
+		return 0, fmt.Errorf("find the end of topic %q: %w", l.o.Topic, l.failure(ctx, err))
 	}
 	return end, nil
 }
@@ -77,7 +77,7 @@ func (l *Log) Replay(ctx context.Context, from uint64, fn func(registry.Event) e
 		return own.error
 	}
 	if err != nil {
-		return fmt.Errorf("read topic %q: %w", l.o.Topic, failure(ctx, err))
+		return fmt.Errorf("read topic %q: %w", l.o.Topic, l.failure(ctx, err))
 	}
 	return nil
 }

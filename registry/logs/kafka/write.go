@@ -38,13 +38,14 @@ func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event)
 			return 0, err
 		}
 		end, err := l.appendIn(ctx, t, prev, records)
+		l.release(t)
 		if err == nil || errors.Is(err, registry.ErrConflict) {
 			return end, err
 		}
 		// Whether the transaction has a future is for the next term to see.
 		l.retire(t)
 		if !errors.Is(err, errFenced) || ctx.Err() != nil {
-			return 0, fmt.Errorf("append to topic %q: %w", l.o.Topic, failure(ctx, err))
+			return 0, fmt.Errorf("append to topic %q: %w", l.o.Topic, l.failure(ctx, err))
 		}
 		l.o.Logger.Warn("another node has taken over as the writer of the registry's log", "error", err)
 	}
@@ -67,7 +68,7 @@ func (l *Log) appendIn(ctx context.Context, t *term, prev uint64, records []*kgo
 		return 0, registry.ErrConflict
 	}
 	// The producer does not give up what it has begun to send, but for its end.
-	defer context.AfterFunc(ctx, func() { l.retire(t) })()
+	defer context.AfterFunc(ctx, t.producer.Close)()
 	if err := t.producer.BeginTransaction(); err != nil {
 		return 0, l.ended(t, err)
 	}
@@ -139,5 +140,5 @@ func (l *Log) newTerm(ctx context.Context) (*term, error) {
 		producer.Close()
 		return nil, fmt.Errorf("take over transactional id %q: %w", l.group, err)
 	}
-	return &term{producer}, nil
+	return &term{producer: producer}, nil
 }
