@@ -43,8 +43,9 @@ var mayImport = map[string][]string{
 	"registry/client":       {"registry", "schemas", "github.com/riferrei/srclient", "github.com/twmb/franz-go/pkg/sr", "golang.org/x/sync"},
 	"registry/compat":       {"registry", "schemas", "schemas/avro", "github.com/twmb/avro"},
 	"registry/logs/file":    {"registry"},
+	"registry/logs/kafka":   {"registry", "github.com/twmb/franz-go"},
 	"registry/logs/memory":  {"registry"},
-	"registry/registrytest": {"registry", "github.com/google/go-cmp"},
+	"registry/registrytest": {"registry", "github.com/anishathalye/porcupine", "github.com/google/go-cmp"},
 
 	"producers":         {"schemas", "stream"},
 	"producers/gateway": {"producers", "schemas", "stream"},

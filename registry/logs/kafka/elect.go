@@ -14,7 +14,7 @@ import (
 
 const (
 	// patience is how long Append waits for a node to be elected.
-	patience = 5 * time.Second
+	patience = 10 * time.Second
 	// askAgain is how long it waits before it asks the group again.
 	askAgain = 100 * time.Millisecond
 )

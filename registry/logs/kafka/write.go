@@ -15,7 +15,7 @@ import (
 const overhead = 128
 
 // Append implements registry.Log. All events are one transaction. While no node
-// is known to write, Append waits a few seconds for one.
+// is known to write, Append waits some seconds for one.
 func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event) (uint64, error) {
 	records := make([]*kgo.Record, len(events))
 	for i, e := range events {
