@@ -10,22 +10,46 @@ import (
 )
 
 // The kinds of record that the index is made from. Records of other kinds
-// (NOOP, CONTEXT, ASSOC, and what is still to come) are passed over.
+// (NOOP, and what is still to come) are passed over.
 const (
 	schemaRecord        = "SCHEMA"
 	configRecord        = "CONFIG"
 	modeRecord          = "MODE"
 	deleteSubjectRecord = "DELETE_SUBJECT"
 	clearSubjectRecord  = "CLEAR_SUBJECT"
+	contextRecord       = "CONTEXT"
+	associationRecord   = "ASSOC"
 )
 
 // recordKey is the key of every kind of record. The order of its fields is
 // part of the format: a log that compacts compares the bytes.
 type recordKey struct {
-	KeyType string `json:"keytype"`
+	KeyType           string `json:"keytype"`
+	Tenant            string `json:"tenant,omitempty"`
+	Context           string `json:"context,omitempty"`
+	ResourceName      string `json:"resourceName,omitempty"`
+	ResourceNamespace string `json:"resourceNamespace,omitempty"`
+	ResourceType      string `json:"resourceType,omitempty"`
+	AssociationType   string `json:"associationType,omitempty"`
+	Subject           string `json:"subject,omitempty"`
+	Version           int    `json:"version,omitempty"`
+	Magic             int    `json:"magic"`
+}
+
+// tenant is the one that all records belong to which name one.
+const tenant = "default"
+
+type contextValue struct {
+	Tenant  string `json:"tenant"`
+	Context string `json:"context"`
+}
+
+type clearSubjectValue struct {
 	Subject string `json:"subject,omitempty"`
-	Version int    `json:"version,omitempty"`
-	Magic   int    `json:"magic"`
+}
+
+func contextEvent(context string, value any, now time.Time) Event {
+	return event(recordKey{KeyType: contextRecord, Tenant: tenant, Context: context}, value, now)
 }
 
 // schemaValue is the value of a SCHEMA record.
@@ -127,6 +151,20 @@ func (x *index) apply(e Event) error {
 	case clearSubjectRecord:
 		if e.Value != nil {
 			x.clearSubject(key.Subject)
+		}
+	case contextRecord:
+		if e.Value == nil {
+			x.contexts.put(key.Context, nil)
+		} else {
+			x.putContext(key.Context)
+		}
+	case associationRecord:
+		key.Tenant, key.Magic = tenant, 0
+		var v Association
+		if err = decode(e.Value, &v); err == nil && e.Value != nil {
+			x.putAssociation(v.withKey(key))
+		} else if err == nil {
+			x.removeAssociation(key)
 		}
 	}
 	if err != nil {

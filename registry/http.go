@@ -29,10 +29,10 @@ var mediaTypes = []string{
 	FindingsMediaType,
 }
 
-// Handler serves a registry over HTTP, in the dialect of Confluent's 8.x
-// registries, which their clients of all versions understand. Any route may be
-// prefixed with /contexts/{context}. Unknown query parameters are ignored;
-// normalize is too, since texts are kept in canonical form in any case.
+// Handler serves a registry over HTTP, in the dialect of Confluent's registry.
+// The routes are in a table, and described at /openapi.json. Any of them may be
+// prefixed with /contexts/{context}. Unknown query parameters are ignored, and
+// so are doubled slashes and one at the end of the path.
 //
 // Errors are {"error_code", "message"}, and nothing else unless the findings
 // were asked for (see FindingsMediaType). What went wrong inside is logged, not
@@ -42,50 +42,8 @@ func Handler(r *Registry, o HandlerOptions) http.Handler {
 	if h.peers == nil {
 		h.peers = r.peerTransport()
 	}
-	for pattern, serve := range map[string]endpoint{
-		"GET /{$}":  h.root,
-		"POST /{$}": h.root,
-
-		"GET /schemas":                   h.schemas,
-		"GET /schemas/types":             h.types,
-		"GET /schemas/ids/{id}":          h.schemaByID,
-		"GET /schemas/ids/{id}/schema":   h.textByID,
-		"GET /schemas/ids/{id}/subjects": h.subjectsByID,
-		"GET /schemas/ids/{id}/versions": h.versionsByID,
-		"GET /schemas/guids/{guid}":      h.schemaByGUID,
-		"GET /schemas/guids/{guid}/ids":  h.idsByGUID,
-
-		"GET /subjects":                                             h.subjects,
-		"POST /subjects/{subject}":                                  h.lookup,
-		"DELETE /subjects/{subject}":                                h.deleteSubject,
-		"GET /subjects/{subject}/versions":                          h.versions,
-		"POST /subjects/{subject}/versions":                         h.register,
-		"GET /subjects/{subject}/versions/{version}":                h.version,
-		"GET /subjects/{subject}/versions/{version}/schema":         h.textOfVersion,
-		"GET /subjects/{subject}/versions/{version}/referencedby":   h.referencedBy,
-		"DELETE /subjects/{subject}/versions/{version}":             h.deleteVersion,
-		"POST /compatibility/subjects/{subject}/versions":           h.checkAll,
-		"POST /compatibility/subjects/{subject}/versions/{version}": h.checkOne,
-
-		"GET /config":              h.config,
-		"PUT /config":              h.setConfig,
-		"DELETE /config":           h.deleteConfig,
-		"GET /config/{subject}":    h.config,
-		"PUT /config/{subject}":    h.setConfig,
-		"DELETE /config/{subject}": h.deleteConfig,
-		"GET /mode":                h.mode,
-		"PUT /mode":                h.setMode,
-		"DELETE /mode":             h.deleteMode,
-		"GET /mode/{subject}":      h.mode,
-		"PUT /mode/{subject}":      h.setMode,
-		"DELETE /mode/{subject}":   h.deleteMode,
-
-		"GET /contexts":       h.contexts,
-		"GET /v1/metadata/id": h.clusterID,
-		"GET /livez":          h.root,
-		"GET /readyz":         h.ready,
-	} {
-		h.mux.Handle(pattern, h.serve(serve))
+	for _, rt := range routes() {
+		h.mux.Handle(rt.pattern, h.serve(rt.endpoint(h)))
 	}
 	return h
 }
@@ -94,8 +52,14 @@ func Handler(r *Registry, o HandlerOptions) http.Handler {
 // error.
 type endpoint func(q *query) (any, error)
 
-// raw is a reply that is JSON already.
+// raw is a reply that is JSON already, or a text.
 type raw string
+
+// withStatus is a reply with a status of its own; a nil body is none.
+type withStatus struct {
+	status int
+	body   any
+}
 
 type handler struct {
 	r       *Registry
@@ -107,9 +71,13 @@ type handler struct {
 // ServeHTTP routes a request, and puts what the mux says itself (no such page,
 // no such method) into the API's form.
 func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	req = inContext(req)
+	req = plainPath(req)
 	if _, pattern := h.mux.Handler(req); pattern != "" {
 		h.mux.ServeHTTP(w, req)
+		return
+	}
+	if inner := inContext(req); inner != req {
+		h.ServeHTTP(w, inner)
 		return
 	}
 	said := &discard{header: http.Header{}}
@@ -127,6 +95,36 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// plainPath takes doubled slashes, and one at the end, out of the path: clients
+// come by them when they join a base URL and a path.
+func plainPath(req *http.Request) *http.Request {
+	escaped := req.URL.EscapedPath()
+	plain := escaped
+	for strings.Contains(plain, "//") {
+		plain = strings.ReplaceAll(plain, "//", "/")
+	}
+	if plain != "/" {
+		plain = strings.TrimSuffix(plain, "/")
+	}
+	if plain == escaped {
+		return req
+	}
+	return withPath(req, plain)
+}
+
+// withPath returns req with another path, given in its escaped form, or req if
+// that is none.
+func withPath(req *http.Request, escaped string) *http.Request {
+	path, err := url.PathUnescape(escaped)
+	if err != nil {
+		return req
+	}
+	inner, target := *req, *req.URL
+	target.Path, target.RawPath = path, escaped
+	inner.URL = &target
+	return &inner
+}
+
 // discard is a response of which only status and header count.
 type discard struct {
 	header http.Header
@@ -138,10 +136,10 @@ func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discard) WriteHeader(status int)      { d.status = status }
 
 // inContext takes a leading /contexts/{context} off the path and notes it as
-// the path value "in".
+// the path value "in". A request that has none is returned as it is.
 func inContext(req *http.Request) *http.Request {
 	rest, ok := strings.CutPrefix(req.URL.EscapedPath(), "/contexts/")
-	if !ok {
+	if !ok || req.PathValue("in") != "" {
 		return req
 	}
 	escaped, rest, ok := strings.Cut(rest, "/")
@@ -149,20 +147,21 @@ func inContext(req *http.Request) *http.Request {
 	if !ok || err != nil {
 		return req
 	}
-	path, err := url.PathUnescape("/" + rest)
-	if err != nil {
-		return req
+	inner := withPath(req, "/"+rest)
+	if inner != req {
+		inner.SetPathValue("in", contextName(context))
 	}
-	context = strings.Trim(context, ":")
-	if !strings.HasPrefix(context, ".") {
-		context = "." + context
+	return inner
+}
+
+// contextName is the name of a context that is written as ".name", "name" or
+// ":.name:".
+func contextName(s string) string {
+	s = strings.Trim(s, ":")
+	if !strings.HasPrefix(s, ".") {
+		s = "." + s
 	}
-	inner := *req
-	target := *req.URL
-	target.Path, target.RawPath = path, "/"+rest
-	inner.URL = &target
-	inner.SetPathValue("in", context)
-	return &inner
+	return s
 }
 
 // serve makes a handler of an endpoint.
@@ -177,11 +176,17 @@ func (h *handler) serve(e endpoint) http.Handler {
 		if reply == answered {
 			return
 		}
-		if text, ok := reply.(raw); ok {
-			h.send(w, req, http.StatusOK, []byte(text))
-			return
+		status := http.StatusOK
+		if s, ok := reply.(withStatus); ok {
+			status, reply = s.status, s.body
 		}
-		h.send(w, req, http.StatusOK, toJSON(reply))
+		if text, ok := reply.(raw); ok {
+			h.send(w, req, status, []byte(text))
+		} else if reply == nil {
+			w.WriteHeader(status)
+		} else {
+			h.send(w, req, status, toJSON(reply))
+		}
 	})
 }
 
@@ -206,6 +211,9 @@ func (h *handler) fail(w http.ResponseWriter, req *http.Request, err error) {
 		h.r.options.Logger.Error("request failed", "method", req.Method, "path", req.URL.Path, "code", int(e.Code), "error", err, "cause", e.cause)
 	}
 	body := *e
+	if body.Code == CodeIncompatible && h.options.Dialect == DialectV7 {
+		body.Code = codeIncompatibleV7
+	}
 	if !wantsFindings(req) {
 		body.Findings = nil
 	}
@@ -253,15 +261,18 @@ type query struct {
 	values url.Values
 }
 
-// subject is the subject of the path within the context of the path; "" where
-// there is none.
-func (q *query) subject() string {
-	return q.qualify(q.req.PathValue("subject"))
+// scope is the subject of the path within the context of the path, or what the
+// whole context is named; "" is the registry.
+func (q *query) scope() string {
+	return normalName(q.qualify(q.req.PathValue("subject")))
 }
+
+// subject is the scope, or what that is an alias of.
+func (q *query) subject() string { return q.r.aliased(q.scope()) }
 
 // qualify puts a name into the context of the path, unless it has one.
 func (q *query) qualify(name string) string {
-	if in := q.req.PathValue("in"); in != "" && !strings.HasPrefix(name, ":.") {
+	if in := q.req.PathValue("in"); in != "" && !strings.HasPrefix(name, ":.") && !strings.HasPrefix(name, anyContext) {
 		return qualify(in, name)
 	}
 	return name
@@ -269,21 +280,22 @@ func (q *query) qualify(name string) string {
 
 // context is where an id is looked up: the context of the path, or that of the
 // query's subject.
-func (q *query) context() string {
-	context, _ := split(q.qualify(q.values.Get("subject")))
-	return context
+func (q *query) context(id int) string {
+	return q.r.ContextOf(q.r.aliased(normalName(q.qualify(q.values.Get("subject")))), id)
 }
 
 func (q *query) version() (int, error) {
 	return ParseVersion(q.req.PathValue("version"))
 }
 
-func (q *query) id() (int, error) {
-	id, err := strconv.Atoi(q.req.PathValue("id"))
-	if err != nil {
-		return 0, errorf(codeNotFound, "HTTP 404 Not Found")
+// id is the id of the path, and the context in which it is meant; the caller may
+// read it.
+func (q *query) id() (id int, in string, err error) {
+	if id, err = strconv.Atoi(q.req.PathValue("id")); err != nil {
+		return 0, "", errorf(codeNotFound, "HTTP 404 Not Found")
 	}
-	return id, nil
+	in = q.context(id)
+	return id, in, q.permitID(in, id)
 }
 
 // is reads a boolean parameter, in any case; what is no boolean is false.
@@ -308,7 +320,7 @@ func page[T any](q *query, list []T) []T {
 		offset = 0
 	}
 	limit, err := strconv.Atoi(q.values.Get("limit"))
-	if err != nil || limit < 0 {
+	if err != nil || limit <= 0 {
 		limit = len(list)
 	}
 	list = list[min(offset, len(list)):]

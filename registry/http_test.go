@@ -116,7 +116,7 @@ func TestRoutes(t *testing.T) {
 	s.want("POST", "/", "", 200, `{}`)
 	s.want("GET", "/livez", "", 200, `{}`)
 	s.want("GET", "/readyz", "", 200, `{}`)
-	s.want("GET", "/schemas/types", "", 200, `["AVRO","JSON"]`)
+	s.want("GET", "/schemas/types", "", 200, `["AVRO","JSON","PROTOBUF"]`)
 	s.want("GET", "/subjects", "", 200, `[]`)
 	s.want("GET", "/contexts", "", 200, `["."]`)
 	s.want("GET", "/v1/metadata/id", "", 200, `{"id":"","scope":{"path":[],"clusters":{"kafka-cluster":"penstock","schema-registry-cluster":"schema-registry"}}}`)
@@ -214,9 +214,9 @@ func TestCompatibilityRoutes(t *testing.T) {
 
 	s.accept = registry.FindingsMediaType
 	s.want("POST", "/compatibility/subjects/s/versions", quoted("-b -c"), 200, `{"is_compatible":false,"findings":[
-		{"rule":"MISSING","severity":"ERR","direction":"BACKWARD","readerPath":"/c","writerPath":"/","message":"c is missing","detail":"c","fix":"do not need c","version":2},
-		{"rule":"MISSING","severity":"ERR","direction":"BACKWARD","readerPath":"/b","writerPath":"/","message":"b is missing","detail":"b","fix":"do not need b","version":1},
-		{"rule":"MISSING","severity":"ERR","direction":"BACKWARD","readerPath":"/c","writerPath":"/","message":"c is missing","detail":"c","fix":"do not need c","version":1}]}`)
+		{"rule":"MISSING","severity":"ERR","direction":"BACKWARD","readerPath":"/c","writerPath":"/","message":"c is missing","readerAt":{"line":1,"column":15},"writerAt":{"line":1,"column":1},"detail":"c","fix":"do not need c","version":2},
+		{"rule":"MISSING","severity":"ERR","direction":"BACKWARD","readerPath":"/b","writerPath":"/","message":"b is missing","readerAt":{"line":1,"column":11},"writerAt":{"line":1,"column":1},"detail":"b","fix":"do not need b","version":1},
+		{"rule":"MISSING","severity":"ERR","direction":"BACKWARD","readerPath":"/c","writerPath":"/","message":"c is missing","readerAt":{"line":1,"column":15},"writerAt":{"line":1,"column":1},"detail":"c","fix":"do not need c","version":1}]}`)
 	resp, body := s.do("POST", "/subjects/s/versions", quoted("-c"))
 	var refusal struct {
 		Code     int `json:"error_code"`
@@ -341,8 +341,7 @@ func TestConfigAndModeRoutes(t *testing.T) {
 	s.want("GET", "/config/s?defaultToGlobal=True", "", 200, `{"compatibilityLevel":"BACKWARD"}`)
 	s.want("PUT", "/config", `{"compatibility":"FORWARD"}`, 200, `{"compatibility":"FORWARD"}`)
 	s.want("GET", "/config/s?defaultToGlobal=true", "", 200, `{"compatibilityLevel":"FORWARD"}`)
-	s.want("PUT", "/config/s", `{"compatibility":"NONE","normalize":false}`, 200, `{"compatibility":"NONE"}`)
-	s.want("PUT", "/config/s", `{"compatibility":"NONE","alias":"t"}`, 422, `42205 "alias" is not supported`)
+	s.want("PUT", "/config/s", `{"compatibility":"NONE"}`, 200, `{"compatibility":"NONE"}`)
 	s.want("PUT", "/config/s", `{"compatibility":"SIDEWAYS"}`, 422, `42203 "SIDEWAYS"`)
 	s.want("GET", "/config/s", "", 200, `{"compatibilityLevel":"NONE"}`)
 	s.want("DELETE", "/config/s", "", 200, `{"compatibilityLevel":"NONE"}`)

@@ -26,6 +26,14 @@ func newContent(t schemas.Type, text string, refs []Reference, m *Metadata, rs *
 	}
 }
 
+// with returns c with other metadata and rules.
+func (c *content) with(m *Metadata, rs *RuleSet) *content {
+	if m == c.metadata && rs == c.ruleSet {
+		return c
+	}
+	return newContent(c.schemaType, c.text, c.references, m, rs)
+}
+
 // key tells contents apart. The type is not part of a guid.
 func (c *content) key() contentKey { return contentKey{c.guid, c.schemaType} }
 
@@ -108,6 +116,12 @@ type index struct {
 	configs    layered[string, Config]
 	modes      layered[string, Mode]
 	references layered[SubjectVersion, users]
+	// contexts holds those that were used, but for the default one.
+	contexts layered[string, struct{}]
+	// associations are found by their subject, and again by the name of their
+	// resource.
+	associations layered[string, []*Association]
+	resources    layered[string, []*Association]
 }
 
 // shared is a content and the ids it has, normally one in a context. It is
@@ -126,6 +140,10 @@ func newIndex() *index {
 		configs:    newLayered[string, Config](),
 		modes:      newLayered[string, Mode](),
 		references: newLayered[SubjectVersion, users](),
+		contexts:   newLayered[string, struct{}](),
+
+		associations: newLayered[string, []*Association](),
+		resources:    newLayered[string, []*Association](),
 	}
 }
 
@@ -139,6 +157,10 @@ func (x *index) durable() *index {
 		configs:    x.configs.durable(),
 		modes:      x.modes.durable(),
 		references: x.references.durable(),
+		contexts:   x.contexts.durable(),
+
+		associations: x.associations.durable(),
+		resources:    x.resources.durable(),
 	}
 }
 
@@ -148,7 +170,10 @@ type layer interface {
 }
 
 func (x *index) layers() []layer {
-	return []layer{&x.subjects, &x.ids, &x.contents, &x.maxIDs, &x.configs, &x.modes, &x.references}
+	return []layer{
+		&x.subjects, &x.ids, &x.contents, &x.maxIDs, &x.configs, &x.modes, &x.references,
+		&x.contexts, &x.associations, &x.resources,
+	}
 }
 
 // merge makes what was decided part of the base.
@@ -198,6 +223,7 @@ func (x *index) putVersion(name string, v *version) {
 		x.hold(id, v.content)
 	}
 	x.ids.put(id, &identified{held.content, append(held.uses, SubjectVersion{name, v.number})})
+	x.putContext(context)
 	if m := x.maxIDs.get(context); m == nil || *m < v.id {
 		x.maxIDs.put(context, &v.id)
 	}
@@ -276,17 +302,65 @@ func (x *index) deleteSubject(name string, number int) {
 	}
 }
 
-// clearSubject takes the softly deleted versions of a subject away for good.
-func (x *index) clearSubject(name string) {
-	s := x.subjects.get(name)
-	if s == nil {
-		return
-	}
-	for _, v := range s.versions {
-		if v.deleted {
-			x.removeVersion(name, v.number)
+// clearSubject takes the softly deleted versions of a scope away for good.
+func (x *index) clearSubject(scope string) {
+	for name, s := range x.within(scope) {
+		for _, v := range s.versions {
+			if v.deleted {
+				x.removeVersion(name, v.number)
+			}
 		}
 	}
+}
+
+// within returns the subjects of a scope: one, those of a context, or, with the
+// global context, all.
+func (x *index) within(scope string) map[string]*subject {
+	found := map[string]*subject{}
+	if context, own := split(scope); own != "" {
+		if s := x.subjects.get(scope); s != nil {
+			found[scope] = s
+		}
+	} else {
+		for name, s := range x.subjects.all() {
+			if in, _ := split(name); in == context || context == globalContext {
+				found[name] = s
+			}
+		}
+	}
+	return found
+}
+
+// putContext notes that a context is used.
+func (x *index) putContext(context string) {
+	if context != DefaultContext && x.contexts.get(context) == nil {
+		x.contexts.put(context, &struct{}{})
+	}
+}
+
+// allContexts returns the contexts in order, the default one first.
+func (x *index) allContexts() []string {
+	names := []string{}
+	for name := range x.contexts.all() {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return append([]string{DefaultContext}, names...)
+}
+
+// putAssociation adds a, or puts it in the place of the one of its key.
+func (x *index) putAssociation(a *Association) {
+	x.removeAssociation(a.key())
+	x.associations.put(a.Subject, new(append(slices.Clone(deref(x.associations.get(a.Subject))), a)))
+	x.resources.put(a.ResourceName, new(append(slices.Clone(deref(x.resources.get(a.ResourceName))), a)))
+}
+
+func (x *index) removeAssociation(key recordKey) {
+	isIt := func(a *Association) bool { return a.key() == key }
+	bySubject := slices.DeleteFunc(slices.Clone(deref(x.associations.get(key.Subject))), isIt)
+	x.associations.put(key.Subject, pointerUnless(len(bySubject) == 0, bySubject))
+	byName := slices.DeleteFunc(slices.Clone(deref(x.resources.get(key.ResourceName))), isIt)
+	x.resources.put(key.ResourceName, pointerUnless(len(byName) == 0, byName))
 }
 
 // nextID is the id that a new content gets in a context.

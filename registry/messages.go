@@ -39,7 +39,7 @@ func (v verdict) messages() []string {
 			list = append(list, fmt.Sprintf("{oldSchemaVersion: %d}", failed), fmt.Sprintf("{oldSchema: '%s'}", text))
 		}
 	}
-	return append(list, fmt.Sprintf("{validateFields: 'false', compatibility: '%s'}", v.against.level))
+	return append(list, fmt.Sprintf("{validateFields: '%t', compatibility: '%s'}", v.against.reserved, v.against.level))
 }
 
 // details is the list as the text of a refusal has it.

@@ -46,6 +46,29 @@ func inContextOf(parent, name string) string {
 	return qualify(context, name)
 }
 
+// anyContext is a context that stands for all of them where names are listed.
+const anyContext = ":*:"
+
+// prefixFilter is a test whether a subject's name starts with prefix. A prefix
+// with anyContext is of names in whatever context, one that is empty of all, and
+// one without a context of names in the default one.
+func prefixFilter(prefix string) func(name string) bool {
+	if rest, ok := strings.CutPrefix(prefix, anyContext); ok {
+		return func(name string) bool {
+			_, own := split(name)
+			return strings.HasPrefix(own, rest)
+		}
+	}
+	context, own := split(prefix)
+	if prefix == "" || context != DefaultContext || !strings.HasPrefix(prefix, ":.:") {
+		return func(name string) bool { return strings.HasPrefix(name, prefix) }
+	}
+	return func(name string) bool {
+		in, n := split(name)
+		return in == DefaultContext && strings.HasPrefix(n, own)
+	}
+}
+
 // scopes lists the places where what is configured for a subject is looked up,
 // most specific first. "" is the whole registry.
 func scopes(name string) []string {

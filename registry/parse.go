@@ -19,6 +19,8 @@ type candidate struct {
 	content *content
 	schema  schemas.Schema
 	texts   map[string]string // what its references stand for
+	// same remembers which versions say the same by structure.
+	same map[*version]bool
 }
 
 // prepare parses what was sent for a subject.
@@ -31,9 +33,19 @@ func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
 	if n := len(s.Schema); n > r.options.MaxSchemaBytes {
 		return nil, errorf(CodeTooLarge, "The schema has %d bytes, and this registry takes at most %d; move parts of it into schemas of their own and refer to them", n, r.options.MaxSchemaBytes)
 	}
+	if s.Metadata != nil || s.RuleSet != nil {
+		if n := len(encode(s.Metadata)) + len(encode(s.RuleSet)); n > r.options.MaxSchemaBytes {
+			return nil, errorf(CodeTooLarge, "Metadata and rules have %d bytes, and this registry takes at most %d", n, r.options.MaxSchemaBytes)
+		}
+	}
+	if err := s.RuleSet.validate(); err != nil {
+		return nil, err
+	}
 	var refs []Reference
 	var texts map[string]string
+	var normalize bool
 	err := r.read(func(x *index) (err error) {
+		normalize = (s.Normalize || deref(effectiveConfig(x, name).Normalize)) && !effectiveMode(x, name).imports()
 		refs, texts, err = resolve(x, name, s.References, false)
 		return err
 	})
@@ -41,12 +53,94 @@ func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
 		return nil, err
 	}
 	parsed, err := format.Parse(s.Schema, texts)
+	text := ""
+	if err == nil {
+		text = parsed.Canonical()
+		if normalize {
+			refs = normalReferences(refs)
+			if text, err = schemas.Normalized(parsed); err == nil && text != parsed.Canonical() {
+				parsed, err = format.Parse(text, texts)
+			}
+		}
+	}
 	if err != nil {
 		return nil, errorf(CodeInvalidSchema, "Invalid schema of type %s: %v", s.SchemaType, err)
 	}
-	c := newContent(s.SchemaType, parsed.Canonical(), refs, s.Metadata, s.RuleSet)
+	c := newContent(s.SchemaType, text, refs, s.Metadata, s.RuleSet)
 	r.parsed.put(parsedKey(c, texts), parsed, len(c.text))
-	return &candidate{content: c, schema: parsed, texts: texts}, nil
+	return &candidate{content: c, schema: parsed, texts: texts, same: map[*version]bool{}}, nil
+}
+
+// normalReferences sorts by subject and version, and leaves out doubles.
+func normalReferences(refs []Reference) []Reference {
+	slices.SortStableFunc(refs, func(a, b Reference) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), a.Version-b.Version)
+	})
+	return slices.Compact(refs)
+}
+
+// twin returns the newest of some versions that says what c does with other
+// metadata and rules: one of the same hash, else one of the same structure. It
+// may parse.
+func (r *Registry) twin(c *candidate, m *Metadata, rs *RuleSet, versions []storedVersion) *version {
+	key := c.content.with(m, rs).key()
+	for _, v := range slices.Backward(versions) {
+		if v.content.key() == key {
+			return v.version
+		}
+	}
+	for _, v := range slices.Backward(versions) {
+		if sameContract(m, rs, v.version) && r.same(c, v) {
+			return v.version
+		}
+	}
+	return nil
+}
+
+// same reports whether the text of a version says what that of c does. A schema
+// without references is the same as one with them that comes to it.
+func (r *Registry) same(c *candidate, v storedVersion) bool {
+	if v.content.schemaType != c.content.schemaType || len(c.content.references) > 0 && !slices.Equal(c.content.references, v.content.references) {
+		return false
+	}
+	if v.content.text == c.content.text {
+		return true
+	}
+	if _, ok := c.schema.(schemas.Comparer); !ok {
+		return false
+	}
+	same, known := c.same[v.version]
+	if !known {
+		stored, err := r.parse(v.content, v.texts)
+		same = err == nil && schemas.Same(c.schema, stored)
+		c.same[v.version] = same
+	}
+	return same
+}
+
+// InFormat returns the text of s, a version of a subject of that context, in a
+// format; see schemas.Formatter.
+func (r *Registry) InFormat(context string, s Schema, format string) (string, error) {
+	if format == "" {
+		return s.Schema, nil
+	}
+	var texts map[string]string
+	err := r.read(func(x *index) (err error) {
+		_, texts, err = resolve(x, qualify(context, ""), s.References, true)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	parsed, err := r.parse(newContent(s.SchemaType, s.Schema, s.References, s.Metadata, s.RuleSet), texts)
+	if err != nil {
+		return "", err
+	}
+	text, err := schemas.Text(parsed, format)
+	if err != nil {
+		return "", errorf(CodeInvalidSchema, "Invalid schema: it cannot be written in the format %q: %v", format, err)
+	}
+	return text, nil
 }
 
 // parse returns the parsed form of a stored content, from the cache if it can.

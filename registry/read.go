@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -65,15 +64,16 @@ func (d Deleted) admits(deleted bool) bool {
 // Types returns the schema languages, in the order in which they were given.
 func (r *Registry) Types() []schemas.Type { return slices.Clone(r.types) }
 
-// Subjects returns the names, in order, of the subjects that start with prefix
-// and have a version that d admits; with OnlyDeleted, those that have no live
+// Subjects returns the names, in order, of the subjects that start with prefix,
+// in any context where that begins with ":*:" or is empty, and have a version that d admits; with OnlyDeleted, those that have no live
 // one.
 func (r *Registry) Subjects(prefix string, d Deleted) []string {
 	names := []string{}
+	matches := prefixFilter(prefix)
 	_ = r.read(func(x *index) error {
 		for name, s := range x.subjects.all() {
 			live := slices.ContainsFunc(s.versions, func(v *version) bool { return !v.deleted })
-			if (d == WithDeleted || live == (d == WithoutDeleted)) && strings.HasPrefix(name, prefix) {
+			if (d == WithDeleted || live == (d == WithoutDeleted)) && matches(name) {
 				names = append(names, name)
 			}
 		}
@@ -104,18 +104,64 @@ func (r *Registry) Versions(name string, d Deleted) ([]int, error) {
 
 // Version returns one version of a subject, CodeSubjectNotFound, or
 // CodeVersionNotFound. -1 is the newest. Softly deleted ones count where
-// deleted is set.
+// deleted is set. What the default context does not have is looked for in the
+// others.
 func (r *Registry) Version(name string, number int, deleted bool) (s Schema, err error) {
-	name = normalName(name)
-	err = r.read(func(x *index) error {
-		v, err := pick(x, name, number, deleted)
-		if err != nil {
+	err = r.inContexts(name, func(name string) error {
+		return r.read(func(x *index) error {
+			v, err := pick(x, name, number, deleted)
+			if err == nil {
+				s = reply(name, v)
+			}
 			return err
-		}
-		s = reply(name, v)
-		return nil
+		})
 	})
 	return s, err
+}
+
+// inContexts calls fn with a subject and, while it fails and the subject's
+// context is the default one, with that of the same name in the others. The
+// error is the first.
+func (r *Registry) inContexts(name string, fn func(name string) error) error {
+	name = normalName(name)
+	err := fn(name)
+	if context, own := split(name); err != nil && context == DefaultContext {
+		for _, other := range r.Contexts()[1:] {
+			if fn(qualify(other, own)) == nil {
+				return nil
+			}
+		}
+	}
+	return err
+}
+
+// VersionWith returns the newest version of a subject whose metadata has all of
+// these properties, CodeSubjectNotFound, or CodeSchemaNotFound.
+func (r *Registry) VersionWith(name string, properties map[string]string, deleted bool) (s Schema, err error) {
+	err = r.inContexts(name, func(name string) error {
+		return r.read(func(x *index) error {
+			if _, err := pick(x, name, latest, deleted); err != nil {
+				return err
+			}
+			for _, v := range slices.Backward(x.subjects.get(name).versions) {
+				if (deleted || !v.deleted) && hasProperties(v.content.metadata, properties) {
+					s = reply(name, v)
+					return nil
+				}
+			}
+			return errSchemaNotFound
+		})
+	})
+	return s, err
+}
+
+func hasProperties(m *Metadata, properties map[string]string) bool {
+	for key, value := range properties {
+		if has, ok := deref(m).Properties[key]; !ok || has != value {
+			return false
+		}
+	}
+	return true
 }
 
 // pick finds a version, the newest for -1.
@@ -141,9 +187,10 @@ func pick(x *index, name string, number int, deleted bool) (*version, error) {
 // by name and number; only the newest of each where latestOnly is set.
 func (r *Registry) Schemas(prefix string, deleted, latestOnly bool) []Schema {
 	list := []Schema{}
+	matches := prefixFilter(prefix)
 	_ = r.read(func(x *index) error {
 		for name, s := range x.subjects.all() {
-			if !strings.HasPrefix(name, prefix) {
+			if !matches(name) {
 				continue
 			}
 			versions := s.versions
@@ -266,47 +313,91 @@ func (r *Registry) ReferencedBy(name string, number int, deleted bool) ([]int, e
 	return slices.Compact(ids), err
 }
 
-// Contexts returns the contexts that ids were ever given in, in order; the
-// default one is always among them.
-func (r *Registry) Contexts() []string {
-	all := map[string]bool{DefaultContext: true}
+// Contexts returns the contexts, in order, the default one first.
+func (r *Registry) Contexts() (names []string) {
 	_ = r.read(func(x *index) error {
-		for context := range x.maxIDs.all() {
-			all[context] = true
+		names = x.allContexts()
+		return nil
+	})
+	return names
+}
+
+// ContextOf returns the context in which an id is to be read that is asked for
+// on behalf of a subject, or of a context as ":.name:", or of nobody (""): that
+// of the subject, or, where it is the default one and the id is not used there,
+// the first other that has it.
+func (r *Registry) ContextOf(subject string, id int) string {
+	context, own := split(normalName(subject))
+	if context != DefaultContext {
+		return context
+	}
+	_ = r.read(func(x *index) error {
+		if own == "" && x.ids.get(schemaID{context, id}) != nil {
+			return nil
+		}
+		var has []string
+		for _, c := range x.allContexts() {
+			held := x.ids.get(schemaID{c, id})
+			if held == nil {
+				continue
+			}
+			if slices.ContainsFunc(held.uses, func(u SubjectVersion) bool { return u.Subject == qualify(c, own) }) {
+				context = c
+				return nil
+			}
+			has = append(has, c)
+		}
+		if len(has) > 0 {
+			context = has[0]
 		}
 		return nil
 	})
-	return slices.Sorted(maps.Keys(all))
+	return context
 }
 
 // Lookup returns the version of a subject that says what s says,
-// CodeSubjectNotFound, or CodeSchemaNotFound.
+// CodeSubjectNotFound, or CodeSchemaNotFound. What the default context does not
+// have is looked for in the others.
 func (r *Registry) Lookup(name string, s Schema, deleted bool) (found Schema, err error) {
-	name = normalName(name)
-	err = r.read(func(x *index) error {
+	err = r.inContexts(name, func(name string) error {
+		found, err = r.lookup(name, s, deleted)
+		return err
+	})
+	return found, err
+}
+
+func (r *Registry) lookup(name string, s Schema, deleted bool) (Schema, error) {
+	err := r.read(func(x *index) error {
 		_, err := pick(x, name, latest, deleted)
 		return err
 	})
 	if err != nil {
-		return found, err
+		return Schema{}, err
 	}
 	c, err := r.prepare(name, s)
 	if err != nil {
-		return found, err
+		return Schema{}, err
 	}
-	err = r.read(func(x *index) error {
-		sub := x.subjects.get(name)
-		v := find(sub.live(), c.content)
-		if v == nil && deleted && sub != nil {
-			v = find(sub.versions, c.content)
+	var versions []storedVersion
+	var config Config
+	_ = r.read(func(x *index) error {
+		config = effectiveConfig(x, name)
+		if sub := x.subjects.get(name); sub != nil && deleted {
+			versions = stored(x, name, sub.versions)
+		} else {
+			versions = stored(x, name, sub.live())
 		}
-		if v == nil {
-			return errSchemaNotFound
-		}
-		found = reply(name, v)
 		return nil
 	})
-	return found, err
+	v := r.twin(c, c.content.metadata, c.content.ruleSet, versions)
+	if v == nil && len(versions) > 0 {
+		m, rs := config.extend(c.content.metadata, c.content.ruleSet, versions[len(versions)-1].version)
+		v = r.twin(c, m, rs, versions)
+	}
+	if v == nil {
+		return Schema{}, errSchemaNotFound
+	}
+	return reply(name, v), nil
 }
 
 // Compatibility is the answer of a check.
@@ -340,20 +431,19 @@ func (r *Registry) Check(name string, number int, s Schema) (Compatibility, erro
 	}
 	var against comparison
 	err = r.read(func(x *index) error {
-		against.level = effectiveConfig(x, name).CompatibilityLevel
-		versions := x.subjects.get(name).live()
+		state := (&registration{name: name}).state(x)
+		against = state.comparison(c.content)
 		switch {
 		case number == AllVersions:
 		case number == latest:
-			versions = versions[max(0, len(versions)-1):]
+			against.versions = against.versions[max(0, len(against.versions)-1):]
 		default:
 			v := x.subjects.get(name).version(number)
 			if v == nil || v.deleted {
 				return versionNotFound(number)
 			}
-			versions = []*version{v}
+			against.versions = slices.DeleteFunc(slices.Clone(against.versions), func(in storedVersion) bool { return in.version != v })
 		}
-		against.versions = stored(x, name, versions)
 		return nil
 	})
 	if err != nil {

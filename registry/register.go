@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"penstock/schemas"
 )
@@ -72,32 +73,59 @@ type registration struct {
 // look decides on the durable state, outside the writer, as far as can be done
 // without writing: done says that the schema is registered already.
 func (reg *registration) look() (done bool, err error) {
-	var against comparison
+	var state subjectState
 	err = reg.r.read(func(x *index) error {
-		if existing := reg.existing(x); existing != nil && reg.request.ID <= 0 {
-			done, reg.result = true, reply(reg.name, existing)
-			return nil
-		}
-		if reg.checks(x) {
-			against = reg.comparison(x)
-		}
+		state = reg.state(x)
 		return nil
 	})
-	if done || err != nil || len(against.versions) == 0 {
-		return done, err
+	if err != nil {
+		return false, err
 	}
-	reg.verdict = reg.r.compare(reg.candidate, against)
+	if existing := reg.existing(state); existing != nil && reg.request.ID <= 0 {
+		reg.result = reply(reg.name, existing)
+		return true, nil
+	}
+	if against := reg.comparison(state); against.needed() {
+		reg.verdict = reg.r.compare(reg.candidate, against)
+	}
 	return false, nil
+}
+
+// subjectState is what a registration rests on.
+type subjectState struct {
+	mode   Mode
+	config Config
+	live   []storedVersion
+}
+
+func (reg *registration) state(x *index) subjectState {
+	return subjectState{effectiveMode(x, reg.name), effectiveConfig(x, reg.name), stored(x, reg.name, x.subjects.get(reg.name).live())}
+}
+
+// latest returns the newest live version, or nil.
+func (s subjectState) latest() *version {
+	if len(s.live) == 0 {
+		return nil
+	}
+	return s.live[len(s.live)-1].version
+}
+
+// contract is the candidate's metadata and rules as they would be stored.
+func (s subjectState) contract(c *content) (*Metadata, *RuleSet) {
+	if s.mode.imports() {
+		return c.metadata, c.ruleSet
+	}
+	return s.config.extend(c.metadata, c.ruleSet, s.latest())
 }
 
 // decide is a decision; see there.
 func (reg *registration) decide(x *index) ([]Event, error) {
 	context, _ := split(reg.name)
-	mode := effectiveMode(x, reg.name)
-	if mode == ReadOnly {
+	state := reg.state(x)
+	switch {
+	case state.mode.readOnly():
 		return nil, readOnly(reg.name)
-	}
-	if reg.request.ID > 0 && mode != Import {
+	case reg.request.ID > 0 && !state.mode.imports():
 		return nil, errorf(CodeNotPermitted, "Subject '%s' is not in import mode, so the registry gives the ids; leave the id out, or set the mode to IMPORT", reg.name)
 	}
 	// What the references stand for may have changed since the schema was
@@ -109,27 +137,36 @@ func (reg *registration) decide(x *index) ([]Event, error) {
 	if !maps.Equal(texts, reg.candidate.texts) {
 		return nil, errorf(CodeInvalidSchema, "Invalid schema: what it refers to changed while it was registered; send it again")
 	}
-	c := x.intern(reg.candidate.content)
-	if existing := reg.existing(x); existing != nil {
+	if existing := reg.existing(state); existing != nil {
 		if reg.request.ID > 0 && reg.request.ID != existing.id {
 			return nil, errorf(CodeIDMismatch, "Schema already registered with id %d instead of input id %d", existing.id, reg.request.ID)
 		}
 		reg.result = reply(reg.name, existing)
 		return nil, nil
 	}
+	if reg.request.ID <= 0 && state.mode.imports() {
+		return nil, errorf(CodeNotPermitted, "Subject '%s' is not in read-write mode: in mode %s a new schema brings its id", reg.name, state.mode)
+	}
+	if err := referable(x, reg.name, reg.candidate.content.references); err != nil {
+		return nil, err
+	}
 	s := x.subjects.get(reg.name)
-	number, err := reg.number(s, mode)
+	number, err := reg.number(s, state.mode)
 	if err != nil {
 		return nil, err
 	}
-	if reg.checks(x) {
-		if against := reg.comparison(x); !against.equal(reg.verdict.against) {
-			reg.verdict = reg.r.compare(reg.candidate, against)
-		}
-		if err := reg.verdict.refusal(reg.name); err != nil {
-			return nil, err
-		}
+	against := reg.comparison(state)
+	if !against.equal(reg.verdict.against) {
+		reg.verdict = reg.r.compare(reg.candidate, against)
 	}
+	if err := reg.verdict.refusal(reg.name); err != nil {
+		return nil, err
+	}
+	m, rs := state.contract(reg.candidate.content)
+	if m.versionNumber() > 0 && !state.mode.imports() {
+		m = m.withVersion(number)
+	}
+	c := x.intern(reg.candidate.content.with(m, rs))
 	id, err := reg.id(x, context, c)
 	if err != nil {
 		return nil, err
@@ -137,9 +174,13 @@ func (reg *registration) decide(x *index) ([]Event, error) {
 	now := reg.r.options.Now()
 	v := &version{number: number, id: id, content: c, registered: now}
 	reg.result = reply(reg.name, v)
-	events := []Event{schemaEvent(reg.name, v, now)}
+	var events []Event
+	if context != DefaultContext && x.contexts.get(context) == nil {
+		events = append(events, contextEvent(context, contextValue{tenant, context}, now))
+	}
+	events = append(events, schemaEvent(reg.name, v, now))
 	// The same schema, deleted softly before, lives on in the new version.
-	if s != nil {
+	if s != nil && !state.mode.imports() {
 		for _, old := range s.versions {
 			if old.deleted && old.content.key() == c.key() && len(x.usersOf(SubjectVersion{reg.name, old.number}, true)) == 0 {
 				events = append(events, event(schemaKey(reg.name, old.number), nil, now))
@@ -149,18 +190,22 @@ func (reg *registration) decide(x *index) ([]Event, error) {
 	return events, nil
 }
 
-// existing returns the newest live version that says the same, or nil.
-func (reg *registration) existing(x *index) *version {
-	return find(x.subjects.get(reg.name).live(), reg.candidate.content)
-}
-
-func find(versions []*version, c *content) *version {
-	for _, v := range slices.Backward(versions) {
-		if v.content.key() == c.key() {
-			return v
-		}
+// existing returns the live version that says the same, or nil. In an import
+// two versions may say the same, if the request names the second.
+func (reg *registration) existing(state subjectState) *version {
+	c := reg.candidate.content
+	var found *version
+	if state.mode.imports() || !state.config.extends() {
+		found = reg.r.twin(reg.candidate, c.metadata, c.ruleSet, state.live)
 	}
-	return nil
+	if found == nil {
+		m, rs := state.contract(c)
+		found = reg.r.twin(reg.candidate, m, rs, state.live)
+	}
+	if found != nil && state.mode.imports() && reg.request.Version > 0 && reg.request.Version != found.number {
+		return nil
+	}
+	return found
 }
 
 // number is the version number that a new version gets.
@@ -172,7 +217,7 @@ func (reg *registration) number(s *subject, mode Mode) (int, error) {
 	switch want := reg.request.Version; {
 	case want <= 0 || want == next:
 		return next, nil
-	case mode != Import:
+	case !mode.imports():
 		return 0, errorf(CodeInvalidSchema, "Version %d is not one more than the last version %d; leave the version out", want, next-1)
 	case want > maxVersion:
 		return 0, invalidVersion(fmt.Sprint(want))
@@ -204,13 +249,13 @@ func (reg *registration) id(x *index, context string, c *content) (int, error) {
 	return id, nil
 }
 
-// checks reports whether compatibility is to be checked.
-func (reg *registration) checks(x *index) bool {
-	return !reg.force && effectiveMode(x, reg.name) != Import
-}
-
-func (reg *registration) comparison(x *index) comparison {
-	return comparison{level: effectiveConfig(x, reg.name).CompatibilityLevel, versions: stored(x, reg.name, x.subjects.get(reg.name).live())}
+// comparison is what the candidate is to be compared with: nothing where that is
+// left out.
+func (reg *registration) comparison(state subjectState) comparison {
+	if reg.force || state.mode.imports() {
+		return comparison{level: LevelNone}
+	}
+	return state.comparison(reg.candidate.content)
 }
 
 // storedVersion is a version and what its references stand for.
@@ -234,13 +279,40 @@ func stored(x *index, name string, versions []*version) []storedVersion {
 // comparison is what a candidate is compared with.
 type comparison struct {
 	level    Level
+	policy   Policy
 	versions []storedVersion // in ascending order
+	// reserved is whether reserved names are looked at, and newest the version
+	// before, or nil.
+	reserved bool
+	metadata *Metadata
+	newest   *version
+}
+
+// comparison compares with the live versions of the candidate's group.
+func (s subjectState) comparison(c *content) comparison {
+	m, _ := s.contract(c)
+	group := func(m *Metadata) string { return deref(m).Properties[s.config.CompatibilityGroup] }
+	against := comparison{
+		level: s.config.CompatibilityLevel, policy: s.config.policy(), versions: s.live,
+		reserved: deref(s.config.ValidateFields), metadata: m, newest: s.latest(),
+	}
+	if s.config.CompatibilityGroup != "" {
+		against.versions = slices.DeleteFunc(slices.Clone(s.live), func(v storedVersion) bool { return group(v.content.metadata) != group(m) })
+	}
+	return against
 }
 
 func (c comparison) equal(other comparison) bool {
-	return c.level == other.level && slices.EqualFunc(c.versions, other.versions, func(a, b storedVersion) bool {
-		return a.version == b.version && maps.Equal(a.texts, b.texts)
-	})
+	return c.level == other.level && c.policy == other.policy && c.reserved == other.reserved && c.newest == other.newest &&
+		equalJSON(c.metadata, other.metadata) &&
+		slices.EqualFunc(c.versions, other.versions, func(a, b storedVersion) bool {
+			return a.version == b.version && maps.Equal(a.texts, b.texts)
+		})
+}
+
+// needed reports whether there is something to compare with.
+func (c comparison) needed() bool {
+	return len(c.versions) > 0 && len(levels[c.level].directions) > 0 || c.reserved && c.newest != nil
 }
 
 // verdict is what came of a comparison.
@@ -253,6 +325,9 @@ type verdict struct {
 // compare checks a candidate.
 func (r *Registry) compare(c *candidate, against comparison) verdict {
 	v := verdict{against: against}
+	if against.reserved && against.newest != nil {
+		v.findings = reservedFindings(c.schema, against.metadata, against.newest)
+	}
 	versions := against.versions
 	if rule := levels[against.level]; len(rule.directions) == 0 {
 		return v
@@ -268,8 +343,49 @@ func (r *Registry) compare(c *candidate, against comparison) verdict {
 		}
 		registered[i] = Registered{old.number, s}
 	}
-	v.findings, v.err = CheckLevel(r.checker, against.level, PolicyStrict, c.schema, registered)
+	found, err := CheckLevel(r.checker, against.level, against.policy, c.schema, registered)
+	v.findings, v.err = append(v.findings, found...), err
 	return v
+}
+
+// reservedFindings says which reserved names were dropped, and which the new
+// schema uses.
+func reservedFindings(s schemas.Schema, m *Metadata, newest *version) []Finding {
+	var found []Finding
+	add := func(rule, name, message, fix string) {
+		found = append(found, Finding{
+			Rule: rule, Severity: SeverityError, Direction: Backward, ReaderPath: "/", WriterPath: "/",
+			Message: message, Detail: name, Fix: fix, Version: newest.number,
+		})
+	}
+	names := reservedNames(m)
+	for _, name := range reservedNames(newest.content.metadata) {
+		if !slices.Contains(names, name) {
+			add("RESERVED_FIELD_REMOVED", name,
+				fmt.Sprintf("the new schema no longer reserves the name %q, which version %d does", name, newest.number),
+				fmt.Sprintf("list %q in the metadata property %s", name, ReservedProperty))
+		}
+	}
+	if model := s.Model(); model != nil {
+		for _, name := range names {
+			if model.Field(name) != nil {
+				add("RESERVED_FIELD_CONFLICTS_WITH_FIELD", name,
+					fmt.Sprintf("the new schema has a field %q, a name that is reserved", name),
+					fmt.Sprintf("give the field %q another name", name))
+			}
+		}
+	}
+	return found
+}
+
+func reservedNames(m *Metadata) []string {
+	var names []string
+	for name := range strings.SplitSeq(deref(m).Properties[ReservedProperty], ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // refusal is the error that stands against registering, or nil.

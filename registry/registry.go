@@ -35,6 +35,8 @@ type Options struct {
 	Logger *slog.Logger
 	// ClusterID names the registry at /v1/metadata/id. Empty is "penstock".
 	ClusterID string
+	// Version is what /v1/metadata/version says. Empty is "dev".
+	Version string
 	// MaxSchemaBytes is the largest schema text taken, references apart. Zero
 	// is DefaultMaxSchemaBytes.
 	MaxSchemaBytes int
@@ -76,6 +78,7 @@ type Registry struct {
 func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker, o Options) (*Registry, error) {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.ClusterID = cmp.Or(o.ClusterID, "penstock")
+	o.Version = cmp.Or(o.Version, "dev")
 	o.MaxSchemaBytes = cmp.Or(o.MaxSchemaBytes, DefaultMaxSchemaBytes)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, 30*time.Second)
 	if o.Now == nil {

@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"strings"
+
 	"penstock/schemas"
 )
 
@@ -22,6 +24,9 @@ type Schema struct {
 	// Timestamp is when the version was registered, in milliseconds since 1970.
 	Timestamp int64 `json:"ts,omitempty"`
 	Deleted   bool  `json:"deleted"`
+	// Normalize asks, in a request, for the normalised text. It is a parameter
+	// of the API, and no part of a body.
+	Normalize bool `json:"-"`
 }
 
 // Reference names a version of another subject that a schema builds on.
@@ -73,9 +78,42 @@ type SubjectVersion struct {
 }
 
 // Config is the configuration of a subject, a context, or the whole registry.
+// What is absent is not configured there.
 type Config struct {
-	CompatibilityLevel Level `json:"compatibilityLevel,omitempty"`
+	CompatibilityLevel  Level  `json:"compatibilityLevel,omitempty"`
+	CompatibilityPolicy Policy `json:"compatibilityPolicy,omitempty"`
+	// CompatibilityGroup names a metadata property; only versions with the same
+	// value of it are compared.
+	CompatibilityGroup string `json:"compatibilityGroup,omitempty"`
+	// Normalize normalises every schema that comes in.
+	Normalize *bool `json:"normalize,omitempty"`
+	// ValidateFields looks at reserved names, see ReservedProperty.
+	ValidateFields *bool `json:"validateFields,omitempty"`
+	// ValidateNewSchemas and ValidateRules are kept for clients that set them:
+	// this registry validates in any case.
+	ValidateNewSchemas *bool `json:"validateNewSchemas,omitempty"`
+	ValidateRules      *bool `json:"validateRules,omitempty"`
+	// Alias is the subject that is meant wherever this one is named, but where
+	// configuration and modes are.
+	Alias string `json:"alias,omitempty"`
+	// AliasForDeks is kept for clients that encrypt.
+	AliasForDeks string `json:"aliasForDeks,omitempty"`
+	// Every schema that is registered gets the defaults below what it says
+	// itself, and the overrides above.
+	DefaultMetadata  *Metadata `json:"defaultMetadata,omitempty"`
+	OverrideMetadata *Metadata `json:"overrideMetadata,omitempty"`
+	DefaultRuleSet   *RuleSet  `json:"defaultRuleSet,omitempty"`
+	OverrideRuleSet  *RuleSet  `json:"overrideRuleSet,omitempty"`
 }
+
+// ReservedProperty is the metadata property that lists, with commas, the names
+// that no field may have. Where Config.ValidateFields is set, a name cannot be
+// taken off the list, and a new schema cannot use one.
+const ReservedProperty = "confluent:reserved"
+
+// versionProperty is the metadata property that holds the number of the version
+// it is in, and so makes a schema differ from what was registered before.
+const versionProperty = "confluent:version"
 
 // Mode says what may be written to a subject.
 type Mode string
@@ -86,14 +124,25 @@ const (
 	ReadWrite Mode = "READWRITE"
 	// ReadOnly refuses every write to schemas.
 	ReadOnly Mode = "READONLY"
+	// ReadOnlyOverride, set for a context or for all, is ReadOnly whatever the
+	// modes below say.
+	ReadOnlyOverride Mode = "READONLY_OVERRIDE"
 	// Import takes ids and versions as given and checks no compatibility, to
 	// copy another registry.
 	Import Mode = "IMPORT"
+	// ForwardMode is Import for a registry that follows another all the time. It
+	// can be set for the whole registry only.
+	ForwardMode Mode = "FORWARD"
 )
 
 func (m Mode) valid() bool {
-	return m == ReadWrite || m == ReadOnly || m == Import
+	return m == ReadWrite || m == Import || m == ForwardMode || m.readOnly()
 }
+
+func (m Mode) readOnly() bool { return m == ReadOnly || m == ReadOnlyOverride }
+
+// imports reports whether ids and versions come with the schemas.
+func (m Mode) imports() bool { return m == Import || m == ForwardMode }
 
 // Severity says how much a finding weighs.
 type Severity string
@@ -162,4 +211,17 @@ const (
 	// PolicyLenient lets JSON Schemas change what their content models leave
 	// open; the other languages know no difference.
 	PolicyLenient Policy = "LENIENT"
+	// PolicyLogical is PolicyStrict and, at Confluent's, a look at logical types
+	// beyond that. It can be configured; the rules here are those of
+	// PolicyStrict.
+	PolicyLogical Policy = "LOGICAL"
 )
+
+// ParsePolicy reads a policy, in any case.
+func ParsePolicy(s string) (Policy, error) {
+	p := Policy(strings.ToUpper(s))
+	if p != PolicyStrict && p != PolicyLenient && p != PolicyLogical {
+		return "", errorf(CodeInvalidLevel, "Invalid compatibility policy %q. Valid values are strict, lenient, and logical", s)
+	}
+	return p, nil
+}

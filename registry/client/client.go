@@ -390,11 +390,14 @@ func (c *Client) Config(ctx context.Context, subject string) (cfg registry.Confi
 	return cfg, nil
 }
 
-// SetConfig configures a subject, or, with the empty name, all.
+// SetConfig configures a subject, or, with the empty name, all; see
+// registry.Registry.SetConfig.
 func (c *Client) SetConfig(ctx context.Context, subject string, cfg registry.Config) error {
 	body := struct {
-		Compatibility registry.Level `json:"compatibility"`
-	}{cfg.CompatibilityLevel}
+		Compatibility registry.Level `json:"compatibility,omitempty"`
+		registry.Config
+	}{cfg.CompatibilityLevel, cfg}
+	body.CompatibilityLevel = "" // has the other name in a request
 	if err := c.do(ctx, http.MethodPut, settingPath("config", subject), nil, body, nil); err != nil {
 		return fmt.Errorf("configure subject %q: %w", subject, err)
 	}
