@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,11 +21,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The environment variables that carry the servers' addresses.
+// The environment variables that carry the servers' addresses and the folders
+// of the clients.
 const (
 	KafkaEnv    = "PENSTOCK_TEST_KAFKA"    // host:port[,host:port...]
 	PostgresEnv = "PENSTOCK_TEST_POSTGRES" // postgres:// URL of a superuser
 	NATSEnv     = "PENSTOCK_TEST_NATS"     // nats:// URL, JetStream enabled
+	PythonEnv   = "PENSTOCK_TEST_PYTHON"   // virtual environment with Confluent's Python client
+	NodeEnv     = "PENSTOCK_TEST_NODE"     // folder with node_modules that hold the JavaScript clients
 )
 
 // Kafka returns the seed brokers of an Apache Kafka as host:port, several
@@ -40,6 +44,20 @@ func Kafka(t testing.TB) string {
 func NATS(t testing.TB) string {
 	t.Helper()
 	return address(t, NATSEnv, "a real nats-server")
+}
+
+// Python returns a Python interpreter that has confluent-kafka with its registry
+// client and serializers.
+func Python(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(address(t, PythonEnv, "Confluent's Python client"), "bin", "python")
+}
+
+// Node returns a folder whose node_modules hold @confluentinc/schemaregistry and
+// @kafkajs/confluent-schema-registry, for scripts that are run in it.
+func Node(t testing.TB) string {
+	t.Helper()
+	return address(t, NodeEnv, "the JavaScript registry clients")
 }
 
 // Postgres returns the postgres:// URL of a fresh, empty database, which is

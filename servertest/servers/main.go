@@ -1,7 +1,8 @@
 //go:build unix
 
 // Servers starts the real servers that the tests need, Apache Kafka,
-// PostgreSQL and nats-server, runs a command with their addresses in its
+// PostgreSQL and nats-server, and fetches the registry clients of other
+// languages, runs a command with their addresses in its
 // environment, stops them all, and exits as the command did:
 //
 //	go run ./servertest/servers go test ./stream/...
@@ -11,7 +12,7 @@
 // is not started: that one is used instead.
 //
 // Everything listens on free ports of 127.0.0.1 and writes to a temporary
-// folder. Kafka's jars and the nats-server binary are kept in .tools.
+// folder. Kafka's jars, the nats-server binary and the clients are kept in .tools.
 package main
 
 import (
@@ -143,14 +144,28 @@ func toolsFolder(ctx context.Context) (string, error) {
 	return tools, os.MkdirAll(tools, 0o755)
 }
 
-// startAll starts the whole fleet at once and returns when every server is
-// ready or has failed, so that the error names all that is missing. What was
+// startAll starts the whole fleet at once, and fetches the kits, and returns
+// when every server is ready or has failed, so that the error names all that is missing. What was
 // started is returned with an error too, for the caller to stop.
 func startAll(ctx context.Context, tools, dir string) (running []*process, addresses []string, err error) {
 	processes := make([]*process, len(fleet))
-	addresses = make([]string, len(fleet))
-	errs := make([]error, len(fleet))
+	addresses = make([]string, len(fleet)+len(kits))
+	errs := make([]error, len(addresses))
 	var starting sync.WaitGroup
+	for i, k := range kits {
+		i += len(fleet)
+		if folder := os.Getenv(k.env); folder != "" {
+			addresses[i] = k.env + "=" + folder
+			continue
+		}
+		starting.Go(func() {
+			folder, err := k.get(ctx, tools)
+			if err != nil {
+				err = fmt.Errorf("fetch the %s clients: %w", k.name, err)
+			}
+			addresses[i], errs[i] = k.env+"="+folder, err
+		})
+	}
 	for i, s := range fleet {
 		if address := os.Getenv(s.env); address != "" {
 			addresses[i] = s.env + "=" + address

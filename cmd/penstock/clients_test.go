@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"penstock/servertest"
+)
+
+// Sessions of other people's registry clients, in their own languages, with a
+// registry as the command line serves it.
+func TestForeignClients(t *testing.T) {
+	t.Run("python", func(t *testing.T) {
+		session(t, servertest.Python(t), "", "session.py")
+	})
+	t.Run("javascript", func(t *testing.T) {
+		node, err := exec.LookPath("node")
+		folder := servertest.Node(t)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session(t, node, folder, "session.mjs")
+	})
+}
+
+// session runs a script of testdata/clients with the URL of a fresh registry. A
+// script that imports from a folder is run there.
+func session(t *testing.T, interpreter, folder, script string) {
+	logger := newTerminal(nil, nil, new(bytes.Buffer), false).log
+	reg, err := openStore(t.Context(), "memory:", logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := serve("registry", "127.0.0.1:0", reg.handler(), logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.stop(); err != nil {
+			t.Error(err)
+		}
+		if err := reg.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	text, err := os.ReadFile(filepath.Join("testdata", "clients", script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if folder == "" {
+		folder = t.TempDir()
+	} else if folder, err = os.MkdirTemp(folder, "session-"); err != nil {
+		t.Fatal(err)
+	} else {
+		t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	}
+	at := filepath.Join(folder, script)
+	if err := os.WriteFile(at, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), interpreter, at, server.url)
+	cmd.Dir = folder
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "checks passed") {
+		t.Errorf("%s: %v\n%s", script, err, out)
+	}
+	t.Logf("%s", out)
+}

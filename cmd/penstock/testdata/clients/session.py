@@ -1,0 +1,260 @@
+"""A session of Confluent's Python client with a registry: python session.py URL
+
+Every check names what it wants. The last line counts them; the first that
+fails ends the session with a traceback.
+"""
+
+import json
+import sys
+import uuid
+
+from confluent_kafka.schema_registry import (
+    ConfigCompatibilityLevel,
+    Metadata,
+    MetadataProperties,
+    MetadataTags,
+    Rule,
+    RuleKind,
+    RuleMode,
+    RuleSet,
+    Schema,
+    SchemaReference,
+    SchemaRegistryClient,
+    SchemaRegistryError,
+    ServerConfig,
+)
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
+from confluent_kafka.schema_registry.rules.cel.cel_executor import CelExecutor
+from confluent_kafka.schema_registry.rules.cel.cel_field_executor import CelFieldExecutor
+from confluent_kafka.serialization import MessageField, SerializationContext, SerializationError
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+URL = sys.argv[1]
+passed = 0
+
+
+def client():
+    """A client that has cached nothing."""
+    return SchemaRegistryClient({"url": URL})
+
+
+def check(what, got, want):
+    global passed
+    assert got == want, f"{what}: got {got!r}, want {want!r}"
+    passed += 1
+
+
+def refused(what, code, call):
+    global passed
+    try:
+        call()
+    except SchemaRegistryError as e:
+        assert e.error_code == code, f"{what}: code {e.error_code}, want {code}: {e}"
+        passed += 1
+        return e
+    raise AssertionError(f"{what}: not refused")
+
+
+def name(kind):
+    return f"py-{kind}-{uuid.uuid4().hex[:8]}"
+
+
+def value(topic):
+    return SerializationContext(topic, MessageField.VALUE)
+
+
+FLIGHT = {
+    "type": "record",
+    "name": "Flight",
+    "namespace": "demo",
+    "fields": [
+        {"name": "carrier", "type": "string"},
+        {"name": "number", "type": "int"},
+        {"name": "delay", "type": ["null", "double"], "default": None},
+    ],
+}
+
+
+def with_field(schema, field):
+    return json.dumps({**schema, "fields": schema["fields"] + [field]})
+
+
+def subjects_and_versions():
+    sr, subject = client(), name("flights")
+    first = Schema(json.dumps(FLIGHT, indent=2), "AVRO")
+    id1 = sr.register_schema(subject, first)
+    check("registering again", client().register_schema(subject, first), id1)
+    check("normalised", client().register_schema(subject, first, normalize_schemas=True), id1)
+    wider = Schema(with_field(FLIGHT, {"name": "gate", "type": ["null", "string"], "default": None}), "AVRO")
+    check("compatible", sr.test_compatibility(subject, wider), True)
+    id2 = sr.register_schema(subject, wider)
+    assert id2 > id1
+    breaking = Schema(with_field(FLIGHT, {"name": "terminal", "type": "string"}), "AVRO")
+    check("incompatible", sr.test_compatibility(subject, breaking), False)
+    check("incompatible with all", sr.test_compatibility_all_versions(subject, breaking), False)
+    e = refused("an incompatible schema", 40901, lambda: sr.register_schema(subject, breaking))
+    check("status", e.http_status_code, 409)
+    assert "READER_FIELD_MISSING_DEFAULT_VALUE" in e.error_message, e.error_message
+    check("versions", sr.get_versions(subject), [1, 2])
+    assert subject in sr.get_subjects()
+    latest = client().get_latest_version(subject)
+    check("latest", (latest.version, latest.schema_id), (2, id2))
+    check("by id", json.loads(client().get_schema(id1).schema_str)["name"], "Flight")
+    check("by guid", client().get_schema_by_guid(latest.guid).schema_str, latest.schema.schema_str)
+    found = client().lookup_schema(subject, first)
+    check("lookup", (found.version, found.schema_id), (1, id1))
+    check("subjects of an id", client().get_subjects_by_schema_id(id2), [subject])
+    check("versions of an id", [(v.subject, v.version) for v in client().get_schema_versions(id2)], [(subject, 2)])
+    check("types", set(sr.get_schema_types()), {"AVRO", "JSON", "PROTOBUF"})
+    check("contexts", "." in sr.get_contexts(), True)
+    refused("an unknown subject", 40401, lambda: client().get_latest_version(name("nobody")))
+    refused("an unknown version", 40402, lambda: client().get_version(subject, 99))
+    refused("an unknown id", 40403, lambda: client().get_schema(2**30))
+    refused("no schema", 42201, lambda: client().register_schema(subject, Schema("{]", "AVRO")))
+
+    check("set level", sr.set_compatibility(subject, "NONE"), {"compatibility": "NONE"})
+    check("get level", sr.get_compatibility(subject), "NONE")
+    sr.set_config(subject, ServerConfig(compatibility=ConfigCompatibilityLevel.FULL, compatibility_group="major"))
+    got = sr.get_config(subject)
+    check("config", (got.compatibility_level, got.compatibility_group), ("FULL", "major"))
+    sr.delete_config(subject)
+    refused("no config of its own", 40408, lambda: client().get_config(subject))
+    check("global level", client().get_compatibility(), "BACKWARD")
+    sr.update_mode(subject, "READONLY")
+    check("mode", sr.get_mode(subject), "READONLY")
+    refused("a write in read-only mode", 42205, lambda: client().register_schema(subject, breaking))
+    sr.delete_mode(subject)
+    check("global mode", client().get_global_mode(), "READWRITE")
+
+    check("delete version", client().delete_version(subject, 1), 1)
+    check("versions left", client().get_versions(subject), [2])
+    check("its id still resolves", json.loads(client().get_schema(id1).schema_str)["name"], "Flight")
+    check("delete version for good", client().delete_version(subject, 1, permanent=True), 1)
+    check("delete subject", client().delete_subject(subject), [2])
+    refused("deleted", 40401, lambda: client().get_latest_version(subject))
+    check("delete for good", client().delete_subject(subject, permanent=True), [2])
+
+
+def references():
+    sr, base, user = client(), name("base"), name("user")
+    sr.register_schema(base, Schema('{"type":"enum","name":"Carrier","namespace":"demo","symbols":["AA","UA"]}', "AVRO"))
+    text = '{"type":"record","name":"Leg","namespace":"demo","fields":[{"name":"carrier","type":"demo.Carrier"}]}'
+    schema = Schema(text, "AVRO", references=[SchemaReference("demo.Carrier", base, 1)])
+    leg = sr.register_schema(user, schema)
+    check("referenced by", client().get_referenced_by(base, 1), [leg])
+    refused("deleting what is referred to", 42206, lambda: client().delete_subject(base))
+    got = client().get_latest_version(user).schema.references
+    check("references", [(r.name, r.subject, r.version) for r in got], [("demo.Carrier", base, 1)])
+
+
+def metadata_and_rules():
+    sr, subject = client(), name("contract")
+    rules = RuleSet(domain_rules=[Rule(
+        name="positive", kind=RuleKind.CONDITION, mode=RuleMode.WRITE, type="CEL", expr="message.number > 0",
+        doc=None, tags=None, params=None, on_success=None, on_failure="ERROR", disabled=False,
+    )])
+    meta = Metadata(MetadataTags({"Flight.carrier": ["PII"]}), MetadataProperties({"owner": "ops"}), ["secret"])
+    sr.register_schema(subject, Schema(json.dumps(FLIGHT), "AVRO", metadata=meta, rule_set=rules))
+    got = client().get_latest_with_metadata(subject, {"owner": "ops"}).schema
+    check("properties", got.metadata.properties.properties, {"owner": "ops"})
+    check("tags", {k: list(v) for k, v in got.metadata.tags.tags.items()}, {"Flight.carrier": ["PII"]})
+    check("rule", got.rule_set.domain_rules[0].expr, "message.number > 0")
+    refused("no version with that property", 40402, lambda: client().get_latest_with_metadata(subject, {"owner": "dev"}))
+
+    topic = name("ruled")
+    sr.register_schema(topic + "-value", Schema(json.dumps(FLIGHT), "AVRO", rule_set=rules))
+    write = AvroSerializer(client(), conf={"auto.register.schemas": False, "use.latest.version": True})
+    write({"carrier": "UA", "number": 7, "delay": None}, value(topic))
+    try:
+        write({"carrier": "UA", "number": -7, "delay": None}, value(topic))
+        raise AssertionError("a record that breaks a rule was serialised")
+    except SerializationError:
+        check("a rule is run", True, True)
+
+
+def avro():
+    topic, event = name("avro"), {"carrier": "UA", "number": 1545, "delay": -4.0}
+    write = AvroSerializer(client(), json.dumps(FLIGHT))
+    data = write(event, value(topic))
+    check("magic byte", data[0], 0)
+    check("avro read back", AvroDeserializer(client())(data, value(topic)), event)
+    lookup = AvroSerializer(client(), json.dumps(FLIGHT), conf={"auto.register.schemas": False})
+    check("avro by lookup", lookup(event, value(topic)), data)
+
+
+def json_schema():
+    topic, event = name("json"), {"carrier": "UA", "number": 1545}
+    text = json.dumps({
+        "type": "object", "title": "Flight",
+        "properties": {"carrier": {"type": "string"}, "number": {"type": "integer"}},
+        "required": ["carrier"],
+    })
+    write = JSONSerializer(text, client())
+    data = write(event, value(topic))
+    check("json read back", JSONDeserializer(text, schema_registry_client=client())(data, value(topic)), event)
+    sr, subject = client(), topic + "-value"
+    narrower = Schema(text.replace('"integer"', '"string"'), "JSON")
+    check("a changed type", sr.test_compatibility(subject, narrower), False)
+    refused("a changed type", 40901, lambda: sr.register_schema(subject, narrower))
+    same = Schema(json.dumps(json.loads(text), sort_keys=True), "JSON")
+    sr.set_compatibility(subject, "NONE")
+    normal = client().register_schema(subject, same, normalize_schemas=True)
+    check("normalised text", client().register_schema(subject, Schema(text, "JSON"), normalize_schemas=True), normal)
+
+
+def message(package, build):
+    """A message class of a file of its own, and of one that it imports."""
+    pool = descriptor_pool.DescriptorPool()
+    timestamp = descriptor_pb2.FileDescriptorProto()
+    from google.protobuf import timestamp_pb2
+    timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp)
+    pool.Add(timestamp)
+    imported = descriptor_pb2.FileDescriptorProto(name=f"{package}/airport.proto", package=package, syntax="proto3")
+    airport = imported.message_type.add(name="Airport")
+    airport.field.add(name="code", number=1, type=9, label=1, json_name="code")
+    pool.Add(imported)
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}/flight.proto", package=package, syntax="proto3")
+    file.dependency.extend([imported.name, timestamp.name])
+    build(file, package)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Flight"))
+
+
+def flight(file, package):
+    m = file.message_type.add(name="Other")
+    m.field.add(name="nothing", number=1, type=8, label=1, json_name="nothing")
+    m = file.message_type.add(name="Flight")
+    m.field.add(name="carrier", number=1, type=9, label=1, json_name="carrier")
+    m.field.add(name="number", number=2, type=5, label=1, json_name="number")
+    m.field.add(name="origin", number=3, type=11, label=1, type_name=f".{package}.Airport", json_name="origin")
+    m.field.add(name="left", number=4, type=11, label=1, type_name=".google.protobuf.Timestamp", json_name="left")
+
+
+def protobuf():
+    topic, package = name("protobuf"), "p" + uuid.uuid4().hex[:8]
+    Flight = message(package, flight)
+    event = Flight(carrier="UA", number=1545)
+    event.origin.code = "EWR"
+    event.left.seconds = 1357020000
+    shared = client()
+    data = ProtobufSerializer(Flight, shared)(event, value(topic))
+    check("protobuf read back", ProtobufDeserializer(Flight)(data, value(topic)), event)
+    read = ProtobufDeserializer(Flight, schema_registry_client=shared)
+    check("protobuf read by the client that registered", read(data, value(topic)), event)
+    read = ProtobufDeserializer(Flight, schema_registry_client=client())
+    check("protobuf read by another", read(data, value(topic)), event)
+    lookup = ProtobufSerializer(Flight, client(), {"auto.register.schemas": False})
+    check("protobuf by lookup", lookup(event, value(topic)), data)
+    stored = client().get_latest_version(topic + "-value")
+    assert "message Flight {" in stored.schema.schema_str, stored.schema.schema_str
+    check("imports are references", sorted(r.name for r in stored.schema.references),
+          [f"{package}/airport.proto", "google/protobuf/timestamp.proto"])
+    gone = Schema(stored.schema.schema_str.replace("message Other", "message Another"), "PROTOBUF", stored.schema.references)
+    check("a message that is gone", client().test_compatibility(topic + "-value", gone), False)
+
+
+for session in (subjects_and_versions, references, metadata_and_rules, avro, json_schema, protobuf):
+    session()
+print(f"{passed} checks passed")
