@@ -151,7 +151,7 @@ def references():
 
 def metadata_and_rules():
     sr, subject = client(), name("contract")
-    rules = RuleSet(domain_rules=[Rule(
+    rules = RuleSet(migration_rules=None, domain_rules=[Rule(
         name="positive", kind=RuleKind.CONDITION, mode=RuleMode.WRITE, type="CEL", expr="message.number > 0",
         doc=None, tags=None, params=None, on_success=None, on_failure="ERROR", disabled=False,
     )])
