@@ -1,5 +1,10 @@
 package schemas
 
+import (
+	"cmp"
+	"unicode/utf8"
+)
+
 // What a registry asks of a schema's text beyond Canonical. A Schema implements
 // what its language has; the functions below say what holds where it does not.
 
@@ -60,4 +65,26 @@ func Same(a, b Schema) bool {
 		return c.Same(b)
 	}
 	return a.Canonical() == b.Canonical()
+}
+
+// CompareUTF16 orders texts by their UTF-16 code units, as Java and JavaScript
+// do: like strings.Compare, but that what lies beyond the first 65,536
+// characters comes before U+E000.
+func CompareUTF16(a, b string) int {
+	for {
+		x, n := utf8.DecodeRuneInString(a)
+		y, m := utf8.DecodeRuneInString(b)
+		if x != y || n == 0 || m == 0 {
+			return cmp.Or(cmp.Compare(min(n, 1), min(m, 1)), cmp.Compare(leadingUnit(x), leadingUnit(y)), cmp.Compare(x, y))
+		}
+		a, b = a[n:], b[m:]
+	}
+}
+
+// leadingUnit is the first UTF-16 code unit of a character.
+func leadingUnit(c rune) rune {
+	if c < 1<<16 {
+		return c
+	}
+	return 0xD800 + (c-1<<16)>>10
 }

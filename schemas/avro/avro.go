@@ -10,8 +10,10 @@
 package avro
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/twmb/avro"
@@ -33,13 +35,15 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 	if err != nil {
 		return nil, err
 	}
-	lib := printer{seen: map[string]bool{}, library: true}
-	lib.typ(t, "")
+	lib, err := t.print(libraryForm)
+	if err != nil {
+		return nil, err
+	}
 	var options []avro.SchemaOpt
-	if strings.Contains(string(lib.out), `"logicalType":"duration"`) {
+	if strings.Contains(string(lib), `"logicalType":"duration"`) {
 		options = append(options, avro.CustomType{LogicalType: "duration", AvroType: "fixed"})
 	}
-	if strings.Contains(string(lib.out), `"logicalType":"uuid"`) {
+	if strings.Contains(string(lib), `"logicalType":"uuid"`) {
 		options = append(options, avro.CustomType{LogicalType: "uuid", AvroType: "fixed", Decode: func(v any, _ *avro.SchemaNode) (any, error) {
 			b, ok := v.([]byte)
 			if !ok || len(b) != 16 {
@@ -48,14 +52,20 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 			return schemas.GUID(b).String(), nil
 		}})
 	}
-	compiled, err := avro.Parse(string(lib.out), options...)
+	compiled, err := avro.Parse(string(lib), options...)
 	if err != nil {
 		return nil, fmt.Errorf("parse Avro schema: %w", err)
 	}
-	canonical := printer{seen: map[string]bool{}}
-	canonical.typ(t, "")
+	canonical, err := t.print(canonicalForm)
+	if err != nil {
+		return nil, err
+	}
+	same, err := t.print(sameForm)
+	if err != nil {
+		return nil, err
+	}
 	m := modeller{named: map[*typ]*schemas.Node{}}
-	s := &Schema{canonical: string(canonical.out), lib: compiled, model: m.node(t)}
+	s := &Schema{canonical: string(canonical), refs: maps.Clone(refs), same: sha256.Sum256(same), lib: compiled, model: m.node(t)}
 	plans := planner{}
 	s.plan = plans.plan(s.model)
 	plans.finish()
@@ -66,6 +76,8 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 // Schema is a parsed Avro schema. It is immutable and safe for concurrent use.
 type Schema struct {
 	canonical string
+	refs      map[string]string
+	same      [sha256.Size]byte // of the text in sameForm
 	lib       *avro.Schema
 	model     *schemas.Node
 	plan      *plan
@@ -73,7 +85,12 @@ type Schema struct {
 	forks     bool // and such a union lies within another
 }
 
-var _ schemas.Schema = (*Schema)(nil)
+var (
+	_ schemas.Schema     = (*Schema)(nil)
+	_ schemas.Normalizer = (*Schema)(nil)
+	_ schemas.Formatter  = (*Schema)(nil)
+	_ schemas.Comparer   = (*Schema)(nil)
+)
 
 // Type returns schemas.Avro.
 func (s *Schema) Type() schemas.Type { return schemas.Avro }
@@ -81,6 +98,43 @@ func (s *Schema) Type() schemas.Type { return schemas.Avro }
 // Canonical is the text that Confluent's registry keeps for the schema; types
 // of references stay names in it.
 func (s *Schema) Canonical() string { return s.canonical }
+
+// Normalized is the text that Confluent's registry keeps if asked to normalise:
+// properties (but the logical type, which comes first) and aliases sorted,
+// defaults spelled as their types have them, empty docs of named types left out,
+// errors made records. Three things that change what a schema means are not
+// done: a type without a namespace stays out of the namespace around it, and a
+// default stays where it is one of a later branch of a union, or an integer
+// beyond 64 bits for a number.
+func (s *Schema) Normalized() (string, error) { return s.text(normalForm) }
+
+// Text knows the format "resolved": the canonical text with the types of
+// references defined at their first use.
+func (s *Schema) Text(format string) (string, error) {
+	if format != "resolved" {
+		return "", nil
+	}
+	return s.text(resolvedForm)
+}
+
+// text reads the canonical text again: what it takes to write the others is
+// not worth keeping.
+func (s *Schema) text(f form) (string, error) {
+	t, err := parseText(s.canonical, s.refs)
+	if err != nil {
+		return "", err
+	}
+	out, err := t.print(f)
+	return string(out), err
+}
+
+// Same compares the structure, references resolved: everything that Canonical
+// keeps, but the order of properties, of aliases and of the members of objects,
+// and whether a record is an error. Defaults of 1 and 1.0 differ.
+func (s *Schema) Same(other schemas.Schema) bool {
+	o, ok := other.(*Schema)
+	return ok && s.same == o.same
+}
 
 // Model returns the neutral tree, types of references included.
 func (s *Schema) Model() *schemas.Node { return s.model }

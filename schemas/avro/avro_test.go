@@ -72,8 +72,146 @@ func TestCanonical(t *testing.T) {
 	// Numbers: integers as they are, others as Java spells a double.
 	f(`{"type": "string", "p": [1.50, 1e3, 1.5e10, 1e-3, 1.5e-4, 9999999.5, 1e7, -0.0, 100, 1e21, 123456789.125]}`,
 		`{"type":"string","p":[1.5,1000.0,1.5E10,0.001,1.5E-4,9999999.5,1.0E7,-0.0,100,1.0E21,1.23456789125E8]}`)
+	f(`{"type": "int", "p": [4.9e-324, 2e-323, 1.7976931348623157e308, 1e400, -1e400, 1e23, 0.001, 9.99e-4, 9999999.999, 1e7, -0, -0.0, 0e5, 9007199254740993]}`,
+		`{"type":"int","p":[4.9E-324,2.0E-323,1.7976931348623157E308,"Infinity","-Infinity",1.0E23,0.001,9.99E-4,9999999.999,1.0E7,0,-0.0,0.0,9007199254740993]}`)
+	f(`{"type": "record", "name": "R", "fields": [{"name": "a", "type": "double", "default": 1.50}, {"name": "b", "type": "double", "default": 1}]}`,
+		`{"type":"record","name":"R","fields":[{"name":"a","type":"double","default":1.5},{"name":"b","type":"double","default":1}]}`)
+	// A name that is that of a type is written in full; aliases count once, and
+	// those of fields may be anything.
+	f(`{"type":"record","name":"n.R","aliases":["n.A","A","m.C","int","record","n.map"],"fields":[{"name":"a","type":{"type":"fixed","name":"record","size":1}},{"name":"b","type":"record"},{"name":"c","type":"n.record"},{"name":"d","type":"int","aliases":["x-y","x","x","a b"]}]}`,
+		`{"type":"record","name":"R","namespace":"n","fields":[{"name":"a","type":{"type":"fixed","name":"record","size":1}},{"name":"b","type":"n.record"},{"name":"c","type":"n.record"},{"name":"d","type":"int","aliases":["x-y","x","a b"]}],"aliases":["A","m.C","n.int","n.record","n.map"]}`)
+	// What is no text is no doc, no namespace and no default symbol.
+	f(`{"type":"record","name":"R","doc":5,"namespace":null,"fields":[{"name":"a","type":"int","doc":null,"order":"DESCENDING"}]}`,
+		`{"type":"record","name":"R","fields":[{"name":"a","type":"int","order":"descending"}]}`)
+	f(`{"type":"enum","name":"E","symbols":["A"],"default":null}`, `{"type":"enum","name":"E","symbols":["A"]}`)
+	f(`{"type":"array","items":"int","namespace":"x","name":"A","doc":"d","default":[]}`, `{"type":"array","items":"int","default":[]}`)
+	f(`{"type":"record","name":"a.R","fields":[{"name":"x","type":["null",{"type":"R","foo":1}],"default":null}]}`,
+		`{"type":"record","name":"R","namespace":"a","fields":[{"name":"x","type":["null","R"],"default":null}]}`)
+	f(`{"type":"record","name":".R","fields":[],"fields":[{"name":"b","type":"int"}]}`, `{"type":"record","name":"R","fields":[{"name":"b","type":"int"}]}`)
+	f(`{"type":"record","name":"R","fields":[{"name":"x","type":{"type":"array","items":{"name":"Q","namespace":"z.y","type":"enum","symbols":["A"]}}},{"name":"y","type":"z.y.Q","default":"A"}]}`,
+		`{"type":"record","name":"R","fields":[{"name":"x","type":{"type":"array","items":{"type":"enum","name":"Q","namespace":"z.y","symbols":["A"]}}},{"name":"y","type":"z.y.Q","default":"A"}]}`)
+	// A logical type that cannot stand there is no more than a property.
+	f(`{"type":"bytes","logicalType":"decimal","precision":2,"scale":50000000}`, `{"type":"bytes","logicalType":"decimal","precision":2,"scale":50000000}`)
+	f(`{"type":"string","logicalType":"date"}`, `{"type":"string","logicalType":"date"}`)
 	// An unknown logical type is a property like any other.
 	f(`{"type": "int", "logicalType": "parsecs"}`, `{"type":"int","logicalType":"parsecs"}`)
+}
+
+func TestNormalized(t *testing.T) {
+	refs := map[string]string{"f": `{"type":"fixed","name":"z.F","size":1}`}
+	f := func(text, want string) {
+		t.Helper()
+		for text, want := range map[string]string{text: want, want: want} {
+			s, err := Format{}.Parse(text, refs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := schemas.Normalized(s); err != nil || got != want {
+				t.Errorf("got  %s, %v\nwant %s", got, err, want)
+			}
+		}
+	}
+	f(`{"type":"string","b":{"z":1,"a":[{"y":1,"x":2},1.50]},"Z":1,"\uffff":1,"\ud83d\ude00":1,"a":1}`,
+		`{"type":"string","Z":1,"a":1,"b":{"a":[{"x":2,"y":1},1.5],"z":1},"😀":1,"`+"\uffff"+`":1}`)
+	// The logical type first, if it is one.
+	f(`{"scale":2,"type":"bytes","b":1,"precision":9,"a":2,"logicalType":"decimal"}`, `{"type":"bytes","logicalType":"decimal","precision":9,"scale":2,"a":2,"b":1}`)
+	f(`{"scale":0,"type":"bytes","b":1,"precision":9,"logicalType":"decimal"}`, `{"type":"bytes","logicalType":"decimal","precision":9,"b":1,"scale":0}`)
+	f(`{"type":"bytes","b":1,"precision":9,"scale":99,"logicalType":"decimal"}`, `{"type":"bytes","b":1,"logicalType":"decimal","precision":9,"scale":99}`)
+	f(`{"type":"int","a":1,"logicalType":"date"}`, `{"type":"int","logicalType":"date","a":1}`)
+	f(`{"type":"int","z":2,"a":1,"logicalType":"parsecs"}`, `{"type":"int","a":1,"logicalType":"parsecs","z":2}`)
+	f(`{"type":"fixed","name":"D","size":2,"a":1,"precision":4,"logicalType":"decimal"}`, `{"type":"fixed","name":"D","size":2,"logicalType":"decimal","precision":4,"a":1}`)
+	f(`{"type":"fixed","name":"D","size":2,"a":1,"precision":5,"logicalType":"decimal"}`, `{"type":"fixed","name":"D","size":2,"a":1,"logicalType":"decimal","precision":5}`)
+	// Aliases by full name, docs of types if there is something in them, errors.
+	f(`{"type":"error","name":"n.R","doc":"","aliases":["B","m.C","A","a"],"fields":[{"name":"x","doc":"","type":"int","aliases":["b","a"],"order":"ignore"}]}`,
+		`{"type":"record","name":"R","namespace":"n","fields":[{"name":"x","type":"int","doc":"","order":"ignore","aliases":["a","b"]}],"aliases":["m.C","A","B","a"]}`)
+	f(`{"type":"enum","name":"E","doc":"d","symbols":["B","A"],"default":"A"}`, `{"type":"enum","name":"E","doc":"d","symbols":["B","A"],"default":"A"}`)
+	// A type without a namespace does not fall into the one around it.
+	f(`{"type":"record","name":"n.R","fields":[{"name":"x","type":{"type":"fixed","name":"F","namespace":"","size":1}},{"name":"y","type":["null","F","z.F"]}]}`,
+		`{"type":"record","name":"R","namespace":"n","fields":[{"name":"x","type":{"type":"fixed","name":"F","namespace":"","size":1}},{"name":"y","type":["null","F","z.F"]}]}`)
+	// Defaults as their types have them.
+	def := func(typ, def, want string) {
+		t.Helper()
+		if want != "" {
+			want = `,"default":` + want
+		}
+		f(`{"type":"record","name":"R","fields":[{"name":"x","type":`+typ+`,"default":`+def+`}]}`, `{"type":"record","name":"R","fields":[{"name":"x","type":`+typ+want+`}]}`)
+	}
+	def(`"double"`, `1`, `1.0`)
+	def(`"double"`, `100000000000`, `1.0E11`)
+	def(`"double"`, `123456789012345678901234567890`, `1.2345678901234568E29`)
+	def(`"float"`, `1.5e10`, `1.50000005E10`)
+	def(`"float"`, `0.1`, `0.1`)
+	def(`"float"`, `16777217`, `1.6777216E7`)
+	def(`"float"`, `8.85e10`, `8.8500003E10`)
+	def(`"float"`, `3.4028235e38`, `3.4028235E38`)
+	def(`"float"`, `1e-45`, `1.4E-45`)
+	def(`"float"`, `9.9999e-4`, `9.9999E-4`)
+	def(`"long"`, `123456789012`, `123456789012`)
+	def(`"bytes"`, `"\u00ff\u0000"`, `"ÿ\u0000"`)
+	def(`["double","null"]`, `1`, `1.0`)
+	def(`["null","double"]`, `null`, `null`)
+	def(`["null","double"]`, `5`, `5.0`)
+	def(`"double"`, `"NaN"`, `"NaN"`)
+	def(`{"type":"map","values":"double"}`, `{"b":1,"a":2}`, `{"a":2.0,"b":1.0}`)
+	def(`{"type":"array","items":["null","float"]}`, `[1,null]`, `[1.0,null]`)
+	def(`{"type":"record","name":"I","fields":[{"name":"z","type":"double"},{"name":"a","type":"boolean"}]}`, `{"z":1,"a":true}`, `{"a":true,"z":1.0}`)
+}
+
+func TestResolved(t *testing.T) {
+	refs := map[string]string{
+		"a": `{"type":"record","name":"people.Address","fields":[{"name":"city","type":"string"}]}`,
+		"c": `{"type":"record","name":"people.Customer","doc":"d","fields":[{"name":"home","type":"Address"},{"name":"next","type":["null","Customer"]}]}`,
+	}
+	s, err := Format{}.Parse(`{"type":"record","name":"shop.Sale","fields":[{"name":"by","type":"people.Customer"},{"name":"to","type":"people.Address"}]}`, refs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"type":"record","name":"Sale","namespace":"shop","fields":[{"name":"by","type":{"type":"record","name":"Customer","namespace":"people","doc":"d","fields":[{"name":"home","type":{"type":"record","name":"Address","fields":[{"name":"city","type":"string"}]}},{"name":"next","type":["null","Customer"]}]}},{"name":"to","type":"people.Address"}]}`
+	if got, err := schemas.Text(s, "resolved"); err != nil || got != want {
+		t.Errorf("got  %s, %v\nwant %s", got, err, want)
+	}
+	alone, err := Format{}.Parse(want, nil)
+	if err != nil || !schemas.Same(s, alone) {
+		t.Errorf("the resolved text says something else: %v", err)
+	}
+	for _, format := range []string{"", "serialized"} {
+		if got, err := schemas.Text(s, format); err != nil || got != s.Canonical() {
+			t.Errorf("format %q: %s, %v", format, got, err)
+		}
+	}
+}
+
+func TestSame(t *testing.T) {
+	base := `{"type":"record","name":"n.R","doc":"d","p":{"x":1,"y":2},"q":1,"aliases":["A","B"],"fields":[{"name":"a","type":{"type":"map","values":"double"},"default":{"k":1,"l":2.0},"aliases":["c","d"]},{"name":"e","type":{"type":"enum","name":"E","symbols":["S","T"],"default":"S"}}]}`
+	f := func(old, new string, want bool) {
+		t.Helper()
+		if !strings.Contains(base, old) {
+			t.Fatalf("%s is not there", old)
+		}
+		if got := schemas.Same(parse(t, base), parse(t, strings.Replace(base, old, new, 1))); got != want {
+			t.Errorf("%s for %s: %t", new, old, got)
+		}
+	}
+	f(`"p":{"x":1,"y":2},"q":1`, `"q":1,"p":{"y":2,"x":1}`, true)
+	f(`["A","B"]`, `["n.B","A"]`, true)
+	f(`["c","d"]`, `["d","c"]`, true)
+	f(`{"k":1,"l":2.0}`, `{"l":2.00,"k":1}`, true)
+	f(`"name":"n.R"`, `"namespace":"n","name":"R"`, true)
+	f(`"record"`, `"error"`, true)
+	f(`{"k":1,"l":2.0}`, `{"k":1.0,"l":2.0}`, false)
+	f(`"doc":"d",`, ``, false)
+	f(`"doc":"d"`, `"doc":""`, false)
+	f(`"x":1`, `"x":2`, false)
+	f(`"q":1`, `"q":1.0`, false)
+	f(`["A","B"]`, `["A"]`, false)
+	f(`,"default":"S"`, ``, false)
+	f(`["S","T"]`, `["T","S"]`, false)
+	f(`"aliases":["c","d"]`, `"order":"ignore","aliases":["c","d"]`, false)
+	f(`n.R`, `m.R`, false)
+	f(`"double"`, `"float"`, false)
+	if schemas.Same(parse(t, `"int"`), parse(t, `"long"`)) {
+		t.Error("int is long")
+	}
 }
 
 func TestParseRefuses(t *testing.T) {
@@ -103,7 +241,13 @@ func TestParseRefuses(t *testing.T) {
 	f(`{"type":"int","p":92233720368547758080}`, `at /p: expected an integer of 64 bits, found 92233720368547758080`)
 	f(`["int","int"]`, `int`)
 	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"int","default":"x"}]}`, `default`)
-	f(`{"type":"bytes","logicalType":"decimal","precision":2,"scale":50000000}`, `scale`)
+	f(`["null",["int"]]`, `at /1: expected a type that is no union, because a union may not directly contain another`)
+	f(`["int",{"type":"map","values":"int"},{"type":"map","values":"string"}]`, `at /2: the union has two branches of the type "map": a value could not be told to be of one`)
+	f(`["int",{"type":"fixed","name":"F","size":1},"F"]`, `at /2: the union has two branches of the type "F"`)
+	f(`{"type":"record","name":"R","aliases":"x","fields":[]}`, `at /aliases: expected an array of names, found string "x"`)
+	f(`{"type":"record","name":"R","aliases":["x",1],"fields":[]}`, `at /aliases/1: expected a name, found number 1`)
+	f(`{"type":"record","name":"R","aliases":["x y"],"fields":[]}`, `at /aliases/0: expected a name, found "x y"`)
+	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"int","aliases":{}}]}`, `at /fields/0/aliases: expected an array of names, found a JSON object`)
 	f(strings.Repeat(`{"type":"array","items":`, 201)+`"int"`+strings.Repeat("}", 201), `less nesting`)
 	f(strings.Repeat(" ", 4<<20+1), `a schema of at most`)
 }

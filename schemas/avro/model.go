@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
+	"strings"
 
 	"penstock/schemas"
 )
@@ -87,42 +88,88 @@ func (m *modeller) definition(n *schemas.Node, t *typ) {
 	}
 }
 
-// logical notes the logical type where it is one of the type it stands on; the
-// specification has all others ignored.
-func logical(n *schemas.Node, t *typ) {
-	var kind string
-	number := func(attribute string) int {
+// logicalType is a logical type that is one of the type it stands on.
+type logicalType struct {
+	name             string
+	precision, scale int // of a decimal
+}
+
+// logical returns the logical type of t, or nil if it has none, one that is
+// unknown, or one that cannot stand there; the specification has all those
+// ignored.
+func (t *typ) logical() *logicalType {
+	property := func(name string) *schemas.JSONNode {
 		for _, p := range t.props {
-			if p.Name == attribute && p.Value.Kind == schemas.JSONNumber {
-				v, _ := schemas.AsInt64(json.Number(p.Value.Text))
-				return int(v)
+			if p.Name == name {
+				return p.Value
 			}
 		}
-		return 0
+		return nil
 	}
-	for _, p := range t.props {
-		if p.Name == "logicalType" && p.Value.Kind == schemas.JSONString {
-			kind = p.Value.Text
-		}
-	}
+	kind, _ := text(property("logicalType"))
+	l := &logicalType{name: kind}
 	switch kind + " on " + t.kind {
-	case "date on int":
-		n.Logical = schemas.Date
-	case "time-millis on int", "time-micros on long":
-		n.Logical = schemas.TimeOfDay
-	case "timestamp-millis on long", "timestamp-micros on long", "timestamp-nanos on long":
-		n.Logical = schemas.Timestamp
-	case "local-timestamp-millis on long", "local-timestamp-micros on long", "local-timestamp-nanos on long":
-		n.Logical = schemas.LocalTime
-	case "uuid on string":
-		n.Logical = schemas.UUID
+	case "date on int", "time-millis on int", "time-micros on long",
+		"timestamp-millis on long", "timestamp-micros on long", "timestamp-nanos on long",
+		"local-timestamp-millis on long", "local-timestamp-micros on long", "local-timestamp-nanos on long",
+		"uuid on string", "big-decimal on bytes":
+		return l
 	case "uuid on fixed":
-		if n.Size == 16 {
-			n.Logical = schemas.UUID
+		if t.size == 16 {
+			return l
+		}
+	case "duration on fixed":
+		if t.size == 12 {
+			return l
 		}
 	case "decimal on bytes", "decimal on fixed":
-		n.Logical, n.Precision, n.Scale = schemas.Decimal, number("precision"), number("scale")
-	case "big-decimal on bytes":
+		var whole, fits bool
+		l.precision, whole = size(property("precision"))
+		l.scale, fits = 0, true
+		if scale := property("scale"); scale != nil {
+			l.scale, fits = size(scale)
+		}
+		if whole && fits && l.precision > 0 && l.scale <= l.precision && (t.kind == "bytes" || l.precision <= digitsOf(t.size)) {
+			return l
+		}
+	}
+	return nil
+}
+
+// size is a JSON integer from 0 to 2^31-1.
+func size(n *schemas.JSONNode) (int, bool) {
+	if n == nil || n.Kind != schemas.JSONNumber || strings.ContainsAny(n.Text, ".eE") {
+		return 0, false
+	}
+	v, err := strconv.ParseInt(n.Text, 10, 32)
+	return int(v), err == nil && v >= 0
+}
+
+// digitsOf is how many decimal digits a signed integer of so many bytes holds.
+func digitsOf(bytes int) int {
+	return int(math.Log10(2) * float64(8*bytes-1))
+}
+
+// logical notes the logical type of t, but for a duration, which is bytes here.
+func logical(n *schemas.Node, t *typ) {
+	l := t.logical()
+	if l == nil {
+		return
+	}
+	switch l.name {
+	case "date":
+		n.Logical = schemas.Date
+	case "time-millis", "time-micros":
+		n.Logical = schemas.TimeOfDay
+	case "timestamp-millis", "timestamp-micros", "timestamp-nanos":
+		n.Logical = schemas.Timestamp
+	case "local-timestamp-millis", "local-timestamp-micros", "local-timestamp-nanos":
+		n.Logical = schemas.LocalTime
+	case "uuid":
+		n.Logical = schemas.UUID
+	case "decimal":
+		n.Logical, n.Precision, n.Scale = schemas.Decimal, l.precision, l.scale
+	case "big-decimal":
 		n.Logical = schemas.Decimal
 	}
 }

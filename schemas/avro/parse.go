@@ -211,19 +211,36 @@ func (p *parser) typ(n *schemas.JSONNode, space, pointer string) (*typ, error) {
 		}
 		return p.lookup(n.Text, space, pointer)
 	case schemas.JSONArray:
-		t := &typ{kind: "union"}
-		for i, item := range n.Items {
-			m, err := p.typ(item, space, fmt.Sprintf("%s/%d", pointer, i))
-			if err != nil {
-				return nil, err
-			}
-			t.members = append(t.members, m)
-		}
-		return t, nil
+		return p.union(n, space, pointer)
 	case schemas.JSONObject:
 		return p.object(n, space, pointer)
 	}
 	return nil, p.fail(pointer, "expected a type (a name, an object or an array), found a JSON %s", n.Kind)
+}
+
+func (p *parser) union(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+	t := &typ{kind: "union"}
+	seen := map[string]bool{}
+	for i, item := range n.Items {
+		at := fmt.Sprintf("%s/%d", pointer, i)
+		m, err := p.typ(item, space, at)
+		if err != nil {
+			return nil, err
+		}
+		branch := m.kind
+		if isNamed(branch) {
+			branch = m.name.full()
+		}
+		switch {
+		case branch == "union":
+			return nil, p.fail(at, "expected a type that is no union, because a union may not directly contain another")
+		case seen[branch]:
+			return nil, p.fail(at, "the union has two branches of the type %q: a value could not be told to be of one", branch)
+		}
+		seen[branch] = true
+		t.members = append(t.members, m)
+	}
+	return t, nil
 }
 
 // lookup finds a type by name: in the enclosing namespace, else in none, and
@@ -356,13 +373,16 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	}
 	p.types[full] = t
 	t.doc = optional(n.Get("doc"))
-	if a := n.Get("aliases"); a != nil {
-		for i, item := range a.Items {
-			s, ok := text(item)
-			alias := named(s, t.name.space)
-			if !ok || !alias.valid() {
-				return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", found(item))
-			}
+	aliases, err := p.aliases(n.Get("aliases"), pointer)
+	if err != nil {
+		return err
+	}
+	for i, s := range aliases {
+		alias := named(s, t.name.space)
+		if !alias.valid() {
+			return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %q", s)
+		}
+		if !slices.Contains(t.aliases, alias) {
 			t.aliases = append(t.aliases, alias)
 		}
 	}
@@ -382,6 +402,30 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	return p.record(t, n, pointer)
 }
 
+// aliases reads an array of strings, each of which counts once. The aliases of
+// a field may be any text, as in other readers of Avro.
+func (p *parser) aliases(n *schemas.JSONNode, pointer string) ([]string, error) {
+	if n == nil {
+		return nil, nil
+	}
+	if n.Kind != schemas.JSONArray {
+		return nil, p.fail(pointer+"/aliases", "expected an array of names, found %s", found(n))
+	}
+	var out []string
+	seen := make(map[string]bool, len(n.Items))
+	for i, item := range n.Items {
+		s, ok := text(item)
+		if !ok {
+			return nil, p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", found(item))
+		}
+		if !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
 func (p *parser) enum(t *typ, n *schemas.JSONNode, pointer string) error {
 	symbols := n.Get("symbols")
 	if symbols == nil || symbols.Kind != schemas.JSONArray {
@@ -399,7 +443,7 @@ func (p *parser) enum(t *typ, n *schemas.JSONNode, pointer string) error {
 		seen[s] = true
 		t.symbols = append(t.symbols, s)
 	}
-	if d := n.Get("default"); d != nil {
+	if d := n.Get("default"); d != nil && d.Kind != schemas.JSONNull {
 		t.other = optional(d)
 		if t.other == nil || !seen[*t.other] {
 			return p.fail(pointer+"/default", "expected one of the symbols, found %s", found(d))
@@ -436,14 +480,8 @@ func (p *parser) record(t *typ, n *schemas.JSONNode, pointer string) error {
 				return p.fail(at+"/order", `expected "ascending", "descending" or "ignore", found %s`, found(o))
 			}
 		}
-		if a := item.Get("aliases"); a != nil {
-			for j, alias := range a.Items {
-				s, ok := text(alias)
-				if !ok || !validName(s) {
-					return p.fail(fmt.Sprintf("%s/aliases/%d", at, j), "expected a name, found %s", found(alias))
-				}
-				f.aliases = append(f.aliases, s)
-			}
+		if f.aliases, err = p.aliases(item.Get("aliases"), at); err != nil {
+			return err
 		}
 		for _, m := range item.Members {
 			if reservedInField(m.Name) {

@@ -1,29 +1,60 @@
 package avro
 
 import (
-	"math"
+	"encoding/json"
+	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 
 	"penstock/schemas"
 )
 
-// printer writes a type as JSON, in one of two forms.
-//
-// The canonical form is the text under which Confluent's registry and its
-// clients keep a schema, so that lookups by text and hash agree: no space; for
-// a record type, name, namespace, doc, fields, properties, aliases; types of
-// references by name. It keeps everything but comments, spelling of numbers
-// and space. It is not the specification's Parsing Canonical Form, which drops
-// what compatibility depends on.
-//
-// The library form is what the encoder reads: types of references are defined
-// at their first use, all names are full, and nothing is there that does not
-// bear on the encoding.
-type printer struct {
-	out     []byte
-	seen    map[string]bool // full names that were defined
+// form is one way to write a type.
+type form struct {
+	// resolved defines the types of references at their first use, where the
+	// others write their names.
+	resolved bool
+	// sorted orders what has no order: properties, aliases, objects.
+	sorted bool
+	// normal also writes what is said in several ways in one: see Normalized.
+	normal bool
+	// library writes what the encoder reads: full names, and nothing that does
+	// not bear on the encoding.
 	library bool
+}
+
+// The forms of a type. The canonical one, which has no space and keeps
+// everything but comments and the spelling of numbers, is not the
+// specification's Parsing Canonical Form, which drops what compatibility
+// depends on.
+var (
+	canonicalForm = form{}
+	resolvedForm  = form{resolved: true}
+	normalForm    = form{sorted: true, normal: true}
+	libraryForm   = form{resolved: true, library: true}
+	// sameForm is one text for all that a registry takes for the same.
+	sameForm = form{resolved: true, sorted: true}
+)
+
+// printer writes a type as JSON in one form. The order of what it writes is
+// that of Java's library for Avro.
+type printer struct {
+	form
+	out   []byte
+	seen  map[string]bool // full names that were defined
+	steps int             // of fitting defaults to their types
+}
+
+// maxFits bounds the attempts to fit the defaults of one schema to their types.
+const maxFits = 1 << 20
+
+func (t *typ) print(f form) ([]byte, error) {
+	p := printer{form: f, seen: map[string]bool{}, steps: maxFits}
+	p.typ(t, "")
+	if p.steps < 0 {
+		return nil, fmt.Errorf("normalise Avro schema: there are too many ways to read its defaults")
+	}
+	return p.out, nil
 }
 
 func (p *printer) raw(s string)    { p.out = append(p.out, s...) }
@@ -49,12 +80,12 @@ func (p *printer) typ(t *typ, space string) {
 	case isPrimitive(t.kind) && len(t.props) == 0:
 		p.string(t.kind)
 		return
-	case isNamed(t.kind) && (p.seen[t.name.full()] || t.from != "" && !p.library):
+	case isNamed(t.kind) && (p.seen[t.name.full()] || t.from != "" && !p.resolved):
 		p.string(p.use(t.name, space))
 		return
 	}
 	kind := t.kind
-	if p.library && kind == "error" {
+	if (p.library || p.sorted) && kind == "error" {
 		kind = "record"
 	}
 	p.raw(`{"type":"` + kind + `"`)
@@ -68,27 +99,52 @@ func (p *printer) typ(t *typ, space string) {
 	case "record", "error", "enum", "fixed":
 		p.definition(t, space)
 	}
-	p.properties(t.props)
-	if isNamed(t.kind) && len(t.aliases) > 0 && !p.library {
-		p.raw(`,"aliases":[`)
-		for i, a := range t.aliases {
-			if i > 0 {
-				p.raw(",")
-			}
-			p.string(p.use(a, t.name.space))
+	p.typeProperties(t)
+	if !p.library {
+		aliases := t.aliases
+		if p.sorted {
+			aliases = slices.SortedFunc(slices.Values(aliases), func(a, b name) int { return schemas.CompareUTF16(a.full(), b.full()) })
 		}
-		p.raw("]")
+		written := make([]string, len(aliases))
+		for i, a := range aliases {
+			written[i] = p.use(a, t.name.space)
+		}
+		p.list("aliases", written)
 	}
 	p.raw("}")
 }
 
+// list writes a member of texts, if there are any.
+func (p *printer) list(member string, texts []string) {
+	if len(texts) == 0 {
+		return
+	}
+	p.raw(`,"` + member + `":[`)
+	for i, s := range texts {
+		if i > 0 {
+			p.raw(",")
+		}
+		p.string(s)
+	}
+	p.raw("]")
+}
+
 // use is how a name is written inside a namespace: simple where it is of that
-// namespace, unless it would read as a primitive type.
+// namespace, unless it would read as another type.
 func (p *printer) use(n name, space string) string {
-	if n.space == space && !isPrimitive(n.simple) && !p.library {
+	if n.space == space && !isType(n.simple) && !p.library {
 		return n.simple
 	}
 	return n.full()
+}
+
+// isType reports whether a name is one that Java's library has for a type.
+func isType(name string) bool {
+	switch name {
+	case "record", "enum", "fixed", "array", "map", "union":
+		return true
+	}
+	return isPrimitive(name)
 }
 
 func (p *printer) definition(t *typ, space string) {
@@ -97,7 +153,7 @@ func (p *printer) definition(t *typ, space string) {
 	if t.name.space != space {
 		p.member("namespace", t.name.space)
 	}
-	if t.doc != nil && !p.library {
+	if t.doc != nil && !p.library && (*t.doc != "" || !p.normal) {
 		p.member("doc", *t.doc)
 	}
 	switch t.kind {
@@ -135,36 +191,74 @@ func (p *printer) field(f field, space string) {
 	if f.doc != nil && !p.library {
 		p.member("doc", *f.doc)
 	}
-	if f.def != nil {
+	def := f.def
+	if p.normal && def != nil {
+		def = p.fit(f.typ, def)
+	}
+	if def != nil {
 		p.raw(`,"default":`)
-		p.json(f.def)
+		p.json(def)
 	}
 	if !p.library {
 		if f.order != "" && f.order != "ascending" {
 			p.member("order", f.order)
 		}
-		if len(f.aliases) > 0 {
-			p.raw(`,"aliases":[`)
-			for i, a := range f.aliases {
-				if i > 0 {
-					p.raw(",")
-				}
-				p.string(a)
-			}
-			p.raw("]")
+		aliases := f.aliases
+		if p.sorted {
+			aliases = slices.SortedFunc(slices.Values(aliases), schemas.CompareUTF16)
 		}
+		p.list("aliases", aliases)
 		p.properties(f.props)
 	}
 	p.raw("}")
 }
 
+// typeProperties writes what a type has besides its attributes.
+func (p *printer) typeProperties(t *typ) {
+	logical := t.logical()
+	switch {
+	case p.library && logical == nil:
+	case p.library:
+		p.member("logicalType", logical.name)
+		if logical.name == "decimal" {
+			p.raw(`,"precision":` + strconv.Itoa(logical.precision) + `,"scale":` + strconv.Itoa(logical.scale))
+		}
+	case p.normal && logical != nil && logical.name != "duration": // which Java does not know
+		// Those that make the logical type come first, in the order of names:
+		// logicalType, precision, scale.
+		own := func(m schemas.JSONMember) bool {
+			return m.Name == "logicalType" || logical.name == "decimal" && (m.Name == "precision" || m.Name == "scale" && logical.scale > 0)
+		}
+		first, rest := []schemas.JSONMember{}, []schemas.JSONMember{}
+		for _, m := range t.props {
+			if own(m) {
+				first = append(first, m)
+			} else {
+				rest = append(rest, m)
+			}
+		}
+		p.properties(first)
+		p.properties(rest)
+	default:
+		p.properties(t.props)
+	}
+}
+
 func (p *printer) properties(props []schemas.JSONMember) {
-	for _, m := range props {
+	for _, m := range p.order(props) {
 		p.raw(",")
 		p.string(m.Name)
 		p.raw(":")
 		p.json(m.Value)
 	}
+}
+
+// order returns members as the form orders them.
+func (p *printer) order(members []schemas.JSONMember) []schemas.JSONMember {
+	if !p.sorted {
+		return members
+	}
+	return slices.SortedFunc(slices.Values(members), func(a, b schemas.JSONMember) int { return schemas.CompareUTF16(a.Name, b.Name) })
 }
 
 func (p *printer) json(n *schemas.JSONNode) {
@@ -188,7 +282,7 @@ func (p *printer) json(n *schemas.JSONNode) {
 		p.raw("]")
 	case schemas.JSONObject:
 		p.raw("{")
-		for i, m := range n.Members {
+		for i, m := range p.order(n.Members) {
 			if i > 0 {
 				p.raw(",")
 			}
@@ -200,33 +294,87 @@ func (p *printer) json(n *schemas.JSONNode) {
 	}
 }
 
-// javaNumber spells a JSON number as Java's Double.toString does, which the
-// canonical form keeps; integers stay as they are, but for -0.
-func javaNumber(s string) string {
-	if !strings.ContainsAny(s, ".eE") {
-		if s == "-0" {
-			return "0"
+// fit returns the default j as a value of t in the one spelling that t has for
+// it, or nil if it is none of t. A value of a union is one of the first branch
+// that it fits.
+func (p *printer) fit(t *typ, j *schemas.JSONNode) *schemas.JSONNode {
+	if p.steps--; p.steps < 0 {
+		return nil
+	}
+	switch t.kind {
+	case "union":
+		for _, m := range t.members {
+			if fitted := p.fit(m, j); fitted != nil {
+				return fitted
+			}
 		}
-		return s
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil { // beyond the largest double
-		if f < 0 {
-			return `"-Infinity"`
+	case "null":
+		return only(schemas.JSONNull, j)
+	case "boolean":
+		return only(schemas.JSONBool, j)
+	case "int", "long":
+		if v, ok := schemas.AsInt64(json.Number(j.Text)); ok && j.Kind == schemas.JSONNumber {
+			return numberNode(strconv.FormatInt(v, 10))
 		}
-		return `"Infinity"`
-	}
-	if abs := math.Abs(f); abs == 0 || abs >= 1e-3 && abs < 1e7 {
-		s = strconv.FormatFloat(f, 'f', -1, 64)
-		if !strings.Contains(s, ".") {
-			s += ".0"
+	case "float", "double":
+		if j.Kind == schemas.JSONString && slices.Contains([]string{"NaN", "Infinity", "-Infinity"}, j.Text) {
+			return j
 		}
-		return s
+		if j.Kind != schemas.JSONNumber {
+			return nil
+		}
+		f := parseDouble(j.Text)
+		if t.kind == "float" {
+			return numberNode(javaFloat(float32(f)))
+		}
+		return numberNode(javaDouble(f))
+	case "string", "bytes", "enum", "fixed":
+		return only(schemas.JSONString, j)
+	case "array":
+		return p.fitAll(schemas.JSONArray, j, func(string) *typ { return t.items })
+	case "map":
+		return p.fitAll(schemas.JSONObject, j, func(string) *typ { return t.items })
+	default:
+		types := make(map[string]*typ, len(t.fields))
+		for _, f := range t.fields {
+			types[f.name] = f.typ
+		}
+		return p.fitAll(schemas.JSONObject, j, func(name string) *typ { return types[name] })
 	}
-	mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
-	if !strings.Contains(mantissa, ".") {
-		mantissa += ".0"
+	return nil
+}
+
+func only(kind schemas.JSONKind, j *schemas.JSONNode) *schemas.JSONNode {
+	if j.Kind != kind {
+		return nil
 	}
-	n, _ := strconv.Atoi(exponent)
-	return mantissa + "E" + strconv.Itoa(n)
+	return j
+}
+
+// fitAll fits the parts of j, which is of a kind if it is to fit, to their
+// types.
+func (p *printer) fitAll(kind schemas.JSONKind, j *schemas.JSONNode, typeOf func(name string) *typ) *schemas.JSONNode {
+	if j.Kind != kind {
+		return nil
+	}
+	out := &schemas.JSONNode{Kind: kind}
+	for _, item := range j.Items {
+		fitted := p.fit(typeOf(""), item)
+		if fitted == nil {
+			return nil
+		}
+		out.Items = append(out.Items, fitted)
+	}
+	for _, m := range j.Members {
+		t := typeOf(m.Name)
+		if t == nil {
+			return nil
+		}
+		fitted := p.fit(t, m.Value)
+		if fitted == nil {
+			return nil
+		}
+		out.Members = append(out.Members, schemas.JSONMember{Name: m.Name, Value: fitted})
+	}
+	return out
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,6 +174,232 @@ func TestCanonicalIsStable(t *testing.T) {
 	})
 }
 
+// object is a JSON object, set an array whose order says nothing.
+type (
+	object []member
+	member struct {
+		name  string
+		value any // text as it is, or object, set, or []any
+	}
+	set []any
+)
+
+// render writes v, in its order or in another that says the same.
+func render(t *rapid.T, v any, shuffled bool) string {
+	var parts []string
+	switch v := v.(type) {
+	case string:
+		return v
+	case object:
+		if shuffled {
+			v = rapid.Permutation(v).Draw(t, "members")
+		}
+		for _, m := range v {
+			parts = append(parts, strconv.Quote(m.name)+":"+render(t, m.value, shuffled))
+		}
+		return "{" + strings.Join(parts, ",") + "}"
+	case set:
+		if shuffled {
+			v = rapid.Permutation(v).Draw(t, "set")
+		}
+		return render(t, []any(v), shuffled)
+	case []any:
+		for _, item := range v {
+			parts = append(parts, render(t, item, shuffled))
+		}
+	}
+	return "[" + strings.Join(parts, ",") + "]"
+}
+
+// adorned is a random schema with everything that texts differ in.
+type adorned struct {
+	names
+	defined []string // full names
+}
+
+func (a *adorned) properties(t *rapid.T, o object) object {
+	values := []any{`1`, `1.50`, `-0.0`, `1e30`, `"x\u00e9\n"`, `null`, object{{"b", `2`}, {"a", []any{`1`, object{{"y", `1`}, {"x", `2`}}}}}}
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"p", "Q", "precision2", "default2", "logicalType", "\u00e9"}), 0, 3, rapid.ID).Draw(t, "properties") {
+		o = append(o, member{name, rapid.SampledFrom(values).Draw(t, "property")})
+	}
+	return o
+}
+
+func (a *adorned) named(t *rapid.T, kind, space string) (object, string) {
+	o := object{{"type", strconv.Quote(kind)}}
+	simple := a.next()
+	switch rapid.IntRange(0, 3).Draw(t, "namespace") {
+	case 0:
+		space = rapid.SampledFrom([]string{"", "n", "n.m"}).Draw(t, "space")
+		o = append(o, member{"namespace", strconv.Quote(space)}, member{"name", strconv.Quote(simple)})
+	case 1:
+		space = rapid.SampledFrom([]string{"n", "n.m"}).Draw(t, "space")
+		o = append(o, member{"name", strconv.Quote(space + "." + simple)})
+	default:
+		o = append(o, member{"name", strconv.Quote(simple)})
+	}
+	o = append(o, member{"aliases", a.aliases(t)})
+	if rapid.Bool().Draw(t, "documented") {
+		o = append(o, member{"doc", strconv.Quote(rapid.SampledFrom([]string{"", "d"}).Draw(t, "doc"))})
+	}
+	full := name{simple, space}.full()
+	a.defined = append(a.defined, full)
+	return a.properties(t, o), space
+}
+
+func (a *adorned) aliases(t *rapid.T) set {
+	var out set
+	for _, s := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"A", "n.A", "m.B", "int", "map", "n.record"}), 0, 3, rapid.ID).Draw(t, "aliases") {
+		out = append(out, strconv.Quote(s))
+	}
+	return out
+}
+
+// typ returns a type and a default of it.
+func (a *adorned) typ(t *rapid.T, space string, depth int) (v, def any) {
+	kinds := []string{"int", "double", "float", "string", "property", "logical", "decimal", "enum", "fixed"}
+	if len(a.defined) > 0 {
+		kinds = append(kinds, "again")
+	}
+	if depth > 0 {
+		kinds = append(kinds, "array", "map", "record", "record", "union")
+	}
+	switch kind := rapid.SampledFrom(kinds).Draw(t, "kind"); kind {
+	case "int":
+		return `"int"`, `5`
+	case "double", "float":
+		return strconv.Quote(kind), rapid.SampledFrom([]string{`1`, `1.0`, `15e9`, `0.1`, `1e-7`}).Draw(t, "default")
+	case "string":
+		return `"string"`, `"x"`
+	case "property":
+		return a.properties(t, object{{"type", `"long"`}}), `7`
+	case "logical":
+		return object{{"type", `"long"`}, {"z", `1`}, {"logicalType", rapid.SampledFrom([]string{`"timestamp-millis"`, `"date"`, `"x"`}).Draw(t, "logical")}, {"a", `1`}}, `7`
+	case "decimal":
+		return object{{"type", `"bytes"`}, {"q", `1`}, {"scale", rapid.SampledFrom([]string{`0`, `2`, `99`}).Draw(t, "scale")}, {"precision", `9`}, {"logicalType", `"decimal"`}}, `"\u0001"`
+	case "enum":
+		o, _ := a.named(t, "enum", space)
+		o = append(o, member{"symbols", []any{`"B"`, `"A"`}})
+		if rapid.Bool().Draw(t, "fallback") {
+			o = append(o, member{"default", `"A"`})
+		}
+		return o, `"B"`
+	case "fixed":
+		o, _ := a.named(t, "fixed", space)
+		return append(o, member{"size", `1`}), `"\u00ff"`
+	case "array":
+		item, def := a.typ(t, space, depth-1)
+		return a.properties(t, object{{"type", `"array"`}, {"items", item}}), listOf(def)
+	case "map":
+		item, def := a.typ(t, space, depth-1)
+		if def != nil {
+			def = object{{"k", def}, {"a", def}}
+		}
+		return a.properties(t, object{{"type", `"map"`}, {"values", item}}), def
+	case "union":
+		item, _ := a.typ(t, space, 0)
+		if s, ok := item.(string); ok && s == `"null"` {
+			item = `"int"`
+		}
+		return []any{`"null"`, item}, `null`
+	case "again":
+		return strconv.Quote(rapid.SampledFrom(a.defined).Draw(t, "again")), nil
+	}
+	o, space := a.named(t, rapid.SampledFrom([]string{"record", "record", "error"}).Draw(t, "kind"), space)
+	fields, values := []any{}, object{}
+	for i := range rapid.IntRange(0, 4).Draw(t, "fields") {
+		label := fmt.Sprintf("f%d", i)
+		typ, def := a.typ(t, space, depth-1)
+		f := object{{"name", strconv.Quote(label)}, {"type", typ}, {"aliases", a.aliases(t)}}
+		if def != nil && rapid.Bool().Draw(t, "default") {
+			f = append(f, member{"default", def})
+		}
+		if rapid.Bool().Draw(t, "ordered") {
+			f = append(f, member{"order", rapid.SampledFrom([]string{`"ascending"`, `"descending"`}).Draw(t, "order")})
+		}
+		fields = append(fields, a.properties(t, f))
+		values = append(values, member{label, def})
+	}
+	for _, v := range values {
+		if v.value == nil {
+			return append(o, member{"fields", fields}), nil
+		}
+	}
+	return append(o, member{"fields", fields}), values
+}
+
+func listOf(def any) any {
+	if def == nil {
+		return nil
+	}
+	return []any{def, def}
+}
+
+// The texts of a schema are stable, say the same as it does, and do not depend
+// on the order of what has none.
+func TestTextsAreStable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v, _ := (&adorned{}).typ(t, "", 3)
+		text := render(t, v, false)
+		s, err := Format{}.Parse(text, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		checkTexts(t, s, nil)
+		other, err := Format{}.Parse(render(t, v, true), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := schemas.Normalized(s)
+		if b, err := schemas.Normalized(other); err != nil || a != b {
+			t.Fatalf("%s and %s are normalised to\n%s and\n%s, %v", s.Canonical(), other.Canonical(), a, b, err)
+		}
+		if !schemas.Same(s, other) {
+			t.Fatalf("%s and %s are not the same", s.Canonical(), other.Canonical())
+		}
+		third, err := Format{}.Parse(strings.Replace(text, `"type"`, `"new":7,"type"`, 1), nil)
+		if err == nil && strings.Contains(third.Canonical(), `"new"`) && schemas.Same(s, third) {
+			t.Fatalf("%s and %s are the same", s.Canonical(), third.Canonical())
+		}
+	})
+}
+
+// checkTexts checks what holds of the texts of any schema.
+func checkTexts(t interface{ Fatalf(string, ...any) }, s schemas.Schema, refs map[string]string) {
+	again := func(text string, refs map[string]string) schemas.Schema {
+		other, err := Format{}.Parse(text, refs)
+		if err != nil {
+			t.Fatalf("%s: does not parse: %v", text, err)
+		}
+		return other
+	}
+	if c := again(s.Canonical(), refs); c.Canonical() != s.Canonical() || !schemas.Same(s, c) || !schemas.Same(c, s) {
+		t.Fatalf("canonical %s is read as %s", s.Canonical(), c.Canonical())
+	}
+	resolved, err := schemas.Text(s, "resolved")
+	if err != nil {
+		t.Fatalf("%s: %v", s.Canonical(), err)
+	}
+	if r := again(resolved, nil); r.Canonical() != resolved || !schemas.Same(s, r) {
+		t.Fatalf("resolved %s is read as %s", resolved, r.Canonical())
+	}
+	normal, err := schemas.Normalized(s)
+	if err != nil {
+		t.Fatalf("%s: %v", s.Canonical(), err)
+	}
+	n := again(normal, refs)
+	if n.Canonical() != normal {
+		t.Fatalf("normalised %s is read as %s", normal, n.Canonical())
+	}
+	if twice, err := schemas.Normalized(n); err != nil || twice != normal {
+		t.Fatalf("normalised %s is normalised again to %s, %v", normal, twice, err)
+	}
+	// What is read with them is the same, but for the order of aliases.
+	if diff := cmp.Diff(s.Model(), n.Model(), sameValues, cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
+		t.Fatalf("normalised %s means something else: %s", normal, diff)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, h := range hostile {
 		f.Add(h.schema, []byte(h.payload[:min(len(h.payload), 1<<12)]))
@@ -228,6 +456,7 @@ func FuzzParse(f *testing.F) {
 		if again.Canonical() != s.Canonical() {
 			t.Fatalf("canonical text %s of %s", again.Canonical(), s.Canonical())
 		}
+		checkTexts(t, s, map[string]string{"ref": ref})
 		// Whatever is encoded or refused, nothing panics.
 		for _, v := range []any{nil, 1, "x", 1.5, []any{}, map[string]any{}, map[string]any{"a": math.NaN()}, []byte{1}} {
 			if b, err := s.AppendEncode(nil, v); err == nil {
