@@ -17,13 +17,15 @@ import (
 type Checker struct{}
 
 // Check implements registry.Checker.
-func (Checker) Check(reader, writer schemas.Schema, d registry.Direction, _ registry.Policy) ([]registry.Finding, error) {
+func (Checker) Check(reader, writer schemas.Schema, d registry.Direction, p registry.Policy) ([]registry.Finding, error) {
 	if reader.Type() != writer.Type() {
 		return nil, fmt.Errorf("compare %s with %s: expected one language", reader.Type(), writer.Type())
 	}
 	switch reader.Type() {
 	case schemas.Avro:
 		return checkAvro(reader.Model(), writer.Model(), d), nil
+	case schemas.JSON:
+		return checkJSON(reader, writer, d, p)
 	default:
 		return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
 	}
@@ -39,8 +41,12 @@ type Rule struct {
 
 // Rules returns the rules of a language, or nil where there are none.
 func Rules(t schemas.Type) []Rule {
-	if t == schemas.Avro {
+	switch t {
+	case schemas.Avro:
 		return avroRules[:]
+	case schemas.JSON:
+		return rulesOfJSON()
+	default:
+		return nil
 	}
-	return nil
 }

@@ -53,7 +53,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
 	}
 	m := modeller{documents: d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
-	s := &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled)}
+	s := &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled), texts: d}
 	if d.refer() {
 		s.counted = &sync.Pool{New: func() any { return newCounted(top, refs) }}
 		s.counted.Put(newCounted(top, refs))
@@ -232,6 +232,7 @@ type Schema struct {
 	canonical string
 	lib       *jsonschema.Schema
 	model     *schemas.Node
+	texts     *documents
 	counted   *sync.Pool // of *counted, where the schema may contain itself
 }
 
