@@ -12,7 +12,7 @@ import (
 )
 
 // Checker is the registry.Checker for the languages that have rules here. It
-// has rules for Avro; JSON Schema and Protobuf get registry.ErrNoRules. The
+// has rules for Avro and Protobuf; JSON Schema gets registry.ErrNoRules. The
 // zero value is ready, and may be used concurrently.
 type Checker struct{}
 
@@ -24,9 +24,14 @@ func (Checker) Check(reader, writer schemas.Schema, d registry.Direction, _ regi
 	switch reader.Type() {
 	case schemas.Avro:
 		return checkAvro(reader.Model(), writer.Model(), d), nil
-	default:
-		return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
+	case schemas.Protobuf:
+		r, ok1 := reader.(described)
+		w, ok2 := writer.(described)
+		if ok1 && ok2 {
+			return checkProtobuf(r.Descriptor(), w.Descriptor(), d, maxComparisons), nil
+		}
 	}
+	return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
 }
 
 // Rule is a rule of evolution.
@@ -39,8 +44,12 @@ type Rule struct {
 
 // Rules returns the rules of a language, or nil where there are none.
 func Rules(t schemas.Type) []Rule {
-	if t == schemas.Avro {
+	switch t {
+	case schemas.Avro:
 		return avroRules[:]
+	case schemas.Protobuf:
+		return protobufRules[:]
+	default:
+		return nil
 	}
-	return nil
 }
