@@ -25,6 +25,7 @@ const (
 	KafkaEnv    = "PENSTOCK_TEST_KAFKA"    // host:port[,host:port...]
 	PostgresEnv = "PENSTOCK_TEST_POSTGRES" // postgres:// URL of a superuser
 	NATSEnv     = "PENSTOCK_TEST_NATS"     // nats:// URL, JetStream enabled
+	AvroEnv     = "PENSTOCK_TEST_AVRO"     // folder of Apache Avro's jars
 )
 
 // Kafka returns the seed brokers of an Apache Kafka as host:port, several
@@ -40,6 +41,13 @@ func Kafka(t testing.TB) string {
 func NATS(t testing.TB) string {
 	t.Helper()
 	return address(t, NATSEnv, "a real nats-server")
+}
+
+// Avro returns the folder of the jars of Apache Avro for Java. Where it is set,
+// java is on the PATH and runs a program from its source.
+func Avro(t testing.TB) string {
+	t.Helper()
+	return address(t, AvroEnv, "Apache Avro for Java")
 }
 
 // Postgres returns the postgres:// URL of a fresh, empty database, which is

@@ -50,4 +50,3 @@ func TestProtobufRules(t *testing.T) {
 		t.Errorf("no folder of testdata/protobuf has the rule %s", name)
 	}
 }
-

@@ -11,7 +11,8 @@
 // is not started: that one is used instead.
 //
 // Everything listens on free ports of 127.0.0.1 and writes to a temporary
-// folder. Kafka's jars and the nats-server binary are kept in .tools.
+// folder. Kafka's jars and the nats-server binary are kept in .tools. So are
+// the jars of Apache Avro, which is no server but another opinion on schemas.
 package main
 
 import (
@@ -39,7 +40,8 @@ const readyWithin = 2 * time.Minute
 type server struct {
 	name string
 	env  string
-	// start runs the server with its data in dir and returns its address.
+	// start runs the server with its data in dir and returns its address. A
+	// nil process is none, but files at that address.
 	start func(ctx context.Context, tools, dir string) (*process, string, error)
 	// probe returns nil once the server does its work.
 	probe func(ctx context.Context, address string) error
@@ -49,6 +51,7 @@ var fleet = []server{
 	{"kafka", servertest.KafkaEnv, startKafka, probeKafka},
 	{"postgres", servertest.PostgresEnv, startPostgres, probePostgres},
 	{"nats", servertest.NATSEnv, startNATS, probeNATS},
+	{"avro", servertest.AvroEnv, findAvro, nil},
 }
 
 func main() {
@@ -180,8 +183,8 @@ func (s server) run(ctx context.Context, tools, dir string) (*process, string, e
 		return nil, "", err
 	}
 	p, address, err := s.start(ctx, tools, dir)
-	if err != nil {
-		return nil, "", err
+	if err != nil || p == nil {
+		return nil, address, err
 	}
 	return p, address, await(ctx, p, func(ctx context.Context) error { return s.probe(ctx, address) })
 }
