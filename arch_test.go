@@ -39,9 +39,12 @@ var mayImport = map[string][]string{
 	"stream/watermill":  {"stream", "github.com/ThreeDotsLabs/watermill"},
 	"stream/streamtest": {"stream", "github.com/google/go-cmp"},
 
-	"registry":              {"schemas"},
-	"registry/client":       {"registry", "schemas", "github.com/riferrei/srclient", "github.com/twmb/franz-go/pkg/sr", "golang.org/x/sync"},
-	"registry/compat":       {"registry", "schemas", "schemas/avro", "github.com/twmb/avro"},
+	"registry":        {"schemas"},
+	"registry/client": {"registry", "schemas", "github.com/riferrei/srclient", "github.com/twmb/franz-go/pkg/sr", "golang.org/x/sync"},
+	"registry/compat": {
+		"registry", "schemas", "schemas/avro", "github.com/twmb/avro",
+		"github.com/bufbuild/protocompile", "google.golang.org/protobuf",
+	},
 	"registry/logs/file":    {"registry"},
 	"registry/logs/kafka":   {"registry", "github.com/twmb/franz-go"},
 	"registry/logs/memory":  {"registry"},

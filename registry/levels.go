@@ -73,6 +73,9 @@ type Locator interface {
 	Locate(t schemas.Type, text, path string) *Position
 }
 
+// schemaTypeChanged is the rule that no language has: to be of one language.
+const schemaTypeChanged = "SCHEMA_TYPE_CHANGED"
+
 // Registered is a version to compare a new schema with.
 type Registered struct {
 	Version int
@@ -95,7 +98,7 @@ func CheckLevel(c Checker, level Level, policy Policy, candidate schemas.Schema,
 	for _, old := range slices.Backward(versions) {
 		if old.Schema.Type() != candidate.Type() {
 			all = append(all, Finding{
-				Rule: "SCHEMA_TYPE_CHANGED", Severity: SeverityError, Direction: rule.directions[0],
+				Rule: schemaTypeChanged, Severity: SeverityError, Direction: rule.directions[0],
 				ReaderPath: "/", WriterPath: "/", Version: old.Version,
 				Message: fmt.Sprintf("the new schema is %s, but version %d is %s: a subject keeps one schema language", candidate.Type(), old.Version, old.Schema.Type()),
 				Fix:     "register the schema under another subject",

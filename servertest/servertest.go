@@ -29,6 +29,7 @@ const (
 	NATSEnv     = "PENSTOCK_TEST_NATS"     // nats:// URL, JetStream enabled
 	PythonEnv   = "PENSTOCK_TEST_PYTHON"   // virtual environment with Confluent's Python client
 	NodeEnv     = "PENSTOCK_TEST_NODE"     // folder with node_modules that hold the JavaScript clients
+	AvroEnv     = "PENSTOCK_TEST_AVRO"     // folder of Apache Avro's jars
 )
 
 // Kafka returns the seed brokers of an Apache Kafka as host:port, several
@@ -58,6 +59,13 @@ func Python(t testing.TB) string {
 func Node(t testing.TB) string {
 	t.Helper()
 	return address(t, NodeEnv, "the JavaScript registry clients")
+}
+
+// Avro returns the folder of the jars of Apache Avro for Java. Where it is set,
+// java is on the PATH and runs a program from its source.
+func Avro(t testing.TB) string {
+	t.Helper()
+	return address(t, AvroEnv, "Apache Avro for Java")
 }
 
 // Postgres returns the postgres:// URL of a fresh, empty database, which is

@@ -205,7 +205,9 @@ func (w *avroWalk) fromUnion(r, wr *schemas.Node, rp, wp *path) bool {
 	for i, branch := range wr.Branches {
 		switch {
 		case r.Kind != schemas.Union:
-			ok = w.walk(r, branch, rp, wp.at("", i)) && ok
+			// The place is counted by the writer's branches, as in the
+			// registries in use, though the reader has none.
+			ok = w.walk(r, branch, rp.at("", i), wp.at("", i)) && ok
 		case !w.readable(r, branch):
 			ok = false
 			w.missingBranch(r, branch, rp, rp.at("", i), wp.at("", i))

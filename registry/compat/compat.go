@@ -12,7 +12,7 @@ import (
 )
 
 // Checker is the registry.Checker for the languages that have rules here. It
-// has rules for Avro; JSON Schema and Protobuf get registry.ErrNoRules. The
+// has rules for Avro and Protobuf; JSON Schema gets registry.ErrNoRules. The
 // zero value is ready, and may be used concurrently.
 type Checker struct{}
 
@@ -26,9 +26,14 @@ func (Checker) Check(reader, writer schemas.Schema, d registry.Direction, p regi
 		return checkAvro(reader.Model(), writer.Model(), d), nil
 	case schemas.JSON:
 		return checkJSON(reader, writer, d, p)
-	default:
-		return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
+	case schemas.Protobuf:
+		r, ok1 := reader.(described)
+		w, ok2 := writer.(described)
+		if ok1 && ok2 {
+			return checkProtobuf(r.Descriptor(), w.Descriptor(), d, maxComparisons), nil
+		}
 	}
+	return nil, fmt.Errorf("check %s: %w", reader.Type(), registry.ErrNoRules)
 }
 
 // Rule is a rule of evolution.
@@ -46,6 +51,8 @@ func Rules(t schemas.Type) []Rule {
 		return avroRules[:]
 	case schemas.JSON:
 		return rulesOfJSON()
+	case schemas.Protobuf:
+		return protobufRules[:]
 	default:
 		return nil
 	}

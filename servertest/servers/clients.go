@@ -13,15 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-
-	"penstock/servertest"
 )
 
 // A kit is what a session with other people's clients runs on. It is fetched
 // once, and runs nothing by itself.
 type kit struct {
 	name string
-	env  string
 	// files says what to fetch, by name; a kit of other files is another kit.
 	files map[string][]byte
 	// fetch fills dir, which holds the files.
@@ -37,9 +34,15 @@ var packageJSON []byte
 //go:embed node/package-lock.json
 var packageLock []byte
 
-var kits = []kit{
-	{"python", servertest.PythonEnv, map[string][]byte{"requirements.txt": requirements}, fetchPython},
-	{"node", servertest.NodeEnv, map[string][]byte{"package.json": packageJSON, "package-lock.json": packageLock}, fetchNode},
+var (
+	python = kit{"python", map[string][]byte{"requirements.txt": requirements}, fetchPython}
+	node   = kit{"node", map[string][]byte{"package.json": packageJSON, "package-lock.json": packageLock}, fetchNode}
+)
+
+// find returns the kit's folder; there is no process.
+func (k kit) find(ctx context.Context, tools, _ string) (*process, string, error) {
+	folder, err := k.get(ctx, tools)
+	return nil, folder, err
 }
 
 // get returns the kit's folder below tools, which it fills at first use.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	_ "embed"
 	"fmt"
 	"os"
@@ -45,11 +44,11 @@ group.consumer.min.heartbeat.interval.ms=500
 `
 
 func startKafka(ctx context.Context, tools, dir string) (*process, string, error) {
-	java, err := lookup("java", "default-jre-headless")
+	java, err := lookup("java", "default-jdk-headless")
 	if err != nil {
 		return nil, "", err
 	}
-	jars, err := kafkaJars(ctx, tools)
+	jars, err := fetchJars(ctx, tools, "kafka", pom)
 	if err != nil {
 		return nil, "", err
 	}
@@ -72,39 +71,6 @@ func startKafka(ctx context.Context, tools, dir string) (*process, string, error
 	p, err := launch("kafka", filepath.Join(dir, "log"), syscall.SIGKILL,
 		exec.Command(java, "-Xmx1g", "-cp", classpath, "kafka.Kafka", properties))
 	return p, fmt.Sprintf("127.0.0.1:%d", ports[0]), err
-}
-
-// kafkaJars returns the folder of Kafka's jars, which it fills at first use.
-func kafkaJars(ctx context.Context, tools string) (string, error) {
-	jars := filepath.Join(tools, fmt.Sprintf("kafka-%.4x", sha256.Sum256(pom)))
-	if _, err := os.Stat(jars); err == nil {
-		return jars, nil
-	}
-	mvn, err := lookup("mvn", "maven")
-	if err != nil {
-		return "", err
-	}
-	dir, err := os.MkdirTemp(tools, "kafka-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "pom.xml"), pom, 0o644); err != nil {
-		return "", err
-	}
-	libs := filepath.Join(dir, "libs")
-	get := exec.CommandContext(ctx, mvn, "-q", "-B", "-f", dir, "dependency:copy-dependencies", "-DoutputDirectory="+libs)
-	if out, err := get.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("fetch Kafka's jars: %w\n%s", err, out)
-	}
-	// Only a complete folder gets the name that is looked for.
-	if err := os.Rename(libs, jars); err != nil {
-		if _, there := os.Stat(jars); there == nil {
-			return jars, nil // another run was faster
-		}
-		return "", err
-	}
-	return jars, nil
 }
 
 func probeKafka(ctx context.Context, address string) error {

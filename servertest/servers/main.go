@@ -12,7 +12,9 @@
 // is not started: that one is used instead.
 //
 // Everything listens on free ports of 127.0.0.1 and writes to a temporary
-// folder. Kafka's jars, the nats-server binary and the clients are kept in .tools.
+// folder. Kafka's jars, the nats-server binary and the clients are kept in
+// .tools. So are the jars of Apache Avro, which is no server but another opinion
+// on schemas.
 package main
 
 import (
@@ -40,7 +42,8 @@ const readyWithin = 2 * time.Minute
 type server struct {
 	name string
 	env  string
-	// start runs the server with its data in dir and returns its address.
+	// start runs the server with its data in dir and returns its address. A
+	// nil process is none, but files at that address.
 	start func(ctx context.Context, tools, dir string) (*process, string, error)
 	// probe returns nil once the server does its work.
 	probe func(ctx context.Context, address string) error
@@ -50,6 +53,9 @@ var fleet = []server{
 	{"kafka", servertest.KafkaEnv, startKafka, probeKafka},
 	{"postgres", servertest.PostgresEnv, startPostgres, probePostgres},
 	{"nats", servertest.NATSEnv, startNATS, probeNATS},
+	{"avro", servertest.AvroEnv, findAvro, nil},
+	{"python", servertest.PythonEnv, python.find, nil},
+	{"node", servertest.NodeEnv, node.find, nil},
 }
 
 func main() {
@@ -144,28 +150,14 @@ func toolsFolder(ctx context.Context) (string, error) {
 	return tools, os.MkdirAll(tools, 0o755)
 }
 
-// startAll starts the whole fleet at once, and fetches the kits, and returns
-// when every server is ready or has failed, so that the error names all that is missing. What was
+// startAll starts the whole fleet at once and returns when every server is
+// ready or has failed, so that the error names all that is missing. What was
 // started is returned with an error too, for the caller to stop.
 func startAll(ctx context.Context, tools, dir string) (running []*process, addresses []string, err error) {
 	processes := make([]*process, len(fleet))
-	addresses = make([]string, len(fleet)+len(kits))
-	errs := make([]error, len(addresses))
+	addresses = make([]string, len(fleet))
+	errs := make([]error, len(fleet))
 	var starting sync.WaitGroup
-	for i, k := range kits {
-		i += len(fleet)
-		if folder := os.Getenv(k.env); folder != "" {
-			addresses[i] = k.env + "=" + folder
-			continue
-		}
-		starting.Go(func() {
-			folder, err := k.get(ctx, tools)
-			if err != nil {
-				err = fmt.Errorf("fetch the %s clients: %w", k.name, err)
-			}
-			addresses[i], errs[i] = k.env+"="+folder, err
-		})
-	}
 	for i, s := range fleet {
 		if address := os.Getenv(s.env); address != "" {
 			addresses[i] = s.env + "=" + address
@@ -195,8 +187,8 @@ func (s server) run(ctx context.Context, tools, dir string) (*process, string, e
 		return nil, "", err
 	}
 	p, address, err := s.start(ctx, tools, dir)
-	if err != nil {
-		return nil, "", err
+	if err != nil || p == nil {
+		return nil, address, err
 	}
 	return p, address, await(ctx, p, func(ctx context.Context) error { return s.probe(ctx, address) })
 }

@@ -1,0 +1,87 @@
+package compat_test
+
+import (
+	"bufio"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"penstock/registry"
+	"penstock/registry/compat"
+	"penstock/servertest"
+)
+
+// TestJavaOracle: findings are those of Apache Avro for Java, in type and in
+// place, on generated pairs.
+func TestJavaOracle(t *testing.T) {
+	ask := oracle(t, servertest.Avro(t))
+	counts := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		writer, reader := pair(t, rapid.Bool().Draw(t, "spelled out"))
+		found, err := compat.Checker{}.Check(parse(t, reader), parse(t, writer), registry.Backward, registry.PolicyStrict)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := ask(writer + "\t" + reader)
+		kind, rest, _ := strings.Cut(answer, "\t")
+		var theirs, ours []string
+		if kind == "checked" && rest != "" {
+			kind, theirs = "incompatible", strings.Split(rest, "\t")
+		}
+		counts[kind]++
+		for _, f := range found {
+			if f.Severity == registry.SeverityError {
+				ours = append(ours, f.Rule+" "+f.ReaderPath)
+			}
+		}
+		switch kind {
+		case "refused":
+			t.Skip(answer)
+		case "failed":
+			return
+		}
+		slices.Sort(ours)
+		slices.Sort(theirs)
+		if diff := cmp.Diff(slices.Compact(theirs), slices.Compact(ours)); diff != "" {
+			t.Errorf("writer %s\nreader %s\n(-theirs +ours):\n%s", writer, reader, diff)
+		}
+	})
+	t.Logf("answers: %v", counts)
+}
+
+// oracle starts the Java program and returns a function that asks it.
+func oracle(t *testing.T, jars string) func(line string) string {
+	t.Helper()
+	cmd := exec.Command("java", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(jars, "*"), "testdata/java/Oracle.java")
+	var log strings.Builder
+	cmd.Stderr = &log
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close() // its end
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the oracle: %v\n%s", err, log.String())
+		}
+	})
+	lines := bufio.NewReader(out)
+	return func(line string) string {
+		fmt.Fprintln(in, line)
+		answer, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("ask the oracle: %v", err)
+		}
+		return strings.TrimSuffix(answer, "\n")
+	}
+}

@@ -1,0 +1,6 @@
+package protobuf
+
+import "google.golang.org/protobuf/reflect/protoreflect"
+
+// Descriptor is the whole file that the message lies in, with its imports.
+func (s *Schema) Descriptor() protoreflect.FileDescriptor { return s.descriptor }
