@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
-	"time"
 
 	"penstock/registry"
+	"penstock/registry/logs/frame"
 )
 
 const (
@@ -19,8 +18,6 @@ const (
 	frameHead     = 12
 	// maxFrame bounds one append, in bytes.
 	maxFrame = 1 << 30
-	// noValue in the place of a value's length is a tombstone.
-	noValue = math.MaxUint32
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -48,19 +45,7 @@ func appendHeader(b []byte) []byte {
 func appendFrame(b []byte, prev uint64, events []registry.Event) ([]byte, error) {
 	start := len(b)
 	b = append(b, make([]byte, frameHead)...)
-	b = binary.LittleEndian.AppendUint64(b, prev)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(events)))
-	for _, e := range events {
-		b = binary.LittleEndian.AppendUint64(b, uint64(e.Time.UnixMilli()))
-		b = binary.LittleEndian.AppendUint32(b, uint32(len(e.Key)))
-		b = append(b, e.Key...)
-		if e.Value == nil {
-			b = binary.LittleEndian.AppendUint32(b, noValue)
-			continue
-		}
-		b = binary.LittleEndian.AppendUint32(b, uint32(len(e.Value)))
-		b = append(b, e.Value...)
-	}
+	b = frame.Append(binary.LittleEndian.AppendUint64(b, prev), events)
 	content := b[start+frameHead:]
 	if len(content) > maxFrame {
 		return nil, fmt.Errorf("the events have %d bytes, more than the limit of %d", len(content), maxFrame)
@@ -185,48 +170,15 @@ func nextFrame(r io.ReaderAt, from, size int64) (int64, error) {
 // readFrame reads the content of a frame that follows position prev. The
 // events share its memory.
 func readFrame(b []byte, prev uint64) ([]registry.Event, error) {
-	short := fmt.Errorf("a record of %d bytes ends within an event", len(b))
-	if len(b) < 12 {
-		return nil, short
+	if len(b) < 8 {
+		return nil, fmt.Errorf("a record has %d bytes, too few for any", len(b))
 	}
 	if got := binary.LittleEndian.Uint64(b); got != prev {
 		return nil, fmt.Errorf("a record follows position %d, expected %d: records are missing, or stand twice", got, prev)
 	}
-	count := binary.LittleEndian.Uint32(b[8:])
-	b = b[12:]
-	field := func(n uint32) ([]byte, bool) {
-		if uint64(n) > uint64(len(b)) {
-			return nil, false
-		}
-		out := b[:n:n]
-		b = b[n:]
-		return out, true
+	events, err := frame.Read(b[8:])
+	for i := range events {
+		events[i].Position = prev + uint64(i) + 1
 	}
-	var events []registry.Event
-	for range count {
-		head, ok1 := field(12)
-		if !ok1 {
-			return nil, short
-		}
-		key, ok1 := field(binary.LittleEndian.Uint32(head[8:]))
-		length, ok2 := field(4)
-		if !ok1 || !ok2 {
-			return nil, short
-		}
-		e := registry.Event{
-			Position: prev + uint64(len(events)) + 1,
-			Time:     time.UnixMilli(int64(binary.LittleEndian.Uint64(head))),
-			Key:      key,
-		}
-		if n := binary.LittleEndian.Uint32(length); n != noValue {
-			if e.Value, ok1 = field(n); !ok1 {
-				return nil, short
-			}
-		}
-		events = append(events, e)
-	}
-	if len(b) > 0 {
-		return nil, fmt.Errorf("a record has %d bytes after its last event", len(b))
-	}
-	return events, nil
+	return events, err
 }
