@@ -1,6 +1,9 @@
 package registry
 
-import "context"
+import (
+	"context"
+	"net/http"
+)
 
 // Operation is a kind of thing that a request does, as permissions tell them
 // apart.
@@ -32,6 +35,9 @@ type HandlerOptions struct {
 	// ":.name:", or "" for what belongs to no subject. Lists leave out what
 	// may not be read. nil permits everything.
 	Authorize func(ctx context.Context, op Operation, subject string) error
+	// Peers carries the writes that this node passes on to the one that takes
+	// them. nil is a transport with time-outs and the system's certificates.
+	Peers http.RoundTripper
 }
 
 // Dialect is a generation of replies.

@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"net/http"
 
 	"penstock/schemas"
 )
@@ -33,6 +34,8 @@ const (
 	CodeTooLarge             Code = 42209
 	CodeStore                Code = 50001
 	CodeTimeout              Code = 50002
+	CodeForwarding           Code = 50003
+	CodeNoWriter             Code = 50004
 	codeUnclassified         Code = 500
 	codeBadRequest           Code = 400
 	codeNotFound             Code = 404
@@ -42,7 +45,10 @@ const (
 
 // Status is the HTTP status that a code goes with.
 func (c Code) Status() int {
-	if c < 1000 {
+	switch {
+	case c == CodeForwarding, c == CodeNoWriter:
+		return http.StatusServiceUnavailable
+	case c < 1000:
 		return int(c)
 	}
 	return int(c) / 100
@@ -58,6 +64,17 @@ type Error struct {
 	Findings []Finding `json:"findings,omitempty"`
 
 	cause error
+	// unavailable says that trying again later, or elsewhere, makes sense.
+	unavailable bool
+}
+
+// Status is the HTTP status that the error goes with: that of its code, or 503
+// where trying again later, or at another node, makes sense.
+func (e *Error) Status() int {
+	if e.unavailable {
+		return http.StatusServiceUnavailable
+	}
+	return e.Code.Status()
 }
 
 // Error returns the message.

@@ -38,7 +38,10 @@ var mediaTypes = []string{
 // were asked for (see FindingsMediaType). What went wrong inside is logged, not
 // told.
 func Handler(r *Registry, o HandlerOptions) http.Handler {
-	h := &handler{r: r, options: o, mux: http.NewServeMux()}
+	h := &handler{r: r, options: o, mux: http.NewServeMux(), peers: o.Peers}
+	if h.peers == nil {
+		h.peers = r.peerTransport()
+	}
 	for pattern, serve := range map[string]endpoint{
 		"GET /{$}":  h.root,
 		"POST /{$}": h.root,
@@ -98,6 +101,7 @@ type handler struct {
 	r       *Registry
 	options HandlerOptions
 	mux     *http.ServeMux
+	peers   http.RoundTripper
 }
 
 // ServeHTTP routes a request, and puts what the mux says itself (no such page,
@@ -163,10 +167,14 @@ func inContext(req *http.Request) *http.Request {
 
 // serve makes a handler of an endpoint.
 func (h *handler) serve(e endpoint) http.Handler {
+	e = h.current(h.forwarding(e))
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		reply, err := e(&query{handler: h, req: req, values: req.URL.Query(), w: w})
 		if err != nil {
 			h.fail(w, req, err)
+			return
+		}
+		if reply == answered {
 			return
 		}
 		if text, ok := reply.(raw); ok {
@@ -190,14 +198,18 @@ func toJSON(v any) []byte {
 
 func (h *handler) fail(w http.ResponseWriter, req *http.Request, err error) {
 	e := public(err)
-	if e.Code.Status() >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+	status := e.Status()
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	if status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
 		h.r.options.Logger.Error("request failed", "method", req.Method, "path", req.URL.Path, "code", int(e.Code), "error", err, "cause", e.cause)
 	}
 	body := *e
 	if !wantsFindings(req) {
 		body.Findings = nil
 	}
-	h.send(w, req, e.Code.Status(), toJSON(body))
+	h.send(w, req, status, toJSON(body))
 }
 
 func (h *handler) send(w http.ResponseWriter, req *http.Request, status int, body []byte) {
@@ -313,9 +325,7 @@ func (q *query) body(v any) error {
 			return errorf(codeUnsupportedMediaType, "The body is labelled %q, expected %s", sent, mediaTypes[0])
 		}
 	}
-	// In JSON a text of that many bytes may take up to six times as much, and
-	// a reference a few hundred bytes.
-	limit := int64(6*q.r.options.MaxSchemaBytes + maxReferences*maxSubjectBytes)
+	limit := q.r.maxBody()
 	raw, err := io.ReadAll(http.MaxBytesReader(q.w, q.req.Body, limit))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return errorf(CodeTooLarge, "The body has more than %d bytes", limit)

@@ -23,6 +23,10 @@ type Event struct {
 // of the log.
 var ErrConflict = errors.New("the log has moved on")
 
+// ErrTooLarge is wrapped by what Log.Append returns, and nothing is stored, where
+// an event is larger than the log takes.
+var ErrTooLarge = errors.New("the record is larger than the log takes")
+
 // Log is an append-only log of everything the registry must not forget.
 type Log interface {
 	// Append adds events, at least one, right after position prev, all of them

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"penstock/schemas"
@@ -57,13 +58,19 @@ type Registry struct {
 	mu      sync.RWMutex // guards durable's base; never held across I/O
 	durable *index
 
-	// The writer goroutine alone uses these, New before it starts.
-	pending  *index
-	position uint64
+	// appending is held while the log is appended to or replayed. It guards
+	// pending and position, which is that of the last event in the index.
+	appending sync.Mutex
+	pending   *index
+	position  uint64
+	// known is up to where the index holds what the log does: position, or
+	// further where the log goes on without an event.
+	known atomic.Uint64
 
-	writes chan *writeRequest
-	stop   context.CancelFunc
-	done   chan struct{}
+	writes   chan *writeRequest
+	stop     context.CancelFunc
+	done     chan struct{} // closed when the writer has ended
+	follower *follower     // nil unless log is a SharedLog
 }
 
 // New builds the index from log and starts to take writes. Whoever calls it
@@ -93,6 +100,10 @@ func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker
 	run, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	go r.writer(run)
+	if shared, ok := log.(SharedLog); ok {
+		r.follower = newFollower(r, shared)
+		go r.follower.run(run)
+	}
 	return r, nil
 }
 
@@ -101,10 +112,13 @@ func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker
 func (r *Registry) Close() {
 	r.stop()
 	<-r.done
+	if r.follower != nil {
+		<-r.follower.done
+	}
 }
 
 // errClosed is what a write gets that comes too late.
-var errClosed = &Error{Code: CodeStore, Message: "The registry is shutting down; send the request again"}
+var errClosed = &Error{Code: CodeStore, Message: "The registry is shutting down; send the request again", unavailable: true}
 
 // decision says which events a write comes to, given the state, or why it is
 // refused. It may be called several times, and changes nothing; x is only valid
@@ -146,8 +160,7 @@ func timeout(ctx context.Context) error {
 	return &Error{Code: CodeTimeout, Message: "Operation timed out; it may or may not have been done", cause: ctx.Err()}
 }
 
-// writer is the goroutine that owns pending. It takes the writes that wait and
-// appends what they come to in one go.
+// writer is the goroutine that takes the writes that wait and appends what they come to in one go.
 func (r *Registry) writer(ctx context.Context) {
 	defer close(r.done)
 	for {
@@ -173,6 +186,30 @@ func (r *Registry) writer(ctx context.Context) {
 // commit decides a batch, appends it, and answers each of its writes once. The
 // append is not bound to any one caller's context, since it is everyone's.
 func (r *Registry) commit(batch []*writeRequest) {
+	r.appending.Lock()
+	answers, err := r.decideAndAppend(batch)
+	r.appending.Unlock()
+	if errors.Is(err, ErrTooLarge) && len(batch) > 1 {
+		// One of them is, and the others need not pay for it.
+		for _, req := range batch {
+			r.commit([]*writeRequest{req})
+		}
+		return
+	}
+	if err != nil && !errors.As(err, new(*NotWriterError)) && !errors.Is(err, ErrTooLarge) {
+		r.options.Logger.Error("write to the registry's log failed", "error", err)
+	}
+	for i, req := range batch {
+		if err != nil {
+			// A refusal too may rest on what was to be stored before it.
+			req.answer <- r.storeError(err)
+		} else {
+			req.answer <- answers[i]
+		}
+	}
+}
+
+func (r *Registry) decideAndAppend(batch []*writeRequest) ([]error, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.options.WriteTimeout)
 	defer cancel()
 	answers, err := r.tryCommit(ctx, batch)
@@ -182,17 +219,7 @@ func (r *Registry) commit(batch []*writeRequest) {
 			answers, err = r.tryCommit(ctx, batch)
 		}
 	}
-	if err != nil {
-		r.options.Logger.Error("write to the registry's log failed", "error", err)
-	}
-	for i, req := range batch {
-		if err != nil {
-			// A refusal too may rest on what was to be stored before it.
-			req.answer <- storeError(err)
-		} else {
-			req.answer <- answers[i]
-		}
-	}
+	return answers, err
 }
 
 // tryCommit decides each write of a batch on the state that those before it
@@ -226,20 +253,27 @@ func (r *Registry) tryCommit(ctx context.Context, batch []*writeRequest) (answer
 	if err != nil {
 		return nil, fmt.Errorf("append %d records after position %d: %w", len(events), r.position, err)
 	}
-	r.position = end
-	r.merge()
+	r.merge(end)
 	return answers, nil
 }
 
-// storeError is what a client sees of a failed append or replay.
-func storeError(err error) *Error {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return &Error{Code: CodeTimeout, Message: "The write to the registry's log timed out; it may or may not have been done", cause: err}
+// storeError is what a client sees of a failed append or replay. A log on the
+// network may be there again in a moment, so then trying again makes sense.
+func (r *Registry) storeError(err error) *Error {
+	shared := r.follower != nil
+	switch {
+	case errors.As(err, new(*NotWriterError)):
+		return &Error{Code: CodeNoWriter, Message: "No node of this registry takes writes at the moment; send the request again", cause: err}
+	case errors.Is(err, ErrTooLarge):
+		return &Error{Code: CodeTooLarge, Message: "The schema is larger than the registry's log takes", cause: err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Code: CodeTimeout, Message: "The write to the registry's log timed out; it may or may not have been done", cause: err, unavailable: shared}
 	}
-	return &Error{Code: CodeStore, Message: "The write to the registry's log failed; the registry's log says why", cause: err}
+	return &Error{Code: CodeStore, Message: "The write to the registry's log failed; the registry's log says why", cause: err, unavailable: shared}
 }
 
-// catchUp replays what the log has beyond position.
+// catchUp replays what the log has beyond position. Whoever calls it holds
+// appending.
 func (r *Registry) catchUp(ctx context.Context) error {
 	position := r.position
 	err := r.log.Replay(ctx, position, func(e Event) error {
@@ -253,15 +287,17 @@ func (r *Registry) catchUp(ctx context.Context) error {
 		r.pending.drop()
 		return fmt.Errorf("replay the registry's log: %w", err)
 	}
-	r.position = position
-	r.merge()
+	r.merge(position)
 	return nil
 }
 
-func (r *Registry) merge() {
+// merge makes visible what was decided or replayed, which ends at position.
+func (r *Registry) merge(position uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pending.merge()
+	r.position = position
+	r.known.Store(max(position, r.known.Load()))
 }
 
 // read calls fn with the durable state. What fn takes out of it stays right; fn

@@ -22,6 +22,12 @@ type Home struct {
 	Open func(t *testing.T) (log registry.Log, close func() error)
 	// Forgets says that what was appended is gone after close.
 	Forgets bool
+	// Shared says that the log is a registry.SharedLog, and that Open opens the
+	// same log again while it is open, as another process would.
+	Shared bool
+	// OneWriter says that of those that have a shared log open only one may
+	// append, and the others get a *registry.NotWriterError.
+	OneWriter bool
 }
 
 // TestLog runs the suite. fresh makes a home that holds nothing yet.
@@ -41,6 +47,9 @@ func TestLog(t *testing.T, fresh func(t *testing.T) Home) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fresh(t)) })
+	}
+	if home := fresh(t); home.Shared {
+		t.Run("shared", func(t *testing.T) { testShared(t, fresh) })
 	}
 }
 
@@ -146,20 +155,26 @@ func concurrent(t *testing.T, home Home) {
 		})
 	}
 	wg.Wait()
-	next := map[string]int{}
-	got := keys(replayed(t, log, 0))
+	wantAll(t, "the log", keys(replayed(t, log, 0)), writers, each)
+}
+
+// wantAll checks that what several writers appended is all there, once each, and
+// each writer's in order.
+func wantAll(t *testing.T, which string, got []string, writers, each int) {
+	t.Helper()
+	next := map[int]int{}
 	for _, key := range got {
 		var w, i int
 		if _, err := fmt.Sscanf(key, "%d/%d", &w, &i); err != nil {
-			t.Fatalf("key %q: %v", key, err)
+			t.Fatalf("%s: key %q: %v", which, key, err)
 		}
-		if i != next[fmt.Sprint(w)] {
-			t.Errorf("writer %d: event %d came where %d was due", w, i, next[fmt.Sprint(w)])
+		if i != next[w] {
+			t.Errorf("%s: writer %d: event %d came where %d was due", which, w, i, next[w])
 		}
-		next[fmt.Sprint(w)]++
+		next[w]++
 	}
 	if len(got) != writers*each {
-		t.Errorf("the log holds %d events, want %d", len(got), writers*each)
+		t.Errorf("%s holds %d events, want %d", which, len(got), writers*each)
 	}
 }
 
