@@ -56,8 +56,6 @@ var (
 	// ErrUnusable is returned for a stream that could lose records, has lost
 	// some, or holds some that are not a registry's.
 	ErrUnusable = errors.New("the stream is no log of a registry")
-	// ErrTooLarge is returned by Append, which then has stored nothing.
-	ErrTooLarge = errors.New("too large for one append")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("log is closed")
 )
@@ -187,7 +185,7 @@ func check(c jetstream.StreamConfig) error {
 const step = 1 << 20
 
 // Append implements registry.Log. An append of more than some hundred megabytes
-// is refused with ErrTooLarge.
+// is refused with registry.ErrTooLarge.
 func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -202,7 +200,7 @@ func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event)
 	}
 	l.mu.Unlock()
 	if len(events) >= step {
-		return 0, fmt.Errorf("append to the registry's stream: %w: %d records, the limit is %d", ErrTooLarge, len(events), step-1)
+		return 0, fmt.Errorf("append to the registry's stream: %w: %d records, the limit is %d", registry.ErrTooLarge, len(events), step-1)
 	}
 	messages, err := l.split(frame.Append(nil, events))
 	if err != nil {
@@ -241,7 +239,7 @@ func conflicts(code jetstream.ErrorCode) bool {
 func (l *Log) split(b []byte) ([]*nats.Msg, error) {
 	n := (len(b) + l.part - 1) / l.part
 	if n > maxParts {
-		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(b), maxParts*l.part)
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", registry.ErrTooLarge, len(b), maxParts*l.part)
 	}
 	messages := make([]*nats.Msg, n)
 	id := rand.Text()
