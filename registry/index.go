@@ -250,14 +250,15 @@ func (x *index) release(id schemaID, c *content) {
 	}
 }
 
-// idOf returns the id that c has in a context, or 0.
-func (x *index) idOf(context string, c *content) int {
+// idOf returns the id that c has in a context, the lowest if it has several, or
+// 0.
+func (x *index) idOf(context string, c *content) (lowest int) {
 	for _, id := range deref(x.contents.get(c.key())).ids {
-		if id.context == context {
-			return id.id
+		if id.context == context && (lowest == 0 || id.id < lowest) {
+			lowest = id.id
 		}
 	}
-	return 0
+	return lowest
 }
 
 // removeVersion takes a version away for good, and its id if nothing else has

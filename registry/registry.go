@@ -66,10 +66,11 @@ type Registry struct {
 	pending   *index
 	position  atomic.Uint64 // of the last event in the index
 
-	writes   chan *writeRequest
-	stop     context.CancelFunc
-	done     chan struct{} // closed when the writer has ended
-	follower *follower     // nil unless log is a SharedLog
+	writes    chan *writeRequest
+	stop      context.CancelFunc
+	done      chan struct{} // closed when the writer has ended
+	follower  *follower     // nil unless log is a SharedLog
+	compactor *compactor    // nil unless log is a Compacter
 }
 
 // New builds the index from log and starts to take writes. Whoever calls it
@@ -100,6 +101,9 @@ func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker
 	run, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	go r.writer(run)
+	if c, ok := log.(Compacter); ok {
+		r.compactor = newCompactor(r, c)
+	}
 	if shared, ok := log.(SharedLog); ok {
 		r.follower = newFollower(r, shared)
 		go r.follower.run(run)
@@ -112,6 +116,7 @@ func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker
 func (r *Registry) Close() {
 	r.stop()
 	<-r.done
+	r.compactor.close()
 	if r.follower != nil {
 		<-r.follower.done
 	}
@@ -254,6 +259,7 @@ func (r *Registry) tryCommit(ctx context.Context, batch []*writeRequest) (answer
 		return nil, fmt.Errorf("append %d records after position %d: %w", len(events), r.position.Load(), err)
 	}
 	r.merge(end)
+	r.compactor.appended()
 	return answers, nil
 }
 

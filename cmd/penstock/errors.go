@@ -10,6 +10,7 @@ import (
 
 	"penstock/consumers/sinks/postgres"
 	"penstock/registry/client"
+	"penstock/registry/logs/jetstream"
 	"penstock/stream"
 )
 
@@ -83,7 +84,7 @@ func exitCode(err error) int {
 		return exitNo
 	case errors.As(err, &parse), errors.As(err, &usage):
 		return exitUsage
-	case errors.Is(err, stream.ErrUnreachable), errors.Is(err, client.ErrUnreachable), errors.Is(err, postgres.ErrUnreachable):
+	case errors.Is(err, stream.ErrUnreachable), errors.Is(err, jetstream.ErrUnreachable), errors.Is(err, client.ErrUnreachable), errors.Is(err, postgres.ErrUnreachable):
 		return exitUnreachable
 	default:
 		return exitFailed

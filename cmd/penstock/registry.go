@@ -11,6 +11,7 @@ import (
 	"penstock/registry"
 	"penstock/registry/compat"
 	"penstock/registry/logs/file"
+	"penstock/registry/logs/jetstream"
 	"penstock/registry/logs/memory"
 )
 
@@ -22,7 +23,7 @@ type registryCmd struct {
 // registryServeCmd serves a schema registry on its own.
 type registryServeCmd struct {
 	Listen string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
-	Store  string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory: or file:DIR (default ${default})."`
+	Store  string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, or nats://HOST:PORT[/STREAM][?replicas=N] (default ${default})."`
 }
 
 // Help shows examples.
@@ -55,7 +56,9 @@ type store struct {
 	close    func() error
 }
 
-func (s *store) handler() http.Handler { return registry.Handler(s.registry, registry.HandlerOptions{}) }
+func (s *store) handler() http.Handler {
+	return registry.Handler(s.registry, registry.HandlerOptions{})
+}
 
 // openStore opens the registry whose log lies where the URL says.
 func openStore(ctx context.Context, where string, log *slog.Logger) (*store, error) {
@@ -72,8 +75,19 @@ func openStore(ctx context.Context, where string, log *slog.Logger) (*store, err
 			return nil, err
 		}
 		l, finish = f, f.Close
+	case strings.HasPrefix(where, "nats://"), strings.HasPrefix(where, "tls://"):
+		c, err := jetstream.ParseURL(where)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		c.Logger = log
+		j, err := jetstream.Open(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		l, finish = j, j.Close
 	default:
-		return nil, usagef("--store %q is none that penstock knows; write memory: or file:DIR", where)
+		return nil, usagef("--store %q is none that penstock knows; write memory:, file:DIR or nats://HOST:PORT", where)
 	}
 	r, err := registry.New(ctx, l, formats(), compat.Checker{}, registry.Options{Logger: log})
 	if err != nil {

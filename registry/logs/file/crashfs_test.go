@@ -118,6 +118,7 @@ func (fs *crashFS) Create(path string) (file, error) {
 	if err := fs.step("create"); err != nil {
 		return nil, err
 	}
+	fs.names = maps.Clone(fs.names)
 	fs.names[path] = &inode{}
 	return &handle{fs: fs, node: fs.names[path]}, nil
 }
@@ -131,6 +132,17 @@ func (fs *crashFS) Rename(from, to string) error {
 	fs.names = maps.Clone(fs.names)
 	fs.names[to] = fs.names[from]
 	delete(fs.names, from)
+	return nil
+}
+
+func (fs *crashFS) Remove(path string) error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if err := fs.step("remove"); err != nil {
+		return err
+	}
+	fs.names = maps.Clone(fs.names)
+	delete(fs.names, path)
 	return nil
 }
 

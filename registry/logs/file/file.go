@@ -5,6 +5,9 @@
 // every append is one frame: its length, a checksum of the length, a checksum
 // of the content, and the content, all little-endian. A frame holds the events
 // of its append, so that after a crash all of them are there or none.
+//
+// Compact writes a new file, which begins with compacted frames: they say of
+// each event its position, and up to where the log is theirs.
 package file
 
 import (
@@ -15,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"penstock/registry"
@@ -35,22 +37,31 @@ var (
 	ErrFull = errors.New("disk is full")
 	// ErrReadOnly is returned where the folder cannot be written.
 	ErrReadOnly = errors.New("folder cannot be written")
+	// ErrCompacted is returned by Replay for a position up to which the log has
+	// been compacted.
+	ErrCompacted = errors.New("the log has been compacted")
 	// ErrClosed is returned by Append and Replay after Close.
 	ErrClosed = errors.New("log is closed")
 )
 
 // Log is a registry.Log.
 type Log struct {
+	fs   fileSystem
 	path string
-	file file
 	lock io.Closer
 	torn int64
 
-	end atomic.Int64 // of the last durable frame
-
 	mu       sync.Mutex // held by Append while it writes and syncs
+	file     file
 	position uint64
 	failed   error // why nothing more is written
+	usage    usage
+
+	// state is held for a moment only. It guards what Replay needs to know.
+	state     sync.Mutex
+	end       int64  // of the last durable frame
+	compacted uint64 // up to this position there are only some events left
+	closed    bool
 }
 
 // Open opens the log in a folder, and makes both if they are not there. An
@@ -73,7 +84,10 @@ func open(fs fileSystem, dir string) (l *Log, err error) {
 			_ = lock.Close()
 		}
 	}()
-	l = &Log{path: filepath.Join(dir, logName), lock: lock}
+	l = &Log{fs: fs, path: filepath.Join(dir, logName), lock: lock}
+	if err := fs.Remove(l.path + compactionSuffix); err != nil {
+		return nil, fmt.Errorf("remove what a compaction left: %w", explain(err))
+	}
 	l.file, err = fs.Open(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		l.file, err = create(fs, dir, l.path)
@@ -95,7 +109,7 @@ func create(fs fileSystem, dir, path string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = f.WriteAt(appendHeader(nil), 0)
+	_, err = f.WriteAt(appendHeader(nil, plainVersion), 0)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
 		return nil, err
@@ -116,20 +130,21 @@ func (l *Log) recover() error {
 	if err != nil {
 		return fmt.Errorf("read registry log %s: %w", l.path, err)
 	}
-	end, position, err := scan(l.file, size, func(registry.Event) error { return nil })
+	l.usage = newUsage()
+	x, err := scan(l.file, size, func(e registry.Event) error {
+		l.usage.add(e)
+		return nil
+	})
 	if err != nil {
-		if c := (*CorruptError)(nil); errors.As(err, &c) {
-			c.Path = l.path
-		}
-		return fmt.Errorf("read registry log: %w", err)
+		return fmt.Errorf("read registry log: %w", l.named(err))
 	}
-	if end < size {
-		if err := errors.Join(l.file.Truncate(end), l.file.Sync()); err != nil {
-			return fmt.Errorf("cut registry log %s off at %d, where its last append was interrupted: %w", l.path, end, explain(err))
+	if x.end < size {
+		if err := errors.Join(l.file.Truncate(x.end), l.file.Sync()); err != nil {
+			return fmt.Errorf("cut registry log %s off at %d, where its last append was interrupted: %w", l.path, x.end, explain(err))
 		}
 	}
-	l.torn, l.position = size-end, position
-	l.end.Store(end)
+	l.torn, l.position, l.usage.compacted = size-x.end, x.position, x.compactedEnd
+	l.end, l.compacted = x.end, x.compacted
 	return nil
 }
 
@@ -157,7 +172,7 @@ func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event)
 	if err != nil {
 		return 0, fmt.Errorf("append to registry log %s: %w", l.path, err)
 	}
-	end := l.end.Load()
+	end := l.end // Append alone changes it, and Compact while it holds mu
 	if _, err := l.file.WriteAt(frame, end); err != nil {
 		// What was written of the frame goes; if it stays, so does the state
 		// in which a later frame might be taken for part of it.
@@ -171,7 +186,12 @@ func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event)
 		return 0, l.failed
 	}
 	l.position += uint64(len(events))
-	l.end.Store(end + int64(len(frame)))
+	for _, e := range events {
+		l.usage.add(e)
+	}
+	l.state.Lock()
+	l.end += int64(len(frame))
+	l.state.Unlock()
 	return l.position, nil
 }
 
@@ -179,9 +199,14 @@ func (l *Log) fail(err error) {
 	l.failed = fmt.Errorf("registry log %s takes no more writes, since the disk failed to store one: %w; check the disk, and start again", l.path, explain(err))
 }
 
-// Replay implements registry.Log.
+// Replay implements registry.Log. From within what was compacted it cannot be
+// told what is gone, so there Replay returns ErrCompacted.
 func (l *Log) Replay(ctx context.Context, from uint64, fn func(registry.Event) error) error {
-	_, _, err := scan(l.file, l.end.Load(), func(e registry.Event) error {
+	f, end, err := l.snapshot(from)
+	if err != nil {
+		return err
+	}
+	_, err = scan(f, end, func(e registry.Event) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -190,13 +215,35 @@ func (l *Log) Replay(ctx context.Context, from uint64, fn func(registry.Event) e
 		}
 		return fn(e)
 	})
+	if closing := f.Close(); err == nil {
+		err = closing
+	}
+	return l.named(err)
+}
+
+// named puts the log's name into an error about its content.
+func (l *Log) named(err error) error {
 	if c := (*CorruptError)(nil); errors.As(err, &c) {
 		c.Path = l.path
 	}
-	if errors.Is(err, os.ErrClosed) {
-		return ErrClosed
-	}
 	return err
+}
+
+// snapshot opens the log as it is now, to read it from a position.
+func (l *Log) snapshot(from uint64) (file, int64, error) {
+	l.state.Lock()
+	defer l.state.Unlock()
+	if l.closed {
+		return nil, 0, ErrClosed
+	}
+	if 0 < from && from < l.compacted {
+		return nil, 0, fmt.Errorf("read registry log %s from position %d: %w up to %d: read it from the beginning", l.path, from, ErrCompacted, l.compacted)
+	}
+	f, err := l.fs.Open(l.path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read registry log: %w", err)
+	}
+	return f, l.end, nil
 }
 
 // Close waits for an Append that is on its way and gives up the folder.
@@ -207,6 +254,9 @@ func (l *Log) Close() error {
 		return nil
 	}
 	l.failed = ErrClosed
+	l.state.Lock()
+	l.closed = true
+	l.state.Unlock()
 	return errors.Join(l.file.Close(), l.lock.Close())
 }
 

@@ -3,6 +3,7 @@ package file
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -133,7 +134,7 @@ func TestTorn(t *testing.T) {
 		if _, err := l.Append(t.Context(), uint64(2*i), batch(fmt.Sprint(i), 2, 40)...); err != nil {
 			t.Fatal(err)
 		}
-		ends = append(ends, l.end.Load())
+		ends = append(ends, l.end)
 	}
 	whole := fs.names[dir+"/"+logName].data
 	for cut := headerSize; cut <= int64(len(whole)); cut++ {
@@ -173,7 +174,7 @@ func TestFlippedBits(t *testing.T) {
 	l := mustOpen(t, fs)
 	var last int64
 	for i := range 3 {
-		last = l.end.Load()
+		last = l.end
 		if _, err := l.Append(t.Context(), uint64(2*i), batch(fmt.Sprint(i), 2, 3)...); err != nil {
 			t.Fatal(err)
 		}
@@ -211,14 +212,14 @@ func TestFlippedBits(t *testing.T) {
 }
 
 func TestNewerFormat(t *testing.T) {
-	header := appendHeader(nil)
-	header[len(magic)] = 2
+	header := appendHeader(nil, plainVersion)
+	header[len(magic)] = 3
 	copy(header[headerSize-4:], []byte{0, 0, 0, 0})
 	sum := checksum(header[:headerSize-4])
 	header = append(header[:headerSize-4], byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24))
 	fs := newCrashFS()
 	fs.names[dir+"/"+logName] = &inode{data: header}
-	if _, err := open(fs, dir); err == nil || !strings.Contains(err.Error(), "format version 2") {
+	if _, err := open(fs, dir); err == nil || !strings.Contains(err.Error(), "format version 3") {
 		t.Errorf("got %v, want a word about the version", err)
 	}
 }
@@ -374,7 +375,7 @@ func TestCorruptNotOurs(t *testing.T) {
 // FuzzScan reads any bytes as a log. What is read, written again, is the same
 // bytes.
 func FuzzScan(f *testing.F) {
-	one, _ := appendFrame(appendHeader(nil), 0, batch("a", 2, 3))
+	one, _ := appendFrame(appendHeader(nil, plainVersion), 0, batch("a", 2, 3))
 	two, _ := appendFrame(slices.Clone(one), 2, []registry.Event{{Time: time.UnixMilli(-5), Key: []byte("k")}, {Time: time.UnixMilli(0), Value: []byte{}}})
 	f.Add(one)
 	f.Add(two)
@@ -382,48 +383,55 @@ func FuzzScan(f *testing.F) {
 	f.Add(append(slices.Clone(two), make([]byte, 100)...))
 	f.Add(append(slices.Clone(two), two[headerSize:]...))
 	f.Add([]byte(magic))
-	empty, _ := appendFrame(appendHeader(nil), 0, nil)
+	empty, _ := appendFrame(appendHeader(nil, plainVersion), 0, nil)
 	f.Add(empty)
+	events := batch("c", 2, 3)
+	events[0].Position, events[1].Position = 4, 9
+	three, _ := appendCompacted(appendHeader(nil, compactedVersion), compacted, 0, 9, events)
+	f.Add(three)
+	three, _ = appendCompacted(three, lastCompacted, 9, 12, nil)
+	f.Add(three)
+	three, _ = appendFrame(three, 12, batch("d", 1, 1))
+	f.Add(three)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		again := appendHeader(nil)
 		var events []registry.Event
-		end, position, err := scan(bytes.NewReader(b), int64(len(b)), func(e registry.Event) error {
+		x, err := scan(bytes.NewReader(b), int64(len(b)), func(e registry.Event) error {
+			if n := len(events); n > 0 && e.Position <= events[n-1].Position || e.Position == 0 {
+				t.Fatalf("event %d has position %d", n, e.Position)
+			}
 			events = append(events, e)
 			return nil
 		})
-		if uint64(len(events)) != position {
-			t.Fatalf("%d events, position %d", len(events), position)
-		}
-		if end < headerSize {
+		if x.end < headerSize {
 			if err == nil {
 				t.Fatal("no header, and no error")
 			}
 			return
 		}
 		// Frames are cut anew, one by one, as they stand in b.
-		for at := headerSize; at < end; {
+		again, position := slices.Clone(b[:headerSize]), uint64(0)
+		for at := headerSize; at < x.end; {
 			length, _ := frameLength(b[at:])
-			prev := uint64(len(batchesBefore(t, b[:at])))
-			n := len(batchesBefore(t, b[:at+frameHead+length])) - int(prev)
-			if again, err = appendFrame(again, prev, events[prev:prev+uint64(n)]); err != nil {
+			content := b[at+frameHead:][:length]
+			held, end, err := readFrame(content, position)
+			if err != nil {
 				t.Fatal(err)
 			}
-			at += frameHead + length
+			if kind := binary.LittleEndian.Uint32(content[8:]); kind >= compacted {
+				again, err = appendCompacted(again, kind, position, end, held)
+			} else {
+				again, err = appendFrame(again, position, held)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(held); n > len(events) || n > 0 && !cmp.Equal(held, events[:n]) {
+				t.Fatalf("a frame at byte %d was read as %v", at, events)
+			}
+			events, at, position = events[len(held):], at+frameHead+length, end
 		}
-		if diff := cmp.Diff(b[:end], again); diff != "" {
+		if diff := cmp.Diff(b[:x.end], again); diff != "" {
 			t.Errorf("written again (-want +got):\n%s", diff)
 		}
 	})
-}
-
-// batchesBefore returns the events of a log that is whole.
-func batchesBefore(t *testing.T, b []byte) (events []registry.Event) {
-	t.Helper()
-	if _, _, err := scan(bytes.NewReader(b), int64(len(b)), func(e registry.Event) error {
-		events = append(events, e)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return events
 }

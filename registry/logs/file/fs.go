@@ -16,6 +16,8 @@ type fileSystem interface {
 	// Create makes an empty file, in the place of one that exists.
 	Create(path string) (file, error)
 	Rename(from, to string) error
+	// Remove takes a file away. It is no error if there is none.
+	Remove(path string) error
 	// SyncDir makes what was made and renamed in a folder durable.
 	SyncDir(dir string) error
 	// Lock returns ErrInUse if another process holds the lock.
@@ -57,6 +59,14 @@ func (osFS) Create(path string) (file, error) {
 }
 
 func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
+
+func (osFS) Remove(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return err
+}
 
 func (osFS) SyncDir(dir string) error {
 	d, err := os.Open(dir)
