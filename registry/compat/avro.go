@@ -247,7 +247,7 @@ func (w *avroWalk) missingBranch(r, wr *schemas.Node, rp, at, wp *path) {
 	if reason := w.reason(r, wr, rp, wp); reason != nil {
 		because, fix = "; its own "+typeName(wr)+" cannot: "+reason.Message, reason.Fix
 	}
-	w.report(missingUnionBranch, at, wp, upperType(wr), fix,
+	w.report(missingUnionBranch, at, wp, "reader union lacking writer type: "+upperType(wr), fix,
 		"the union at %s of %s has no branch that can read %s, which %s may hold there%s", rp, w.reader, typeName(wr), w.writer, because)
 }
 
@@ -524,7 +524,7 @@ func typeJSON(n *schemas.Node) string {
 }
 
 func typesDetail(r, wr *schemas.Node) string {
-	return fmt.Sprintf("reader type: %s, writer type: %s", upperType(r), upperType(wr))
+	return fmt.Sprintf("reader type: %s not compatible with writer type: %s", upperType(r), upperType(wr))
 }
 
 func simpleName(full string) string { return full[strings.LastIndexByte(full, '.')+1:] }

@@ -9,7 +9,7 @@ import org.apache.avro.SchemaCompatibility;
  * Asks Apache Avro. A line of the input is a writer's schema, a tab and a
  * reader's; its answer is one line: "refused" and why where either is no schema,
  * "failed" where the check throws, or else "checked" and, each after a tab, the
- * incompatibilities as type and location.
+ * incompatibilities as type, location and message.
  */
 public class Oracle {
   public static void main(String[] args) throws Exception {
@@ -33,7 +33,8 @@ public class Oracle {
     StringBuilder answer = new StringBuilder("checked");
     try {
       SchemaCompatibility.checkReaderWriterCompatibility(reader, writer).getResult().getIncompatibilities()
-          .forEach(i -> answer.append('\t').append(i.getType()).append(' ').append(i.getLocation()));
+          .forEach(i -> answer.append('\t').append(i.getType()).append(' ').append(i.getLocation())
+              .append(' ').append(i.getMessage()));
     } catch (RuntimeException e) {
       return "failed\t" + oneLine(e);
     }
