@@ -46,7 +46,7 @@ type History struct {
 func NewHistory(nodes ...string) *History {
 	return &History{
 		nodes: nodes, began: time.Now(),
-		http:       &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}},
+		http:       &http.Client{Timeout: 8 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}},
 		operations: map[string][]porcupine.Operation{}, contents: map[int]string{},
 		progress: make(chan struct{}), counts: map[string]int{},
 	}
@@ -201,7 +201,7 @@ func (c *historyClient) next(ctx context.Context) {
 		in.kind = softDelete
 	case n < 16 && subject > 0:
 		in.kind = hardDelete
-	case n < 16:
+	case n < 17:
 		c.byID(ctx)
 		return
 	case n < 18:
