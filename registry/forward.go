@@ -125,7 +125,7 @@ func (r *Registry) peerTransport() http.RoundTripper {
 	return &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   5 * time.Second,
-		ResponseHeaderTimeout: r.options.WriteTimeout + 5*time.Second,
+		ResponseHeaderTimeout: r.options.WriteTimeout / 2, // a node that sleeps is soon not the writer
 		IdleConnTimeout:       time.Minute,
 		MaxIdleConnsPerHost:   32,
 		ForceAttemptHTTP2:     true,

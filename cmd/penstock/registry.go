@@ -1,18 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 
 	"penstock/registry"
 	"penstock/registry/compat"
 	"penstock/registry/logs/file"
 	"penstock/registry/logs/jetstream"
+	kafkalog "penstock/registry/logs/kafka"
 	"penstock/registry/logs/memory"
+	"penstock/stream/kafka"
 )
 
 // registryCmd serves a schema registry.
@@ -22,8 +27,9 @@ type registryCmd struct {
 
 // registryServeCmd serves a schema registry on its own.
 type registryServeCmd struct {
-	Listen string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
-	Store  string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, or nats://HOST:PORT[/STREAM][?replicas=N] (default ${default})."`
+	Listen    string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
+	Store     string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM][?replicas=N] or kafka://HOST:PORT,…[/TOPIC] (default ${default})."`
+	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the address to listen on."`
 }
 
 // Help shows examples.
@@ -31,13 +37,17 @@ func (registryServeCmd) Help() string {
 	return `Examples:
   penstock registry
   penstock registry --listen 127.0.0.1:8081 --store memory:
+  penstock registry --listen 10.0.0.1:8081 --store kafka://10.0.0.9:9092
 
-A schema that was answered for is on disk. The API is Confluent's.`
+A schema that was answered for is on disk. The API is Confluent's.
+
+Several nodes may keep one registry in Kafka, in the topic _schemas. One of them
+writes, and the others pass writes on to it.`
 }
 
 // Run serves until it is stopped.
 func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
-	reg, err := openStore(ctx, c.Store, t.log)
+	reg, err := openStore(ctx, c.Store, advertised(c.Advertise, c.Listen), t.log)
 	if err != nil {
 		return err
 	}
@@ -60,8 +70,12 @@ func (s *store) handler() http.Handler {
 	return registry.Handler(s.registry, registry.HandlerOptions{})
 }
 
-// openStore opens the registry whose log lies where the URL says.
-func openStore(ctx context.Context, where string, log *slog.Logger) (*store, error) {
+// advertised is the URL at which other nodes reach this one.
+func advertised(url, listen string) string { return cmp.Or(url, "http://"+listen) }
+
+// openStore opens the registry whose log lies where the URL says. Other nodes,
+// if there are any, reach this one at the URL self.
+func openStore(ctx context.Context, where, self string, log *slog.Logger) (*store, error) {
 	var (
 		l      registry.Log
 		finish = func() error { return nil }
@@ -86,8 +100,14 @@ func openStore(ctx context.Context, where string, log *slog.Logger) (*store, err
 			return nil, err
 		}
 		l, finish = j, j.Close
+	case strings.HasPrefix(where, "kafka://"):
+		k, err := openKafkaLog(ctx, where, self, log)
+		if err != nil {
+			return nil, err
+		}
+		l, finish = k, k.Close
 	default:
-		return nil, usagef("--store %q is none that penstock knows; write memory:, file:DIR or nats://HOST:PORT", where)
+		return nil, usagef("--store %q is none that penstock knows; write memory:, file:DIR, nats://HOST:PORT or kafka://HOST:PORT", where)
 	}
 	r, err := registry.New(ctx, l, formats(), compat.Checker{}, registry.Options{Logger: log})
 	if err != nil {
@@ -97,4 +117,21 @@ func openStore(ctx context.Context, where string, log *slog.Logger) (*store, err
 		r.Close()
 		return finish()
 	}}, nil
+}
+
+// openKafkaLog opens the log that kafka://HOST:PORT,…[/TOPIC] names.
+func openKafkaLog(ctx context.Context, where, self string, log *slog.Logger) (*kafkalog.Log, error) {
+	brokers, topic, _ := strings.Cut(strings.TrimPrefix(where, "kafka://"), "/")
+	seeds, err := kafka.ParseURL("kafka://" + brokers)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	u, err := url.Parse(self)
+	if err != nil || u.Hostname() == "" || u.Port() == "0" {
+		return nil, usagef("other nodes cannot reach this one at %q; write --advertise http://HOST:PORT", self)
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsUnspecified() {
+		return nil, usagef("other nodes cannot reach this one at %q; write --advertise http://HOST:PORT", self)
+	}
+	return kafkalog.Open(ctx, kafkalog.Options{Seeds: seeds, Topic: topic, URL: self, Logger: log})
 }

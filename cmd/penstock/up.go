@@ -19,7 +19,9 @@ type upCmd struct {
 	brokerFlag
 	Listen  string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the registry (default ${default})."`
 	Gateway string `default:"127.0.0.1:8082" placeholder:"ADDR" help:"Address of the HTTP gateway (default ${default})."`
-	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory: or file:DIR. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
+	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR or kafka://HOST:PORT,…[/TOPIC]. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
+
+	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the registry's address."`
 }
 
 // Help shows examples.
@@ -36,7 +38,7 @@ Then, in another terminal in the same folder:
 
 // Run serves until it is stopped.
 func (c *upCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, log: t.log})
+	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, log: t.log})
 	if err != nil {
 		return err
 	}
@@ -48,9 +50,9 @@ func (c *upCmd) Run(ctx context.Context, t *terminal) error {
 
 // stackConfig says what startStack starts.
 type stackConfig struct {
-	broker, store     string // URLs
-	registry, gateway string // addresses to listen on
-	log               *slog.Logger
+	broker, store, advertise string // URLs
+	registry, gateway        string // addresses to listen on
+	log                      *slog.Logger
 }
 
 // stack is broker, registry and gateway in one process.
@@ -83,7 +85,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		}
 		c.store = "file:" + filepath.Join(dir, "registry")
 	}
-	reg, err := openStore(ctx, c.store, c.log)
+	reg, err := openStore(ctx, c.store, advertised(c.advertise, c.registry), c.log)
 	if err != nil {
 		return nil, err
 	}

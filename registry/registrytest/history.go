@@ -46,7 +46,7 @@ type History struct {
 func NewHistory(nodes ...string) *History {
 	return &History{
 		nodes: nodes, began: time.Now(),
-		http:       &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}},
+		http:       &http.Client{Timeout: 8 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}},
 		operations: map[string][]porcupine.Operation{}, contents: map[int]string{},
 		progress: make(chan struct{}), counts: map[string]int{},
 	}
@@ -122,10 +122,20 @@ func (h *History) Await(ctx context.Context, writes int) error {
 	return nil
 }
 
-// Check asks every node for everything, once more, and then judges the history.
-// All nodes have to be up.
+// Check reports what Faults finds.
 func (h *History) Check(t *testing.T) {
 	t.Helper()
+	for _, f := range h.Faults() {
+		t.Error(f)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.Logf("%d writes acknowledged; counts: %v", h.acked, h.counts)
+}
+
+// Faults asks every node for everything, once more, and then judges the history:
+// it returns what is wrong with it. All nodes have to be up, and no Run at work.
+func (h *History) Faults() []string {
 	for range 2 { // the second round sees what the first may have made others see
 		for node := range h.nodes {
 			c := &historyClient{h: h, number: 1000 + node}
@@ -138,12 +148,9 @@ func (h *History) Check(t *testing.T) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t.Logf("%d writes acknowledged; counts: %v", h.acked, h.counts)
-	for _, f := range h.faults {
-		t.Error(f)
-	}
+	faults := slices.Clone(h.faults)
 	if h.acked == 0 {
-		t.Error("no write was acknowledged")
+		faults = append(faults, "no write was acknowledged")
 	}
 	for subject, operations := range h.operations {
 		unknown := 0
@@ -154,11 +161,12 @@ func (h *History) Check(t *testing.T) {
 		}
 		switch porcupine.CheckOperationsTimeout(subjectModel(), operations, 2*time.Minute) {
 		case porcupine.Illegal:
-			t.Errorf("subject %s: no order explains these %d answers (%d of them unknown):\n%s", subject, len(operations), unknown, describe(operations))
+			faults = append(faults, fmt.Sprintf("subject %s: no order explains these %d answers (%d of them unknown):\n%s", subject, len(operations), unknown, describe(operations)))
 		case porcupine.Unknown:
-			t.Errorf("subject %s: %d operations, %d of them of unknown outcome, are too many to judge", subject, len(operations), unknown)
+			faults = append(faults, fmt.Sprintf("subject %s: %d operations, %d of them of unknown outcome, are too many to judge", subject, len(operations), unknown))
 		}
 	}
+	return faults
 }
 
 func describe(operations []porcupine.Operation) string {
@@ -201,7 +209,7 @@ func (c *historyClient) next(ctx context.Context) {
 		in.kind = softDelete
 	case n < 16 && subject > 0:
 		in.kind = hardDelete
-	case n < 16:
+	case n < 17:
 		c.byID(ctx)
 		return
 	case n < 18:

@@ -157,7 +157,7 @@ func history(t *testing.T, seeds []string) {
 	await := func(what string) {
 		t.Helper()
 		began := time.Now()
-		if err := h.Await(ctx, 10); err != nil {
+		if err := h.Await(ctx, 20); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 		t.Logf("%s: writes go on after %s", what, time.Since(began).Round(10*time.Millisecond))
