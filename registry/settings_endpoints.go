@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"encoding/json"
 	"strings"
 )
@@ -21,10 +22,14 @@ func (h *handler) setConfig(q *query) (any, error) {
 	if err := q.body(&sent); err != nil {
 		return nil, err
 	}
-	var update configUpdate
-	if err := json.Unmarshal(encode(sent), &update); err != nil {
-		return nil, badJSON(err)
+	var c Config
+	var level struct{ Compatibility Level }
+	for _, into := range []any{&c, &level} {
+		if err := json.Unmarshal(encode(sent), into); err != nil {
+			return nil, badJSON(err)
+		}
 	}
+	c.CompatibilityLevel = cmp.Or(level.Compatibility, c.CompatibilityLevel)
 	var clear []string
 	for name, value := range sent {
 		if string(value) == "null" {
@@ -33,10 +38,6 @@ func (h *handler) setConfig(q *query) (any, error) {
 			}
 			clear = append(clear, name)
 		}
-	}
-	c := update.Config
-	if update.Compatibility != "" {
-		c.CompatibilityLevel = update.Compatibility
 	}
 	if len(sent) > 0 {
 		if err := h.r.SetConfig(q.req.Context(), q.scope(), c, clear...); err != nil {
