@@ -74,10 +74,8 @@ func (c *Compaction) Add(e Event) {
 	case schemaRecord:
 		version := SubjectVersion{key.Subject, key.Version}
 		c.versions[version] = lastEvent{e.Position, e.Value == nil}
-		var v struct {
-			ID int `json:"id"`
-		}
-		if e.Value == nil || json.Unmarshal(e.Value, &v) != nil {
+		var v schemaValue
+		if e.Value == nil || readSchema(e.Value, &v) != nil {
 			return
 		}
 		context, _ := split(key.Subject)
@@ -141,7 +139,7 @@ func (c *Compaction) neededSweeps() map[uint64]bool {
 
 // compactionKey reads a key. One that cannot be read is of no known kind.
 func compactionKey(e Event) (key recordKey) {
-	if json.Unmarshal(e.Key, &key) != nil {
+	if readKey(e.Key, &key) != nil {
 		return recordKey{}
 	}
 	return key

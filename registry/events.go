@@ -123,7 +123,7 @@ func schemaEvent(subject string, v *version, now time.Time) Event {
 // that replay yields what the writes made.
 func (x *index) apply(e Event) error {
 	var key recordKey
-	if err := json.Unmarshal(e.Key, &key); err != nil {
+	if err := readKey(e.Key, &key); err != nil {
 		return fmt.Errorf("read record key: %w", err)
 	}
 	if key.Magic < 0 || key.Magic > 1 {
@@ -179,7 +179,7 @@ func (x *index) applySchema(key recordKey, e Event) error {
 		return nil
 	}
 	var v schemaValue
-	if err := decode(e.Value, &v); err != nil {
+	if err := readSchema(e.Value, &v); err != nil {
 		return err
 	}
 	if key.Version < 1 || v.ID < 1 {

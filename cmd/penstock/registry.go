@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"runtime/debug"
 	"strings"
 
 	"penstock/registry"
@@ -55,6 +56,7 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return errors.Join(err, reg.close())
 	}
+	debug.FreeOSMemory() // what reading the log took is not needed again
 	t.notef("registry at %s, kept in %s\n", s.url, c.Store)
 	<-ctx.Done()
 	return errors.Join(s.stop(), reg.close())
