@@ -109,12 +109,14 @@ type JSONOptions struct {
 
 // Limits of schema texts.
 const (
-	maxSchemaBytes = 4 << 20
-	maxSchemaDepth = 200
+	maxSchemaBytes  = 4 << 20
+	maxSchemaDepth  = 200
+	maxSchemaValues = 1 << 19 // some 50 MB as nodes
 )
 
 // ReadJSON reads one JSON value of a schema text of at most 4 MiB and 200
-// levels. What it refuses is what ParseJSON refuses, but for o.
+// levels and 524,288 values. What else it refuses is what ParseJSON refuses, but
+// for o.
 func ReadJSON(text string, o JSONOptions) (*JSONNode, error) {
 	if len(text) > maxSchemaBytes {
 		return nil, &JSONError{Expected: fmt.Sprintf("a schema of at most %d bytes", maxSchemaBytes), Found: fmt.Sprintf("%d", len(text))}
@@ -134,10 +136,11 @@ func ReadJSON(text string, o JSONOptions) (*JSONNode, error) {
 // reader is a cursor over JSON text.
 type reader struct {
 	JSONOptions
-	text  string
-	pos   int
-	depth int      // levels left
-	path  []string // of the value being read
+	text   string
+	pos    int
+	depth  int      // levels left
+	values int      // read so far, of a schema
+	path   []string // of the value being read
 }
 
 func (r *reader) fail(at int, expected, found string) error {
@@ -255,6 +258,9 @@ func (r *reader) value() (any, error) {
 }
 
 func (r *reader) node() (n *JSONNode, err error) {
+	if r.values++; r.values > maxSchemaValues {
+		return nil, r.fail(r.pos, fmt.Sprintf("a schema of at most %d values", maxSchemaValues), "one more")
+	}
 	n = &JSONNode{Offset: r.pos}
 	switch c := r.peek(); c {
 	case '{':

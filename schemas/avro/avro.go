@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 
 	"github.com/twmb/avro"
 
@@ -35,27 +36,6 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 	if err != nil {
 		return nil, err
 	}
-	lib, err := t.print(libraryForm)
-	if err != nil {
-		return nil, err
-	}
-	var options []avro.SchemaOpt
-	if strings.Contains(string(lib), `"logicalType":"duration"`) {
-		options = append(options, avro.CustomType{LogicalType: "duration", AvroType: "fixed"})
-	}
-	if strings.Contains(string(lib), `"logicalType":"uuid"`) {
-		options = append(options, avro.CustomType{LogicalType: "uuid", AvroType: "fixed", Decode: func(v any, _ *avro.SchemaNode) (any, error) {
-			b, ok := v.([]byte)
-			if !ok || len(b) != 16 {
-				return v, nil
-			}
-			return schemas.GUID(b).String(), nil
-		}})
-	}
-	compiled, err := avro.Parse(string(lib), options...)
-	if err != nil {
-		return nil, fmt.Errorf("parse Avro schema: %w", err)
-	}
 	canonical, err := t.print(canonicalForm)
 	if err != nil {
 		return nil, err
@@ -65,12 +45,47 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 		return nil, err
 	}
 	m := modeller{named: map[*typ]*schemas.Node{}}
-	s := &Schema{canonical: string(canonical), refs: maps.Clone(refs), same: sha256.Sum256(same), lib: compiled, model: m.node(t)}
-	plans := planner{}
-	s.plan = plans.plan(s.model)
-	plans.finish()
-	s.choices, s.forks = unions(s.model)
+	s := &Schema{canonical: string(canonical), refs: maps.Clone(refs), same: sha256.Sum256(same), model: m.node(t)}
+	s.coder = sync.OnceValues(s.compile)
 	return s, nil
+}
+
+// coder is what it takes to encode and decode. It is made at the first use, since
+// a registry never has one and it takes as much memory as all the rest.
+type coder struct {
+	lib     *avro.Schema
+	plan    *plan
+	choices bool // a union has several records or maps
+	forks   bool // and such a union lies within another
+}
+
+func (s *Schema) compile() (*coder, error) {
+	lib, err := s.text(libraryForm)
+	if err != nil {
+		return nil, err
+	}
+	var options []avro.SchemaOpt
+	if strings.Contains(lib, `"logicalType":"duration"`) {
+		options = append(options, avro.CustomType{LogicalType: "duration", AvroType: "fixed"})
+	}
+	if strings.Contains(lib, `"logicalType":"uuid"`) {
+		options = append(options, avro.CustomType{LogicalType: "uuid", AvroType: "fixed", Decode: func(v any, _ *avro.SchemaNode) (any, error) {
+			b, ok := v.([]byte)
+			if !ok || len(b) != 16 {
+				return v, nil
+			}
+			return schemas.GUID(b).String(), nil
+		}})
+	}
+	c := &coder{}
+	if c.lib, err = avro.Parse(lib, options...); err != nil {
+		return nil, fmt.Errorf("compile Avro schema: %w", err)
+	}
+	plans := planner{}
+	c.plan = plans.plan(s.model)
+	plans.finish()
+	c.choices, c.forks = unions(s.model)
+	return c, nil
 }
 
 // Schema is a parsed Avro schema. It is immutable and safe for concurrent use.
@@ -78,11 +93,8 @@ type Schema struct {
 	canonical string
 	refs      map[string]string
 	same      [sha256.Size]byte // of the text in sameForm
-	lib       *avro.Schema
 	model     *schemas.Node
-	plan      *plan
-	choices   bool // a union has several records or maps
-	forks     bool // and such a union lies within another
+	coder     func() (*coder, error)
 }
 
 var (
@@ -143,7 +155,11 @@ func (s *Schema) Model() *schemas.Node { return s.model }
 // written as their defaults; fields of maps that the schema does not have are
 // refused, those of structs are left out.
 func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
-	if s.forks {
+	c, err := s.coder()
+	if err != nil {
+		return dst, err
+	}
+	if c.forks {
 		if vs, complete := schemas.CheckWithin(s.model, generic(s.model, v, 0)); len(vs) > 0 {
 			return dst, &schemas.ValueError{Violations: vs}
 		} else if !complete {
@@ -153,16 +169,16 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 			}}}
 		}
 	}
-	out, err := s.encode(dst, v)
+	out, err := c.encode(dst, v)
 	if err == nil {
 		return out, nil
 	}
 	plain := generic(s.model, v, 0)
-	if s.choices {
+	if c.choices {
 		// The library takes the first record whose fields have defaults where
 		// v lacks them, though another is meant: name the branches for it.
 		if vs, complete := schemas.CheckWithin(s.model, plain); len(vs) == 0 && complete {
-			if out, err := s.encode(dst, label(s.model, plain)); err == nil {
+			if out, err := c.encode(dst, label(s.model, plain)); err == nil {
 				return out, nil
 			}
 		}
@@ -170,12 +186,12 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 	return dst, schemas.Refuse(s.model, plain, err)
 }
 
-func (s *Schema) encode(dst []byte, v any) ([]byte, error) {
-	out, err := s.lib.AppendEncode(dst, v)
+func (c *coder) encode(dst []byte, v any) ([]byte, error) {
+	out, err := c.lib.AppendEncode(dst, v)
 	if err != nil {
 		return dst, err
 	}
-	if !s.plan.clean(out[len(dst):], v) {
+	if !c.plan.clean(out[len(dst):], v) {
 		return dst, errors.New("it has text that is not UTF-8, a field that the schema does not have, or a number beyond its type")
 	}
 	return out, nil
@@ -183,8 +199,12 @@ func (s *Schema) encode(dst []byte, v any) ([]byte, error) {
 
 // Decode reads one value. See schemas.Decode for bytes from outside.
 func (s *Schema) Decode(src []byte) (any, error) {
+	c, err := s.coder()
+	if err != nil {
+		return nil, err
+	}
 	var v any
-	rest, err := s.lib.Decode(src, &v)
+	rest, err := c.lib.Decode(src, &v)
 	if err != nil {
 		return nil, fmt.Errorf("decode Avro: %w", err)
 	}

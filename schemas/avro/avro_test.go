@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -232,7 +233,7 @@ func TestParseRefuses(t *testing.T) {
 	f(`{"type":"record","name":"R","fields":[{"name":"a"}]}`, `at /fields/0/type: expected a type, found nothing`)
 	f(`{"type":"record","name":"R","fields":[{"name":"a-b","type":"int"}]}`, `at /fields/0/name: expected a name of letters, digits and _, found string "a-b"`)
 	f(`{"type":"record","name":"R","fields":[{"name":"a","type":{"type":"enum","name":"R","symbols":["A"]}}]}`, `at /fields/0/type/name: the type "R" is defined twice`)
-	f(`{"type":"record","name":"9","fields":[]}`, `at /name: expected a name of letters, digits and _, found "9"`)
+	f(`{"type":"record","name":"9","fields":[]}`, `at /name: expected a name of letters, digits and _, at most 1024 bytes with its namespace, found string "9"`)
 	f(`{"type":"enum","name":"E","symbols":["A","A"]}`, `at /symbols/1: the symbol "A" stands twice`)
 	f(`{"type":"enum","name":"E","symbols":["A B"]}`, `at /symbols/0: expected a symbol of letters, digits and _, found string "A B"`)
 	f(`{"type":"enum","name":"E","symbols":["A"],"default":"B"}`, `at /default: expected one of the symbols, found string "B"`)
@@ -246,7 +247,7 @@ func TestParseRefuses(t *testing.T) {
 	f(`["int",{"type":"fixed","name":"F","size":1},"F"]`, `at /2: the union has two branches of the type "F"`)
 	f(`{"type":"record","name":"R","aliases":"x","fields":[]}`, `at /aliases: expected an array of names, found string "x"`)
 	f(`{"type":"record","name":"R","aliases":["x",1],"fields":[]}`, `at /aliases/1: expected a name, found number 1`)
-	f(`{"type":"record","name":"R","aliases":["x y"],"fields":[]}`, `at /aliases/0: expected a name, found "x y"`)
+	f(`{"type":"record","name":"R","aliases":["x y"],"fields":[]}`, `at /aliases/0: expected a name, found string "x y"`)
 	f(`{"type":"record","name":"R","fields":[{"name":"a","type":"int","aliases":{}}]}`, `at /fields/0/aliases: expected an array of names, found a JSON object`)
 	f(strings.Repeat(`{"type":"array","items":`, 201)+`"int"`+strings.Repeat("}", 201), `less nesting`)
 	f(strings.Repeat(" ", 4<<20+1), `a schema of at most`)
@@ -528,7 +529,14 @@ func TestNestedUnionsEnd(t *testing.T) {
 	s := parse(t, `{"type":"record","name":"Root","fields":[{"name":"n","type":[
 		{"type":"record","name":"A","fields":[{"name":"next","type":["null","A",{"type":"record","name":"B","fields":[{"name":"next","type":["null","A","B"]}]}]}]},
 		"B"]}]}`)
-	if !s.forks {
+	forks := func(s *Schema) bool {
+		c, err := s.coder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.forks
+	}
+	if !forks(s) {
 		t.Fatal("the schema is not seen to fork")
 	}
 	var v any
@@ -545,9 +553,55 @@ func TestNestedUnionsEnd(t *testing.T) {
 	if _, err := s.AppendEncode(nil, map[string]any{"n": v}); err == nil {
 		t.Error("a bad value was taken")
 	}
-	if parse(t, personText).forks || parse(t, `[{"type":"map","values":"int"},{"type":"record","name":"R","fields":[]}]`).forks {
+	if forks(parse(t, personText)) || forks(parse(t, `[{"type":"map","values":"int"},{"type":"record","name":"R","fields":[]}]`)) {
 		t.Error("a schema without nested unions is seen to fork")
 	}
+}
+
+// Schemas made to take time or memory out of proportion to their size are
+// refused, or cost no more than others: each bound is one that a schema here
+// would pass by hours or gigabytes.
+func TestHostileSchemas(t *testing.T) {
+	many := func(n int, item string) string {
+		var b strings.Builder
+		for i := range n {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(strings.ReplaceAll(item, "#", strconv.Itoa(i)))
+		}
+		return b.String()
+	}
+	record := func(fields string) string { return `{"type":"record","name":"R","fields":[` + fields + `]}` }
+	deep := func(value string) string { return strings.Repeat(`{"n":`, 90) + value + strings.Repeat("}", 90) }
+	f := func(name, text, want string) {
+		t.Helper()
+		s, err := Format{}.Parse(text, nil)
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) || want == "" && err != nil {
+			t.Errorf("%s: got %.300v, want %q", name, err, want)
+		}
+		if err == nil {
+			if _, err := schemas.Normalized(s); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	f("10,000 fields", record(many(10_000, `{"name":"f#","type":["null","long"],"default":null,"doc":"d"}`)), "")
+	f("1 MB of fields", record(many(30_000, `{"name":"f#","type":"int","doc":""}`)), "")
+	f("1 MB of symbols", `{"type":"enum","name":"E","symbols":[`+many(110_000, `"a#"`)+`]}`, "")
+	f("1 MB of aliases", `{"type":"fixed","name":"E","size":1,"aliases":[`+many(110_000, `"a#"`)+`]}`, "")
+	f("1 MB of properties", `{"type":"int",`+many(80_000, `"a#":1`)+`}`, "")
+	f("depth 1,000", strings.Repeat(`{"type":"array","items":`, 1000)+`"int"`+strings.Repeat("}", 1000), "one level too many")
+	f("a type in itself", record(many(10, `{"name":"f#","type":["null","R"]}`)), "")
+	f("a million branches", "["+strings.TrimSuffix(strings.Repeat("1,", 1_000_000), ",")+"]", "at most 524288 values")
+	f("many branches", "["+many(10_001, `{"type":"fixed","name":"F#","size":1}`)+"]", "at most 10000 branches")
+	f("a long namespace", `{"type":"record","name":"R","namespace":"`+strings.Repeat("a.", 100_000)+`a","fields":[`+many(1000, `{"name":"f#","type":{"type":"fixed","name":"F#","size":1}}`)+`]}`, "at most 1024 bytes")
+	f("a default in unions in unions", record(`{"name":"n","type":[{"type":"record","name":"A","fields":[{"name":"n","type":["null","A",{"type":"record","name":"B","fields":[{"name":"n","type":["null","A","B"]}]}]}]},"B"]},{"name":"d","type":["A","B"],"default":`+deep(`1`)+`}`), "at /fields/1/default: expected a default")
+	f("a default that lacks itself", record(`{"name":"d","type":{"type":"map","values":"R"},"default":{"k":{}}}`), "at /fields/0/default: expected a default")
+	f("a default whose parts double", record(many(9, `{"name":"f#","type":["null","R"],"default":{}}`)), "at /fields/0/default: expected a default")
+	f("a default of the wrong size", record(`{"name":"d","type":{"type":"fixed","name":"F","size":2},"default":"x"}`), "at /fields/0/default: expected a default")
+	f("a default that is no symbol", record(`{"name":"d","type":{"type":"enum","name":"E","symbols":["A"]},"default":"B"}`), "at /fields/0/default: expected a default")
+	f("a default beyond 32 bits", record(`{"name":"d","type":"int","default":2147483648}`), "at /fields/0/default: expected a default")
 }
 
 // Payloads that bring down other decoders.

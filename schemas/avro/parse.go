@@ -56,7 +56,13 @@ func named(text, space string) name {
 	return name{text, space}
 }
 
+// maxName bounds a full name, which each type in a namespace has in it, in bytes.
+const maxName = 1024
+
 func (n name) valid() bool {
+	if len(n.simple)+len(n.space) > maxName {
+		return false
+	}
 	for part := range strings.SplitSeq(n.full(), ".") {
 		if !validName(part) {
 			return false
@@ -98,6 +104,8 @@ type parser struct {
 	home  map[string]string            // full name to the reference that defines it
 	state map[string]readingOf         // how far a reference is; "" is the text itself
 	from  string                       // the reference being read
+
+	pending []pending
 }
 
 type readingOf uint8
@@ -145,7 +153,11 @@ func parseText(text string, refs map[string]string) (*typ, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse Avro schema: %w", err)
 	}
-	return p.typ(n, "", "")
+	t, err := p.typ(n, "", "")
+	if err != nil {
+		return nil, err
+	}
+	return t, p.defaults()
 }
 
 // definitions appends the full names of the types that n defines.
@@ -219,6 +231,9 @@ func (p *parser) typ(n *schemas.JSONNode, space, pointer string) (*typ, error) {
 }
 
 func (p *parser) union(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+	if len(n.Items) > maxUnionLength {
+		return nil, p.fail(pointer, "expected a union of at most %d branches, found %d", maxUnionLength, len(n.Items))
+	}
 	t := &typ{kind: "union"}
 	seen := map[string]bool{}
 	for i, item := range n.Items {
@@ -363,7 +378,7 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	t.name = nameOf(n, space)
 	full := t.name.full()
 	if !t.name.valid() || isPrimitive(full) {
-		return p.fail(pointer+"/name", "expected a name of letters, digits and _, found %q", full)
+		return p.fail(pointer+"/name", "expected a name of letters, digits and _, at most %d bytes with its namespace, found %s", maxName, schemas.Describe(full))
 	}
 	if _, twice := p.types[full]; twice {
 		return p.fail(pointer+"/name", "the type %q is defined twice", full)
@@ -377,12 +392,14 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	if err != nil {
 		return err
 	}
+	known := make(map[name]bool, len(aliases))
 	for i, s := range aliases {
 		alias := named(s, t.name.space)
 		if !alias.valid() {
-			return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %q", s)
+			return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", schemas.Describe(s))
 		}
-		if !slices.Contains(t.aliases, alias) {
+		if !known[alias] {
+			known[alias] = true
 			t.aliases = append(t.aliases, alias)
 		}
 	}
@@ -472,6 +489,9 @@ func (p *parser) record(t *typ, n *schemas.JSONNode, pointer string) error {
 		var err error
 		if f.typ, err = p.typ(item.Get("type"), t.name.space, at+"/type"); err != nil {
 			return err
+		}
+		if f.def != nil {
+			p.pending = append(p.pending, pending{f.typ, f.def, p.from, at + "/default"})
 		}
 		if o := item.Get("order"); o != nil {
 			f.order, _ = text(o)

@@ -1,8 +1,7 @@
 package avro
 
 import (
-	"encoding/json"
-	"fmt"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -40,19 +39,16 @@ var (
 // that of Java's library for Avro.
 type printer struct {
 	form
-	out   []byte
-	seen  map[string]bool // full names that were defined
-	steps int             // of fitting defaults to their types
+	out  []byte
+	seen map[string]bool // full names that were defined
+	fits fitter
 }
 
-// maxFits bounds the attempts to fit the defaults of one schema to their types.
-const maxFits = 1 << 20
-
 func (t *typ) print(f form) ([]byte, error) {
-	p := printer{form: f, seen: map[string]bool{}, steps: maxFits}
+	p := printer{form: f, seen: map[string]bool{}, fits: newFitter()}
 	p.typ(t, "")
-	if p.steps < 0 {
-		return nil, fmt.Errorf("normalise Avro schema: there are too many ways to read its defaults")
+	if p.fits.steps < 0 {
+		return nil, errors.New("normalise Avro schema: there are too many ways to read its defaults")
 	}
 	return p.out, nil
 }
@@ -193,7 +189,7 @@ func (p *printer) field(f field, space string) {
 	}
 	def := f.def
 	if p.normal && def != nil {
-		def = p.fit(f.typ, def)
+		def = p.fits.fit(f.typ, def, 0)
 	}
 	if def != nil {
 		p.raw(`,"default":`)
@@ -292,89 +288,4 @@ func (p *printer) json(n *schemas.JSONNode) {
 		}
 		p.raw("}")
 	}
-}
-
-// fit returns the default j as a value of t in the one spelling that t has for
-// it, or nil if it is none of t. A value of a union is one of the first branch
-// that it fits.
-func (p *printer) fit(t *typ, j *schemas.JSONNode) *schemas.JSONNode {
-	if p.steps--; p.steps < 0 {
-		return nil
-	}
-	switch t.kind {
-	case "union":
-		for _, m := range t.members {
-			if fitted := p.fit(m, j); fitted != nil {
-				return fitted
-			}
-		}
-	case "null":
-		return only(schemas.JSONNull, j)
-	case "boolean":
-		return only(schemas.JSONBool, j)
-	case "int", "long":
-		if v, ok := schemas.AsInt64(json.Number(j.Text)); ok && j.Kind == schemas.JSONNumber {
-			return numberNode(strconv.FormatInt(v, 10))
-		}
-	case "float", "double":
-		if j.Kind == schemas.JSONString && slices.Contains([]string{"NaN", "Infinity", "-Infinity"}, j.Text) {
-			return j
-		}
-		if j.Kind != schemas.JSONNumber {
-			return nil
-		}
-		f := parseDouble(j.Text)
-		if t.kind == "float" {
-			return numberNode(javaFloat(float32(f)))
-		}
-		return numberNode(javaDouble(f))
-	case "string", "bytes", "enum", "fixed":
-		return only(schemas.JSONString, j)
-	case "array":
-		return p.fitAll(schemas.JSONArray, j, func(string) *typ { return t.items })
-	case "map":
-		return p.fitAll(schemas.JSONObject, j, func(string) *typ { return t.items })
-	default:
-		types := make(map[string]*typ, len(t.fields))
-		for _, f := range t.fields {
-			types[f.name] = f.typ
-		}
-		return p.fitAll(schemas.JSONObject, j, func(name string) *typ { return types[name] })
-	}
-	return nil
-}
-
-func only(kind schemas.JSONKind, j *schemas.JSONNode) *schemas.JSONNode {
-	if j.Kind != kind {
-		return nil
-	}
-	return j
-}
-
-// fitAll fits the parts of j, which is of a kind if it is to fit, to their
-// types.
-func (p *printer) fitAll(kind schemas.JSONKind, j *schemas.JSONNode, typeOf func(name string) *typ) *schemas.JSONNode {
-	if j.Kind != kind {
-		return nil
-	}
-	out := &schemas.JSONNode{Kind: kind}
-	for _, item := range j.Items {
-		fitted := p.fit(typeOf(""), item)
-		if fitted == nil {
-			return nil
-		}
-		out.Items = append(out.Items, fitted)
-	}
-	for _, m := range j.Members {
-		t := typeOf(m.Name)
-		if t == nil {
-			return nil
-		}
-		fitted := p.fit(t, m.Value)
-		if fitted == nil {
-			return nil
-		}
-		out.Members = append(out.Members, schemas.JSONMember{Name: m.Name, Value: fitted})
-	}
-	return out
 }

@@ -457,7 +457,10 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("canonical text %s of %s", again.Canonical(), s.Canonical())
 		}
 		checkTexts(t, s, map[string]string{"ref": ref})
-		// Whatever is encoded or refused, nothing panics.
+		// What is taken can be encoded with, and nothing panics.
+		if _, err := s.(*Schema).coder(); err != nil {
+			t.Fatalf("%s, taken, does not compile: %v", s.Canonical(), err)
+		}
 		for _, v := range []any{nil, 1, "x", 1.5, []any{}, map[string]any{}, map[string]any{"a": math.NaN()}, []byte{1}} {
 			if b, err := s.AppendEncode(nil, v); err == nil {
 				if _, err := s.Decode(b); err != nil {

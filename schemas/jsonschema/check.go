@@ -28,6 +28,11 @@ func (s *Schema) check(v, given any, faults []schemas.Violation) (err error) {
 				Expected: "a value that can be checked in good time", Found: schemas.Describe(given),
 				Hint: "the schema has alternatives that contain themselves: nest the value less deep",
 			}}}
+		case cannotMatch:
+			err = &schemas.ValueError{Violations: []schemas.Violation{{
+				Expected: fmt.Sprintf("text for which the pattern %.100q can be decided in %v", p.pattern, matchLimit), Found: schemas.Describe(p.text),
+				Hint: "simplify the pattern: it tries too many ways to match",
+			}}}
 		default:
 			err = fmt.Errorf("check against JSON Schema: the validator panicked on this value: %v", p)
 		}

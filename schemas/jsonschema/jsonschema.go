@@ -32,9 +32,13 @@ func (Format) Type() schemas.Type { return schemas.JSON }
 // root is where the schema lies among its references: nowhere.
 const root = "schema:///root.json"
 
-// Parse reads a schema of at most 4 MiB and 200 levels. One without $schema is
-// taken for draft 7, as Confluent's registry does. A $ref finds a text of refs
-// by its key, by its $id, or by the end of its path. Patterns are RE2.
+// Parse reads a schema of at most 4 MiB and 200 levels. As in Confluent's
+// registry, one without $schema, or with one that is not known, is of draft 7,
+// and the address without a number is draft 4. A $ref finds a text of refs by
+// its key, by its $id, or by the end of its path.
+//
+// Patterns are RE2 where they can be. Others (looking ahead, references back)
+// are ECMAScript's, and a value with which one takes more than 50 ms is refused.
 func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -53,10 +57,9 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
 	}
 	m := modeller{documents: d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
-	s := &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled), texts: d}
+	s := &Schema{canonical: string(appendText(nil, top, false)), lib: compiled, model: m.node(compiled), texts: d}
 	if d.refer() {
 		s.counted = &sync.Pool{New: func() any { return newCounted(top, refs) }}
-		s.counted.Put(newCounted(top, refs))
 	}
 	return s, nil
 }
@@ -69,6 +72,7 @@ func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema
 	c.DefaultDraft(jsonschema.Draft7)
 	c.AssertFormat()
 	c.UseLoader(d)
+	c.UseRegexpEngine(compilePattern)
 	if extension != nil {
 		c.AssertVocabs()
 		c.RegisterVocabulary(&jsonschema.Vocabulary{
@@ -78,7 +82,7 @@ func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema
 			},
 		})
 	}
-	if err := c.AddResource(root, plain(top)); err != nil {
+	if err := c.AddResource(root, document(top)); err != nil {
 		return nil, nil, err
 	}
 	compiled, err := c.Compile(root)
@@ -138,7 +142,7 @@ func (d *documents) Load(address string) (any, error) {
 		return nil, fmt.Errorf("in the reference %q: %w", best, err)
 	}
 	d.read[address] = n
-	return plain(n), nil
+	return document(n), nil
 }
 
 // refer reports whether a schema may contain itself.
@@ -202,6 +206,39 @@ func (d *documents) locate(location string) *schemas.JSONNode {
 	return n
 }
 
+// document is a whole text as the library takes it: of a draft that it knows.
+func document(n *schemas.JSONNode) any {
+	v := plain(n)
+	if m, ok := v.(map[string]any); ok {
+		if address, ok := m["$schema"].(string); ok {
+			delete(m, "$schema")
+			if known := draft(address); known != nil {
+				m["$schema"] = known.String()
+			}
+		}
+	}
+	return v
+}
+
+// draft is the draft that an address stands for, or nil.
+func draft(address string) *jsonschema.Draft {
+	address = strings.TrimSuffix(address, "#")
+	address = strings.TrimPrefix(strings.TrimPrefix(address, "http://"), "https://")
+	switch address {
+	case "json-schema.org/schema", "json-schema.org/draft-04/schema":
+		return jsonschema.Draft4
+	case "json-schema.org/draft-06/schema":
+		return jsonschema.Draft6
+	case "json-schema.org/draft-07/schema":
+		return jsonschema.Draft7
+	case "json-schema.org/draft/2019-09/schema":
+		return jsonschema.Draft2019
+	case "json-schema.org/draft/2020-12/schema":
+		return jsonschema.Draft2020
+	}
+	return nil
+}
+
 // plain turns a node into the values that the library takes.
 func plain(n *schemas.JSONNode) any {
 	switch n.Kind {
@@ -236,7 +273,10 @@ type Schema struct {
 	counted   *sync.Pool // of *counted, where the schema may contain itself
 }
 
-var _ schemas.Schema = (*Schema)(nil)
+var (
+	_ schemas.Schema     = (*Schema)(nil)
+	_ schemas.Normalizer = (*Schema)(nil)
+)
 
 // Type returns schemas.JSON.
 func (s *Schema) Type() schemas.Type { return schemas.JSON }
@@ -246,6 +286,16 @@ func (s *Schema) Type() schemas.Type { return schemas.JSON }
 // BigDecimal form. Its rare readings of what is not JSON (NaN, text after the
 // schema) are refused instead.
 func (s *Schema) Canonical() string { return s.canonical }
+
+// Normalized is the canonical text with the keys of every object sorted by
+// their UTF-16 code units.
+func (s *Schema) Normalized() (string, error) {
+	top, err := read(s.canonical)
+	if err != nil {
+		return "", fmt.Errorf("normalise JSON Schema: %w", err)
+	}
+	return string(appendText(nil, top, true)), nil
+}
 
 // Model returns the neutral tree, as far as it can say what the schema does: a
 // place whose alternatives or conditions it cannot hold is schemas.Any.

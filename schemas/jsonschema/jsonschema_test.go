@@ -40,6 +40,84 @@ func TestCanonical(t *testing.T) {
 		`{"x":[1.0,0.10,1.50,1E+2,1E+400,1E-7,0,0.0,12345678901234567890,1.5E+3,0.000001,1E-7,1,1.25,0E+5,1.00]}`)
 }
 
+func TestNormalized(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		for _, text := range []string{text, want} {
+			if got, err := schemas.Normalized(parse(t, text)); err != nil || got != want {
+				t.Errorf("got  %s, %v\nwant %s", got, err, want)
+			}
+		}
+	}
+	f(`false`, `false`)
+	f(`{"type":"object","a":1,"A":2,"$id":"x","required":["b","a"]}`, `{"$id":"x","A":2,"a":1,"required":["b","a"],"type":"object"}`)
+	f("{\"\uffff\":1,\"\U0001F600\":2,\"\ue000\":3,\"z\":[{\"b\":1.50,\"a\":1e2}]}", "{\"z\":[{\"a\":1E+2,\"b\":1.50}],\"\U0001F600\":2,\"\ue000\":3,\"\uffff\":1}")
+	f(`{"a":1,"ab":2,"":3,"a":4}`, `{"":3,"a":4,"ab":2}`)
+}
+
+// The draft is read off what only it understands.
+func TestDrafts(t *testing.T) {
+	const (
+		four   = `{"$schema":"?","minimum":1,"exclusiveMinimum":true}`
+		seven  = `{"$schema":"?","if":{"const":1},"then":false}`
+		newest = `{"$schema":"?","prefixItems":[false]}`
+	)
+	f := func(address string, want ...bool) {
+		t.Helper()
+		for i, text := range []string{four, seven, newest} {
+			s, err := Format{}.Parse(strings.Replace(text, "?", address, 1), nil)
+			refuses := false
+			if err == nil {
+				_, err = s.Decode([]byte([]string{`1`, `1`, `[1]`}[i]))
+				refuses = err != nil
+			}
+			if refuses != want[i] {
+				t.Errorf("%s: %s: %t", address, text, refuses)
+			}
+		}
+	}
+	for _, scheme := range []string{"http", "https"} {
+		for _, end := range []string{"", "#"} {
+			f(scheme+"://json-schema.org/schema"+end, true, false, false)
+			f(scheme+"://json-schema.org/draft-04/schema"+end, true, false, false)
+			f(scheme+"://json-schema.org/draft-06/schema"+end, false, false, false)
+			f(scheme+"://json-schema.org/draft-07/schema"+end, false, true, false)
+			f(scheme+"://json-schema.org/draft/2019-09/schema"+end, false, true, false)
+			f(scheme+"://json-schema.org/draft/2020-12/schema"+end, false, true, true)
+		}
+	}
+	f("http://127.0.0.1:1/meta", false, true, false)
+	f("", false, true, false)
+	f("draft-04", false, true, false)
+}
+
+// What RE2 lacks is matched too, but not for ever.
+func TestPatterns(t *testing.T) {
+	f := func(schema, value, want string) {
+		t.Helper()
+		_, err := parse(t, schema).Decode([]byte(value))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s, %s: got %v, want %q", schema, value, err, want)
+		}
+	}
+	f(`{"pattern":"^(?=.*[0-9])[a-z0-9]+$"}`, `"abc1"`, "")
+	f(`{"pattern":"^(?=.*[0-9])[a-z0-9]+$"}`, `"abc"`, `expected text that matches "^(?=.*[0-9])[a-z0-9]+$"`)
+	f(`{"pattern":"^(.)\\1$"}`, `"aa"`, "")
+	f(`{"pattern":"^(.)\\1$"}`, `"ab"`, "expected text that matches")
+	f(`{"pattern":"^\\cC$"}`, `"\u0003"`, "")
+	f(`{"patternProperties":{"^(?!x)":{"type":"string"}}}`, `{"a":1}`, "at /a: expected string")
+	f(`{"format":"regex"}`, `"(?=a)"`, "")
+	f(`{"format":"regex"}`, `"(?=a"`, `expected text of the format "regex"`)
+	bomb := strings.Repeat("a", 40) + "!"
+	const late = `can be decided in 50ms, found string "aaaa`
+	f(`{"pattern":"^(?=a)(a+)+$"}`, `"`+bomb+`"`, late)
+	// However the answer would count.
+	f(`{"not":{"pattern":"^(?=a)(a+)+$"}}`, `"`+bomb+`"`, late)
+	f(`{"anyOf":[{"pattern":"^(?=a)(a+)+$"},true]}`, `"`+bomb+`"`, late)
+	f(`{"patternProperties":{"^(?=a)(a+)+$":false}}`, `{"`+bomb+`":1}`, late)
+	f(`{"format":"regex","pattern":"^(a+)+$"}`, `"`+bomb+`"`, `expected text that matches "^(a+)+$"`) // linear
+}
+
 func TestParseRefuses(t *testing.T) {
 	f := func(text, want string) {
 		t.Helper()
@@ -54,12 +132,14 @@ func TestParseRefuses(t *testing.T) {
 	f(`{"minLength":-1}`, `at /minLength: expected at least 0`)
 	f(`{"$ref":"file:///etc/hostname"}`, `there is no reference for "file:///etc/hostname": name the schema that defines it among the references`)
 	f(`{"$ref":"http://127.0.0.1:1/x.json"}`, `there is no reference for "http://127.0.0.1:1/x.json": name the schema that defines it among the references`)
-	f(`{"$schema":"http://127.0.0.1:1/meta"}`, `there is no reference for "http://127.0.0.1:1/meta": name the schema that defines it among the references`)
 	f(`{"$ref":"other.json"}`, `there is no reference for "other.json": name the schema that defines it among the references`)
 	f(`{"$ref":"broken.json"}`, `in the reference "broken.json": parse JSON: at offset 1: expected a key in double quotes, found the end`)
 	f(`{"$ref":"#/definitions/x"}`, `json-pointer in "#/definitions/x" not found`)
 	f(`{"minimum":1e10000000}`, `parse JSON: at /minimum, offset 11: expected an exponent of at most 400, found 10000000`)
-	f(`{"pattern":"(?=a)"}`, `at /pattern: expected text of the format "regex"`)
+	f(`{"pattern":"("}`, `at /pattern: expected text of the format "regex"`)
+	f(`{"pattern":"`+strings.Repeat("a", maxPattern+1)+`"}`, `at /pattern: expected text of the format "regex"`)
+	f(`{"patternProperties":{"(?=":true}}`, `at /patternProperties: expected other names than "(?="`)
+	f(`{"definitions":{"a":{"type":["string","text"]}},"$ref":"#/definitions/a"}`, `at /definitions/a/type: expected one of "array", "boolean", "integer", "null", "number", "object", "string"`)
 }
 
 func TestReferences(t *testing.T) {
@@ -385,6 +465,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(`{"$ref":"ref.json#/definitions/a","minimum":1.50}`, `{"definitions":{"a":{"type":["null","integer"]}}}`)
 	f.Add(`{"$id":"http://x/y","properties":{"a":{"$ref":"#/$defs/b"}},"$defs":{"b":{"enum":["x",null]}}}`, `true`)
 	f.Add(`{"allOf":[{"$ref":"#"}]}`, `{"$ref":"ref.json"}`)
+	f.Add(`{"$schema":"http://json-schema.org/schema#","id":"http://x","minimum":1E400,"exclusiveMinimum":true}`, `{"$schema":"x"}`)
+	f.Add(`{"pattern":"^(?=a)(a+)+$","patternProperties":{"(.)\\1":false},"multipleOf":0.010}`, `false`)
 	f.Fuzz(func(t *testing.T, text, ref string) {
 		s, err := Format{}.Parse(text, map[string]string{"ref.json": ref})
 		if err != nil {
@@ -393,6 +475,16 @@ func FuzzParse(f *testing.F) {
 		again, err := Format{}.Parse(s.Canonical(), map[string]string{"ref.json": ref})
 		if err != nil || again.Canonical() != s.Canonical() {
 			t.Fatalf("%s: canonical %s: %v", text, s.Canonical(), err)
+		}
+		normal, err := schemas.Normalized(s)
+		if err != nil {
+			t.Fatalf("%s: %v", s.Canonical(), err)
+		}
+		// It may be read in another way only where it is not read at all.
+		if n, err := (Format{}).Parse(normal, map[string]string{"ref.json": ref}); err != nil {
+			t.Fatalf("%s: normalised %s: %v", text, normal, err)
+		} else if twice, err := schemas.Normalized(n); err != nil || twice != normal || n.Canonical() != normal {
+			t.Fatalf("normalised %s is normalised to %s, %v", normal, twice, err)
 		}
 	})
 }

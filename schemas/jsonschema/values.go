@@ -147,8 +147,9 @@ func appendJSON(dst []byte, v any) []byte {
 	return strconv.AppendInt(dst, n, 10)
 }
 
-// appendCanonical appends n without space, its keys in their order.
-func appendCanonical(dst []byte, n *schemas.JSONNode) []byte {
+// appendText appends n without space, its keys in their order or sorted as
+// UTF-16.
+func appendText(dst []byte, n *schemas.JSONNode, sorted bool) []byte {
 	switch n.Kind {
 	case schemas.JSONNull:
 		return append(dst, "null"...)
@@ -162,18 +163,22 @@ func appendCanonical(dst []byte, n *schemas.JSONNode) []byte {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = appendCanonical(dst, item)
+			dst = appendText(dst, item, sorted)
 		}
 		return append(dst, ']')
 	case schemas.JSONObject:
+		members := n.Members
+		if sorted {
+			members = slices.SortedFunc(slices.Values(members), func(a, b schemas.JSONMember) int { return schemas.CompareUTF16(a.Name, b.Name) })
+		}
 		dst = append(dst, '{')
-		for i, m := range n.Members {
+		for i, m := range members {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
 			dst = schemas.AppendJSONString(dst, m.Name)
 			dst = append(dst, ':')
-			dst = appendCanonical(dst, m.Value)
+			dst = appendText(dst, m.Value, sorted)
 		}
 		return append(dst, '}')
 	}
