@@ -87,7 +87,7 @@ func TestAvroRules(t *testing.T) {
 
 func TestLanguages(t *testing.T) {
 	a := parse(t, `"int"`)
-	for _, typ := range []schemas.Type{schemas.JSON, schemas.Protobuf} {
+	for _, typ := range []schemas.Type{schemas.Protobuf} {
 		other := typed{a, typ}
 		if _, err := (compat.Checker{}).Check(other, other, registry.Backward, registry.PolicyStrict); !errors.Is(err, registry.ErrNoRules) {
 			t.Errorf("%s: got %v, want ErrNoRules", typ, err)
