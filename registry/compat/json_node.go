@@ -315,7 +315,7 @@ func (b *jsonBuilder) find(p jsonPlace, ref string) (jsonPlace, bool) {
 		if i == 0 {
 			continue
 		}
-		next := step(top.text, strings.NewReplacer("~1", "/", "~0", "~").Replace(token))
+		next := step(top.text, unescape(token))
 		if next == nil {
 			return jsonPlace{}, false
 		}
@@ -325,6 +325,11 @@ func (b *jsonBuilder) find(p jsonPlace, ref string) (jsonPlace, bool) {
 		top = top.below(next)
 	}
 	return top, true
+}
+
+// unescape returns the name that a token of a JSON Pointer stands for.
+func unescape(token string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
 }
 
 // step returns the member or item of that name, or nil.
