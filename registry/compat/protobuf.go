@@ -731,7 +731,7 @@ func (w *protobufWalk) fix(backward, forward string) string {
 // fieldFix is what to do about a field that cannot change as it did.
 func (w *protobufWalk) fieldFix(f, old protoreflect.FieldDescriptor) string {
 	if w.direction == registry.Forward {
-		f, old = old, f
+		old = f // the reader's is the old one
 	}
 	return fmt.Sprintf("keep the field %q (%d) as it is, and add a new field with a new number", old.Name(), old.Number())
 }
