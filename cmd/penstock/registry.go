@@ -16,13 +16,15 @@ import (
 
 // registryCmd serves a schema registry.
 type registryCmd struct {
-	Serve registryServeCmd `cmd:"" default:"withargs" help:"Serve the registry (default)."`
+	Serve  registryServeCmd  `cmd:"" default:"withargs" help:"Serve the registry (default)."`
+	Passwd registryPasswdCmd `cmd:"" help:"Print the hash of a password, for a users file."`
 }
 
 // registryServeCmd serves a schema registry on its own.
 type registryServeCmd struct {
 	Listen string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
 	Store  string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory: or file:DIR (default ${default})."`
+	secureFlags
 }
 
 // Help shows examples.
@@ -30,6 +32,7 @@ func (registryServeCmd) Help() string {
 	return `Examples:
   penstock registry
   penstock registry --listen 127.0.0.1:8081 --store memory:
+  penstock registry --tls-cert server.pem --tls-key server.key --users users.yaml --permissions permissions.yaml
 
 A schema that was answered for is on disk. The API is Confluent's.`
 }
@@ -40,13 +43,18 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	s, err := serve("registry", c.Listen, reg.handler(), t.log)
+	f, err := c.open(reg.gauges(), barWriter{t, t.err}, t.log)
 	if err != nil {
 		return errors.Join(err, reg.close())
 	}
-	t.notef("registry at %s, kept in %s\n", s.url, c.Store)
-	<-ctx.Done()
-	return errors.Join(s.stop(), reg.close())
+	ends := []func() error{reg.close, f.close}
+	s, more, err := f.serveRegistry(c.Listen, reg)
+	if err == nil {
+		ends = append(ends, more...)
+		t.notef("registry at %s, kept in %s\n", s.url, c.Store)
+		<-ctx.Done()
+	}
+	return errors.Join(err, stopAll(ends))
 }
 
 // store is a registry and the end of its log.
@@ -55,7 +63,9 @@ type store struct {
 	close    func() error
 }
 
-func (s *store) handler() http.Handler { return registry.Handler(s.registry, registry.HandlerOptions{}) }
+func (s *store) handler(o registry.HandlerOptions) http.Handler {
+	return registry.Handler(s.registry, o)
+}
 
 // openStore opens the registry whose log lies where the URL says.
 func openStore(ctx context.Context, where string, log *slog.Logger) (*store, error) {
