@@ -52,6 +52,11 @@ var mayImport = map[string][]string{
 	"registry/logs/memory":    {"registry"},
 	"registry/registrytest":   {"registry", "github.com/anishathalye/porcupine", "github.com/google/go-cmp"},
 
+	"access": {
+		"github.com/golang-jwt/jwt/v5", "go.yaml.in/yaml/v4", "golang.org/x/crypto",
+	},
+	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
+
 	"producers":         {"schemas", "stream"},
 	"producers/gateway": {"producers", "schemas", "stream"},
 

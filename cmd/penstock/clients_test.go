@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"penstock/registry"
 	"penstock/servertest"
 )
 
@@ -31,11 +32,11 @@ func TestForeignClients(t *testing.T) {
 // script that imports from a folder is run there.
 func session(t *testing.T, interpreter, folder, script string) {
 	logger := newTerminal(nil, nil, new(bytes.Buffer), false).log
-	reg, err := openStore(t.Context(), "memory:", logger)
+	reg, err := openStore(t.Context(), "memory:", "", logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := serve("registry", "127.0.0.1:0", reg.handler(), logger)
+	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), logger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,8 @@ import (
 
 // registryCmd serves a schema registry.
 type registryCmd struct {
-	Serve registryServeCmd `cmd:"" default:"withargs" help:"Serve the registry (default)."`
+	Serve  registryServeCmd  `cmd:"" default:"withargs" help:"Serve the registry (default)."`
+	Passwd registryPasswdCmd `cmd:"" help:"Print the hash of a password, for a users file."`
 }
 
 // registryServeCmd serves a schema registry on its own.
@@ -31,6 +32,7 @@ type registryServeCmd struct {
 	Listen    string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
 	Store     string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM][?replicas=N] or kafka://HOST:PORT,…[/TOPIC] (default ${default})."`
 	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the address to listen on."`
+	secureFlags
 }
 
 // Help shows examples.
@@ -39,6 +41,7 @@ func (registryServeCmd) Help() string {
   penstock registry
   penstock registry --listen 127.0.0.1:8081 --store memory:
   penstock registry --listen 10.0.0.1:8081 --store kafka://10.0.0.9:9092
+  penstock registry --tls-cert server.pem --tls-key server.key --users users.yaml --permissions permissions.yaml
 
 A schema that was answered for is on disk. The API is Confluent's.
 
@@ -52,14 +55,19 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	s, err := serve("registry", c.Listen, reg.handler(), t.log)
+	f, err := c.open(reg.gauges(), barWriter{t, t.err}, t.log)
 	if err != nil {
 		return errors.Join(err, reg.close())
 	}
-	debug.FreeOSMemory() // what reading the log took is not needed again
-	t.notef("registry at %s, kept in %s\n", s.url, c.Store)
-	<-ctx.Done()
-	return errors.Join(s.stop(), reg.close())
+	ends := []func() error{reg.close, f.close}
+	s, more, err := f.serveRegistry(c.Listen, reg)
+	if err == nil {
+		ends = append(ends, more...)
+		debug.FreeOSMemory() // what reading the log took is not needed again
+		t.notef("registry at %s, kept in %s\n", s.url, c.Store)
+		<-ctx.Done()
+	}
+	return errors.Join(err, stopAll(ends))
 }
 
 // store is a registry and the end of its log.
@@ -68,8 +76,8 @@ type store struct {
 	close    func() error
 }
 
-func (s *store) handler() http.Handler {
-	return registry.Handler(s.registry, registry.HandlerOptions{})
+func (s *store) handler(o registry.HandlerOptions) http.Handler {
+	return registry.Handler(s.registry, o)
 }
 
 // advertised is the URL at which other nodes reach this one.

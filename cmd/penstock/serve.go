@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,12 +19,14 @@ const stopWithin = 10 * time.Second
 type server struct {
 	name string
 	url  string
+	addr net.Addr
 	http http.Server
 	done chan error
 }
 
-// serve starts to answer on addr. A port of 0 takes a free one.
-func serve(name, addr string, h http.Handler, log *slog.Logger) (*server, error) {
+// serve starts to answer on addr, with TLS if secure is not nil. A port of 0
+// takes a free one.
+func serve(name, addr string, h http.Handler, secure *tls.Config, log *slog.Logger) (*server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		err = fmt.Errorf("start the %s on %s: %w", name, addr, err)
@@ -35,15 +38,23 @@ func serve(name, addr string, h http.Handler, log *slog.Logger) (*server, error)
 	s := &server{
 		name: name,
 		url:  "http://" + listener.Addr().String(),
+		addr: listener.Addr(),
 		http: http.Server{
 			Handler:           h,
+			TLSConfig:         secure,
 			ReadHeaderTimeout: 10 * time.Second,
 			ReadTimeout:       time.Minute,
+			WriteTimeout:      2 * time.Minute,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		},
 		done: make(chan error, 1),
+	}
+	if secure != nil {
+		s.url = "https://" + listener.Addr().String()
+		go func() { s.done <- s.http.ServeTLS(listener, "", "") }()
+		return s, nil
 	}
 	go func() { s.done <- s.http.Serve(listener) }()
 	return s, nil
@@ -60,4 +71,13 @@ func (s *server) stop() error {
 		return fmt.Errorf("serve the %s: %w", s.name, err)
 	}
 	return nil
+}
+
+// stopAll ends what was started, the last first.
+func stopAll(ends []func() error) error {
+	var errs []error
+	for i := len(ends) - 1; i >= 0; i-- {
+		errs = append(errs, ends[i]())
+	}
+	return errors.Join(errs...)
 }

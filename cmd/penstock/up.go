@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 
 	"penstock/producers"
 	"penstock/producers/gateway"
+	"penstock/registry"
 	"penstock/registry/client"
 	"penstock/stream"
 	"penstock/stream/nats"
@@ -19,9 +22,10 @@ type upCmd struct {
 	brokerFlag
 	Listen  string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the registry (default ${default})."`
 	Gateway string `default:"127.0.0.1:8082" placeholder:"ADDR" help:"Address of the HTTP gateway (default ${default})."`
-	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR or kafka://HOST:PORT,…[/TOPIC]. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
+	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM] or kafka://HOST:PORT,…[/TOPIC]. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
 
 	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the registry's address."`
+	secureFlags
 }
 
 // Help shows examples.
@@ -38,7 +42,7 @@ Then, in another terminal in the same folder:
 
 // Run serves until it is stopped.
 func (c *upCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, log: t.log})
+	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
 	if err != nil {
 		return err
 	}
@@ -52,6 +56,8 @@ func (c *upCmd) Run(ctx context.Context, t *terminal) error {
 type stackConfig struct {
 	broker, store, advertise string // URLs
 	registry, gateway        string // addresses to listen on
+	secure                   secureFlags
+	out                      io.Writer // of logs that secure asks for
 	log                      *slog.Logger
 }
 
@@ -90,23 +96,29 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		return nil, err
 	}
 	s.ends = append(s.ends, reg.close)
-	registryServer, err := serve("registry", c.registry, reg.handler(), c.log)
+	front, err := c.secure.open(reg.gauges(), c.out, c.log)
 	if err != nil {
 		return nil, err
 	}
-	s.ends = append(s.ends, registryServer.stop)
+	s.ends = append(s.ends, front.close)
+	registryServer, ends, err := front.serveRegistry(c.registry, reg)
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, ends...)
 	s.registryURL = registryServer.url
 	if b, ok := s.broker.(*nats.Broker); ok && b.Serves() {
 		if err := b.Announce(s.registryURL); err != nil {
 			return nil, fmt.Errorf("announce the registry: %w", err)
 		}
 	}
-	s.client, err = client.New(s.registryURL, formats(), client.Options{})
+	own := inProcess{reg.handler(registry.HandlerOptions{})}
+	s.client, err = client.New(s.registryURL, formats(), client.Options{HTTP: &http.Client{Transport: own}})
 	if err != nil {
 		return nil, err
 	}
 	s.ends = append(s.ends, s.client.Close)
-	gatewayServer, err := serve("gateway", c.gateway, gateway.New(producers.New(s.broker, s.client, producers.Config{}), gateway.Config{}), c.log)
+	gatewayServer, err := front.serveGateway(c.gateway, gateway.New(producers.New(s.broker, s.client, producers.Config{}), gateway.Config{}))
 	if err != nil {
 		return nil, err
 	}
@@ -116,10 +128,4 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 }
 
 // stop ends what was started, the last first.
-func (s *stack) stop() error {
-	var errs []error
-	for i := len(s.ends) - 1; i >= 0; i-- {
-		errs = append(errs, s.ends[i]())
-	}
-	return errors.Join(errs...)
-}
+func (s *stack) stop() error { return stopAll(s.ends) }
