@@ -1,10 +1,8 @@
 package registry
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 )
 
@@ -211,26 +209,28 @@ func (h *handler) batchMutateAssociations(q *query) (any, error) {
 		return nil, tooMany(len(sent.Requests))
 	}
 	reply := batchReply{Results: []batchResult{}}
-	for _, r := range sent.Requests {
-		for i := range r.Associations {
-			r.Associations[i].Op = strings.ToUpper(r.Associations[i].Op)
+	for i, r := range sent.Requests {
+		result := q.mutate(r)
+		if e := result.Error; i == 0 && e != nil && e.Code.Status() >= http.StatusInternalServerError {
+			return nil, e // nothing is done, and the next would fare no better
 		}
-		made, err := q.change(r)
-		if err == nil {
-			reply.Results = append(reply.Results, batchResult{Result: &made})
-			continue
-		}
-		e := *public(err)
-		if e.Code.Status() >= http.StatusInternalServerError && !slices.ContainsFunc(reply.Results, func(done batchResult) bool { return done.Result != nil }) {
-			return nil, err // nothing is done, and the next would fare no better
-		}
-		if !wantsFindings(q.req) {
-			e.Findings = nil
-		}
-		reply.Results = append(reply.Results, batchResult{Error: &e})
-		if q.req.Context().Err() != nil || errors.Is(err, errClosed) {
-			break
-		}
+		reply.Results = append(reply.Results, result)
 	}
 	return withStatus{http.StatusMultiStatus, reply}, nil
+}
+
+// mutate answers one request of a batchMutate.
+func (q *query) mutate(r AssociationRequest) batchResult {
+	for i := range r.Associations {
+		r.Associations[i].Op = strings.ToUpper(r.Associations[i].Op)
+	}
+	made, err := q.change(r)
+	if err == nil {
+		return batchResult{Result: &made}
+	}
+	e := *public(err)
+	if !wantsFindings(q.req) {
+		e.Findings = nil
+	}
+	return batchResult{Error: &e}
 }

@@ -125,11 +125,9 @@ func (h *handler) schemaByGUID(q *query) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := DefaultContext
 	for _, id := range h.r.IDsByGUID(guid) {
-		in = id.Context
 		if err = q.permitID(id.Context, id.ID); err == nil {
-			return q.reply(in, s)
+			return q.reply(id.Context, s)
 		}
 	}
 	return nil, err
