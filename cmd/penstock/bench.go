@@ -29,8 +29,9 @@ import (
 
 // benchCmd measures Penstock against the raw client.
 type benchCmd struct {
-	Produce benchProduceCmd `cmd:"" help:"Publish flights: validated, encoded, framed; against encoder and client called by hand."`
-	Consume benchConsumeCmd `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
+	Produce  benchProduceCmd  `cmd:"" help:"Publish flights: validated, encoded, framed; against encoder and client called by hand."`
+	Consume  benchConsumeCmd  `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
+	Registry benchRegistryCmd `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
 }
 
 // benchFlags are what the benchmarks share.
