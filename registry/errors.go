@@ -21,7 +21,9 @@ const (
 	CodeVersionNotDeleted    Code = 40407
 	CodeConfigNotFound       Code = 40408
 	CodeModeNotFound         Code = 40409
+	CodeExporterNotFound     Code = 40450
 	CodeIncompatible         Code = 40901
+	CodeExporterExists       Code = 40950
 	CodeInvalidSchema        Code = 42201
 	CodeInvalidVersion       Code = 42202
 	CodeInvalidLevel         Code = 42203

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/json"
 	"iter"
 	"slices"
 	"time"
@@ -108,6 +109,7 @@ type index struct {
 	configs    layered[string, Config]
 	modes      layered[string, Mode]
 	references layered[SubjectVersion, users]
+	exporters  layered[string, json.RawMessage]
 }
 
 // shared is a content and the ids it has, normally one in a context. It is
@@ -126,6 +128,7 @@ func newIndex() *index {
 		configs:    newLayered[string, Config](),
 		modes:      newLayered[string, Mode](),
 		references: newLayered[SubjectVersion, users](),
+		exporters:  newLayered[string, json.RawMessage](),
 	}
 }
 
@@ -139,6 +142,7 @@ func (x *index) durable() *index {
 		configs:    x.configs.durable(),
 		modes:      x.modes.durable(),
 		references: x.references.durable(),
+		exporters:  x.exporters.durable(),
 	}
 }
 
@@ -148,7 +152,7 @@ type layer interface {
 }
 
 func (x *index) layers() []layer {
-	return []layer{&x.subjects, &x.ids, &x.contents, &x.maxIDs, &x.configs, &x.modes, &x.references}
+	return []layer{&x.subjects, &x.ids, &x.contents, &x.maxIDs, &x.configs, &x.modes, &x.references, &x.exporters}
 }
 
 // merge makes what was decided part of the base.
