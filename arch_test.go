@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 		"registry", "schemas", "schemas/avro", "github.com/twmb/avro",
 		"github.com/bufbuild/protocompile", "google.golang.org/protobuf",
 	},
+	"registry/linking":        {"registry", "schemas"},
 	"registry/logs/file":      {"registry", "registry/logs/frame"},
 	"registry/logs/frame":     {"registry"},
 	"registry/logs/jetstream": {"registry", "registry/logs/frame", "github.com/nats-io/nats.go"},

@@ -35,9 +35,35 @@ type HandlerOptions struct {
 	// ":.name:", or "" for what belongs to no subject. Lists leave out what
 	// may not be read. nil permits everything.
 	Authorize func(ctx context.Context, op Operation, subject string) error
+	// Routes are served too.
+	Routes []Route
 	// Peers carries the writes that this node passes on to the one that takes
 	// them. nil is a transport with time-outs and the system's certificates.
 	Peers http.RoundTripper
+}
+
+// Route is a route beside the registry's own, which its errors, permissions and
+// forwarding of writes hold for too.
+type Route struct {
+	// Pattern is a method and a path, as http.ServeMux reads them.
+	Pattern string
+	// Op is what the caller must be permitted to do to the registry as a whole.
+	Op Operation
+	// Serve returns what is answered as JSON, nil for 204, or an error.
+	Serve func(r *http.Request) (any, error)
+}
+
+func (rt Route) endpoint(h *handler) endpoint {
+	return func(q *query) (any, error) {
+		if err := h.permit(q.req.Context(), rt.Op, ""); err != nil {
+			return nil, err
+		}
+		answer, err := rt.Serve(q.req)
+		if answer == nil {
+			return withStatus{status: http.StatusNoContent}, err
+		}
+		return answer, err
+	}
 }
 
 // Dialect is a generation of replies.

@@ -23,6 +23,7 @@ const (
 	CodeConfigNotFound       Code = 40408
 	CodeModeNotFound         Code = 40409
 	CodeAssociationNotFound  Code = 40410
+	CodeExporterNotFound     Code = 40450
 	CodeIncompatible         Code = 40901
 	CodeTooManyAssociations  Code = 40902
 	CodeResourceAssociated   Code = 40903
@@ -30,6 +31,7 @@ const (
 	CodeStronglyAssociated   Code = 40905
 	CodeNoActiveVersion      Code = 40907
 	CodeAssociationFrozen    Code = 40908
+	CodeExporterExists       Code = 40950
 	CodeInvalidSchema        Code = 42201
 	CodeInvalidVersion       Code = 42202
 	CodeInvalidLevel         Code = 42203

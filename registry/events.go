@@ -148,6 +148,8 @@ func (x *index) apply(e Event) error {
 		if err = decode(e.Value, &v); err == nil && e.Value != nil {
 			x.deleteSubject(key.Subject, v.Version)
 		}
+	case exporterRecord:
+		x.exporters.put(key.Subject, pointerUnless(e.Value == nil, json.RawMessage(e.Value)))
 	case clearSubjectRecord:
 		if e.Value != nil {
 			x.clearSubject(key.Subject)

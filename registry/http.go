@@ -45,6 +45,9 @@ func Handler(r *Registry, o HandlerOptions) http.Handler {
 	for _, rt := range routes() {
 		h.mux.Handle(rt.pattern, h.serve(rt.endpoint(h)))
 	}
+	for _, rt := range o.Routes {
+		h.mux.Handle(rt.Pattern, h.serve(rt.endpoint(h)))
+	}
 	return h
 }
 

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/json"
 	"iter"
 	"slices"
 	"time"
@@ -122,6 +123,7 @@ type index struct {
 	// resource.
 	associations layered[string, []*Association]
 	resources    layered[string, []*Association]
+	exporters    layered[string, json.RawMessage]
 }
 
 // shared is a content and the ids it has, normally one in a context. It is
@@ -144,6 +146,7 @@ func newIndex() *index {
 
 		associations: newLayered[string, []*Association](),
 		resources:    newLayered[string, []*Association](),
+		exporters:    newLayered[string, json.RawMessage](),
 	}
 }
 
@@ -161,6 +164,7 @@ func (x *index) durable() *index {
 
 		associations: x.associations.durable(),
 		resources:    x.resources.durable(),
+		exporters:    x.exporters.durable(),
 	}
 }
 
@@ -172,7 +176,7 @@ type layer interface {
 func (x *index) layers() []layer {
 	return []layer{
 		&x.subjects, &x.ids, &x.contents, &x.maxIDs, &x.configs, &x.modes, &x.references,
-		&x.contexts, &x.associations, &x.resources,
+		&x.contexts, &x.associations, &x.resources, &x.exporters,
 	}
 }
 

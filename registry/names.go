@@ -37,6 +37,17 @@ func normalName(name string) string {
 	return qualify(split(name))
 }
 
+// ScopeOf returns the scope of a subject's context, as settings name it:
+// ":.context:", or "" for the default one.
+func ScopeOf(name string) string {
+	context, _ := split(name)
+	return qualify(context, "")
+}
+
+// InContextOf resolves the name of a subject that a schema of parent refers to:
+// one that says no context is in parent's.
+func InContextOf(parent, name string) string { return inContextOf(parent, name) }
+
 // inContextOf resolves a subject that is named within parent's context.
 func inContextOf(parent, name string) string {
 	if strings.HasPrefix(name, ":.") {

@@ -45,12 +45,12 @@ func (c *benchRegistryCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	reg, err := openStore(ctx, "file:"+filepath.Join(dir, "registry"), t.log)
+	reg, err := openStore(ctx, "file:"+filepath.Join(dir, "registry"), "", t.log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.close()) }()
-	ours, err := serve("registry", "127.0.0.1:0", reg.handler(), t.log)
+	ours, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, t.log)
 	if err != nil {
 		return err
 	}

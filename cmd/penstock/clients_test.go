@@ -36,7 +36,7 @@ func session(t *testing.T, interpreter, folder, script string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), logger)
+	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, logger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,8 @@ import (
 
 // registryCmd serves a schema registry.
 type registryCmd struct {
+	Import registryImportCmd `cmd:"" help:"Copy another registry, or a file, into a registry."`
+	Export registryExportCmd `cmd:"" help:"Copy a registry into a file."`
 	Serve  registryServeCmd  `cmd:"" default:"withargs" help:"Serve the registry (default)."`
 	Passwd registryPasswdCmd `cmd:"" help:"Print the hash of a password, for a users file."`
 }

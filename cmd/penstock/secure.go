@@ -16,6 +16,7 @@ import (
 
 	"penstock/access"
 	"penstock/registry"
+	"penstock/registry/linking"
 	"penstock/telemetry"
 )
 
@@ -130,7 +131,11 @@ func (f *front) authorize(ctx context.Context, op registry.Operation, subject st
 // serveRegistry serves a registry and, if asked for, what is shown of it.
 // Whoever calls it calls the functions returned, the last first.
 func (f *front) serveRegistry(addr string, reg *store) (*server, []func() error, error) {
-	h := reg.handler(registry.HandlerOptions{Authorize: f.authorize})
+	exporters, err := reg.exporters(f.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := reg.handler(registry.HandlerOptions{Authorize: f.authorize, Routes: linking.Routes(exporters.Manager)})
 	shown := http.NewServeMux()
 	if f.flags.Metrics {
 		shown.Handle("GET /metrics", f.only(opMetrics, f.telemetry.Metrics()))
@@ -144,15 +149,15 @@ func (f *front) serveRegistry(addr string, reg *store) (*server, []func() error,
 	}
 	s, err := f.serve("registry", addr, main)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, exporters.close())
 	}
-	ends := []func() error{s.stop}
+	ends := []func() error{exporters.close, s.stop}
 	if f.flags.Admin != "" {
 		shown.Handle("GET /livez", h)
 		shown.Handle("GET /readyz", h)
 		admin, err := f.serve("admin", f.flags.Admin, shown)
 		if err != nil {
-			return nil, nil, errors.Join(err, s.stop())
+			return nil, nil, errors.Join(err, s.stop(), exporters.close())
 		}
 		ends = append(ends, admin.stop)
 	}
@@ -228,38 +233,6 @@ func (s *store) gauges() []telemetry.Gauge {
 		}},
 	}
 }
-
-// inProcess makes requests of a handler without a network, and so without
-// credentials: it is for this process's own clients.
-type inProcess struct{ handler http.Handler }
-
-// RoundTrip implements http.RoundTripper.
-func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := &buffer{header: http.Header{}, status: http.StatusOK}
-	inner := r.Clone(r.Context())
-	if inner.Body == nil {
-		inner.Body = http.NoBody
-	}
-	defer inner.Body.Close()
-	inner.RequestURI = r.URL.RequestURI()
-	p.handler.ServeHTTP(w, inner)
-	return &http.Response{
-		Status:     fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)),
-		StatusCode: w.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r,
-	}, nil
-}
-
-// buffer is a response in memory.
-type buffer struct {
-	header http.Header
-	body   bytes.Buffer
-	status int
-}
-
-func (b *buffer) Header() http.Header         { return b.header }
-func (b *buffer) Write(p []byte) (int, error) { return b.body.Write(p) }
-func (b *buffer) WriteHeader(status int)      { b.status = status }
 
 // registryPasswdCmd prints the hash of a password.
 type registryPasswdCmd struct{}

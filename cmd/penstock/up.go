@@ -112,8 +112,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 			return nil, fmt.Errorf("announce the registry: %w", err)
 		}
 	}
-	own := inProcess{reg.handler(registry.HandlerOptions{})}
-	s.client, err = client.New(s.registryURL, formats(), client.Options{HTTP: &http.Client{Transport: own}})
+	s.client, err = client.Local(reg.handler(registry.HandlerOptions{}), formats(), client.Options{})
 	if err != nil {
 		return nil, err
 	}
