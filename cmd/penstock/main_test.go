@@ -29,8 +29,11 @@ func TestSessions(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
-			"await": await,
+			"exits":       exits,
+			"await":       await,
+			"certificate": certificate,
+			"ready":       ready,
+			"status":      status,
 		},
 	})
 }

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"penstock/registry"
+)
+
+// certificate makes a certificate for this machine and its key: certificate
+// CERT KEY.
+func certificate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: certificate CERT KEY")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	ts.Check(err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+}
+
+// fetch makes one request, of a server that the certificate in a file is of.
+func fetch(ts *testscript.TestScript, address, ca string) (int, error) {
+	text, err := os.ReadFile(ts.MkAbs(ca))
+	ts.Check(err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(text)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get(address)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, nil
+}
+
+// ready waits until an address answers with 200: ready URL CERT.
+func ready(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: ready URL CERT")
+	}
+	deadline := time.After(20 * time.Second)
+	for tick := time.Tick(10 * time.Millisecond); ; {
+		code, err := fetch(ts, args[0], args[1])
+		if code == http.StatusOK {
+			return
+		}
+		select {
+		case <-tick:
+		case <-deadline:
+			ts.Fatalf("%s is not ready: status %d, %v", args[0], code, err)
+		}
+	}
+}
+
+// status wants the status of an answer: status CODE URL CERT.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: status CODE URL CERT")
+	}
+	code, err := fetch(ts, args[1], args[2])
+	ts.Check(err)
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("status %d, want %s", code, args[0])
+	}
+}
+
+// Whoever listens beyond this machine without credentials is warned.
+func TestExposedIsWarned(t *testing.T) {
+	for addr, want := range map[string]string{"127.0.0.1:0": "", "0.0.0.0:0": "WHOEVER REACHES THIS ADDRESS"} {
+		var out bytes.Buffer
+		term := newTerminal(nil, nil, &out, false)
+		f, err := secureFlags{}.open(nil, &out, term.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := f.serve("registry", addr, http.NotFoundHandler())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stopAll([]func() error{f.close, s.stop}); err != nil {
+			t.Error(err)
+		}
+		if got := out.String(); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", addr, got, want)
+		}
+	}
+}
+
+// The process's own client needs no credentials, and no network.
+func TestInProcess(t *testing.T) {
+	reg, err := openStore(t.Context(), "memory:", newTerminal(nil, nil, new(bytes.Buffer), false).log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reg.close()
+	c := &http.Client{Transport: inProcess{reg.handler(registry.HandlerOptions{})}}
+	f := func(method, path, body string, wantStatus int, want string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "https://registry"+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		got, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != wantStatus || !strings.Contains(string(got), want) {
+			t.Errorf("%s %s: %d %s, %v; want %d and %q", method, path, resp.StatusCode, got, err, wantStatus, want)
+		}
+	}
+	f("POST", "/subjects/"+url.PathEscape("a/b")+"/versions", `{"schema":"\"string\""}`, 200, `"id":1`)
+	f("GET", "/subjects", "", 200, `["a/b"]`)
+	f("GET", "/nothing", "", 404, fmt.Sprint(404))
+}
