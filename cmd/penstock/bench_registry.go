@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"penstock/registry"
 )
 
 // benchRegistryCmd measures the registry.
@@ -66,7 +68,7 @@ func (c *benchRegistryCmd) Run(ctx context.Context, t *terminal) (err error) {
 	if err != nil {
 		return err
 	}
-	bare, err := serve("bare handler", "127.0.0.1:0", rawReply(contentType, body), t.log)
+	bare, err := serve("bare handler", "127.0.0.1:0", rawReply(contentType, body), nil, t.log)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -114,33 +113,4 @@ func TestExposedIsWarned(t *testing.T) {
 			t.Errorf("%s: %q, want %q", addr, got, want)
 		}
 	}
-}
-
-// The process's own client needs no credentials, and no network.
-func TestInProcess(t *testing.T) {
-	reg, err := openStore(t.Context(), "memory:", newTerminal(nil, nil, new(bytes.Buffer), false).log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reg.close()
-	c := &http.Client{Transport: inProcess{reg.handler(registry.HandlerOptions{})}}
-	f := func(method, path, body string, wantStatus int, want string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, "https://registry"+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := c.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		got, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != wantStatus || !strings.Contains(string(got), want) {
-			t.Errorf("%s %s: %d %s, %v; want %d and %q", method, path, resp.StatusCode, got, err, wantStatus, want)
-		}
-	}
-	f("POST", "/subjects/"+url.PathEscape("a/b")+"/versions", `{"schema":"\"string\""}`, 200, `"id":1`)
-	f("GET", "/subjects", "", 200, `["a/b"]`)
-	f("GET", "/nothing", "", 404, fmt.Sprint(404))
 }

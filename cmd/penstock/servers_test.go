@@ -52,7 +52,7 @@ func TestKafkaToPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, nil, newTerminal(nil, nil, new(bytes.Buffer), false).log)
+	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, newTerminal(nil, nil, new(bytes.Buffer), false).log)
 	if err != nil {
 		t.Fatal(err)
 	}

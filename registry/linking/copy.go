@@ -70,6 +70,7 @@ type Link struct {
 	o    Options
 	held map[string]map[int]bool // by the target's names: is the version deleted?
 	open map[string]bool         // contexts of the target that take ids as given
+	also map[string]bool         // subjects of the source that others were found to refer to
 }
 
 // New makes a link; it asks nothing yet.
@@ -80,7 +81,7 @@ func New(from Reader, to Writer, o Options) *Link {
 	if o.Progress == nil {
 		o.Progress = func(int, int) {}
 	}
-	return &Link{from: from, to: to, o: o, held: map[string]map[int]bool{}, open: map[string]bool{}}
+	return &Link{from: from, to: to, o: o, held: map[string]map[int]bool{}, open: map[string]bool{}, also: map[string]bool{}}
 }
 
 // Counts is what a Copy did.
@@ -140,7 +141,7 @@ func (p *pass) list(ctx context.Context) error {
 		return err
 	}
 	for _, subject := range all {
-		if p.wanted(subject) {
+		if p.wanted(subject) || p.also[subject] {
 			if _, err := p.add(ctx, subject); err != nil {
 				return err
 			}
@@ -236,6 +237,7 @@ func (p *pass) put(ctx context.Context, v registry.SubjectVersion) error {
 		if _, err := p.add(ctx, at); err != nil {
 			return err
 		}
+		p.also[at] = true
 		if err := p.put(ctx, registry.SubjectVersion{Subject: at, Version: r.Version}); err != nil {
 			return fmt.Errorf("copy version %d of subject %q, which it refers to: %w", r.Version, at, err)
 		}
