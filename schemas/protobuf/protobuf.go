@@ -12,15 +12,11 @@
 package protobuf
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"os"
 	"slices"
-	"strings"
 
-	"github.com/bufbuild/protocompile"
-	"github.com/jhump/protoreflect/v2/protoprint"
+	"github.com/bufbuild/protocompile/linker"
+	"github.com/bufbuild/protocompile/protoutil"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
@@ -35,7 +31,11 @@ type Format struct{}
 func (Format) Type() schemas.Type { return schemas.Protobuf }
 
 const (
-	maxText = 4 << 20
+	maxText = 4 << 20 // of a file and all that it imports
+	// maxBrackets is how deep braces and brackets nest in a text.
+	maxBrackets = 64
+	// maxWeight bounds what weigh finds in a file and all that it imports.
+	maxWeight = 64_000_000
 	// maxLevels is how deep messages may nest in a value.
 	maxLevels = 100
 	// maxValues bounds what one payload decodes into: an empty message of two
@@ -43,48 +43,23 @@ const (
 	maxValues = 4 << 20
 )
 
-// Parse reads a file of at most 4 MiB, its imports from refs by the path that
-// the import names; google/protobuf/*.proto is at hand. The Schema is the
-// file's first message, others by its method Message. A file without messages
-// is a schema that no value fits.
+// Parse reads a file, as text or as a FileDescriptorProto in base64, its
+// imports from refs by the path that the import names, in either form. What
+// lies at google/protobuf, google/type and confluent is at hand. All together
+// are 4 MiB at most. The Schema is the file's first message, others by its
+// method Message. A file without messages is a schema that no value fits.
 func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("parse Protobuf schema: the parser panicked on this text: %v", p)
 		}
 	}()
-	name := "schema.proto"
-	for refs[name] != "" {
-		name = "_" + name
-	}
-	open := func(path string) (io.ReadCloser, error) {
-		found, ok := refs[path]
-		if path == name {
-			found, ok = text, true
-		}
-		if !ok {
-			return nil, fmt.Errorf("there is no reference %q: name the schema that defines it among the references: %w", path, os.ErrNotExist)
-		}
-		if len(found) > maxText {
-			return nil, fmt.Errorf("expected a schema of at most %d bytes, found %d", maxText, len(found))
-		}
-		return io.NopCloser(strings.NewReader(found)), nil
-	}
-	compiler := protocompile.Compiler{
-		Resolver:       protocompile.WithStandardImports(&protocompile.SourceResolver{Accessor: open}),
-		MaxParallelism: 1,
-	}
-	files, err := compiler.Compile(context.Background(), name)
+	linked, source, err := compile(text, refs)
 	if err != nil {
 		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
 	}
-	printer := protoprint.Printer{OmitComments: protoprint.CommentsAll}
-	canonical, err := printer.PrintProtoToString(files[0])
-	if err != nil {
-		return nil, fmt.Errorf("parse Protobuf schema: print it: %w", err)
-	}
-	f := &file{canonical: canonical, descriptor: files[0]}
-	if files[0].Messages().Len() == 0 {
+	f := &file{canonical: source.print(false), descriptor: linked, declared: declare(source.messages)}
+	if len(f.declared) == 0 {
 		return &Schema{file: f, model: &schemas.Node{}}, nil
 	}
 	return f.message([]int{0})
@@ -93,7 +68,28 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 // file is what the messages of one file share.
 type file struct {
 	canonical  string
-	descriptor protoreflect.FileDescriptor
+	descriptor linker.File
+	declared   []declaredMessage
+}
+
+// declaredMessage is a message that has a statement of its own in the text,
+// in the order of the canonical text. These have indexes. What a compiler adds
+// to them, for maps and groups, has none: each compiler adds it at another
+// place.
+type declaredMessage struct {
+	name   string
+	nested []declaredMessage
+}
+
+func declare(messages []*messageText) []declaredMessage {
+	if len(messages) == 0 {
+		return nil
+	}
+	out := make([]declaredMessage, len(messages))
+	for i, m := range messages {
+		out[i] = declaredMessage{m.name, declare(m.messages)}
+	}
+	return out
 }
 
 // Schema is one message of a parsed file. It is immutable and safe for
@@ -105,20 +101,24 @@ type Schema struct {
 	model   *schemas.Node
 }
 
-var _ schemas.Messages = (*Schema)(nil)
+var (
+	_ schemas.Messages   = (*Schema)(nil)
+	_ schemas.Normalizer = (*Schema)(nil)
+	_ schemas.Formatter  = (*Schema)(nil)
+)
 
 func (f *file) message(indexes []int) (*Schema, error) {
 	if len(indexes) == 0 {
 		indexes = []int{0}
 	}
 	var m protoreflect.MessageDescriptor
-	messages := f.descriptor.Messages()
+	messages, declared := f.descriptor.Messages(), f.declared
 	for depth, i := range indexes {
-		if i < 0 || i >= messages.Len() {
-			return nil, fmt.Errorf("find message %v: expected an index below %d at position %d, found %d", indexes, messages.Len(), depth, i)
+		if i < 0 || i >= len(declared) {
+			return nil, fmt.Errorf("find message %v: expected an index below %d at position %d, found %d", indexes, len(declared), depth, i)
 		}
-		m = messages.Get(i)
-		messages = m.Messages()
+		m = messages.ByName(protoreflect.Name(declared[i].name))
+		messages, declared = m.Messages(), declared[i].nested
 	}
 	if m.IsMapEntry() {
 		return nil, fmt.Errorf("find message %v: %q is the entry of a map, not a message", indexes, m.FullName())
@@ -129,10 +129,45 @@ func (f *file) message(indexes []int) (*Schema, error) {
 // Type returns schemas.Protobuf.
 func (s *Schema) Type() schemas.Type { return schemas.Protobuf }
 
-// Canonical is protoprint's print of the file without comments, in the order
-// of the source. It is not yet byte for byte the text that Confluent's
-// registry keeps.
+// Canonical is the text of the file as Confluent's registry keeps it.
 func (s *Schema) Canonical() string { return s.canonical }
+
+// Normalized is the text that Confluent's registry keeps of the file if asked
+// to normalise.
+func (s *Schema) Normalized() (string, error) {
+	source, err := s.source()
+	if err != nil {
+		return "", err
+	}
+	n := normalizer{linker.ResolverFromFile(s.descriptor), s.descriptor.Package()}
+	n.file(source, s.descriptor)
+	return source.print(false), nil
+}
+
+// Text knows "serialized" and "ignore_extensions". The latter keeps the custom
+// options of Confluent's own.
+func (s *Schema) Text(format string) (string, error) {
+	switch format {
+	case "serialized":
+		return encodeProto(protoutil.ProtoFromFileDescriptor(s.descriptor), s.declared)
+	case "ignore_extensions":
+		source, err := s.source()
+		if err != nil {
+			return "", err
+		}
+		return source.print(true), nil
+	}
+	return "", nil
+}
+
+// source is read anew, since few ask for it and it is larger than the text.
+func (s *Schema) source() (*fileText, error) {
+	file, err := parseText("schema.proto", s.canonical)
+	if err != nil {
+		return nil, fmt.Errorf("read Protobuf schema again: %w", err)
+	}
+	return readSource(file), nil
+}
 
 // Model returns the neutral tree of the message. A field that can be absent is
 // a union with null.
