@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,15 +55,17 @@ func session(t *testing.T, interpreter, folder, script string) {
 	}
 	if folder == "" {
 		folder = t.TempDir()
-	} else if folder, err = os.MkdirTemp(folder, "session-"); err != nil {
-		t.Fatal(err)
-	} else {
-		t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	}
-	at := filepath.Join(folder, script)
+	// Node finds modules from where a script lies.
+	at := filepath.Join(folder, fmt.Sprintf("%d-%s", os.Getpid(), script))
 	if err := os.WriteFile(at, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.Remove(at); err != nil {
+			t.Error(err)
+		}
+	})
 	cmd := exec.CommandContext(t.Context(), interpreter, at, server.url)
 	cmd.Dir = folder
 	out, err := cmd.CombinedOutput()

@@ -278,6 +278,9 @@ func fromMessages(messages []string) []registry.Finding {
 			if !ok2 {
 				message, ok2 = between(m, "description:"+q, q+"}")
 			}
+			if !ok2 { // JSON Schema, whose end is another quote
+				message, ok2 = between(m, "description:"+q, "'}")
+			}
 			if ok1 && ok2 {
 				f.Rule, f.Message = rule, message
 				f.Detail, _ = between(m, "additionalInfo:"+q, q+"}")

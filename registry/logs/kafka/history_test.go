@@ -61,7 +61,11 @@ func (n *node) start(listen string) {
 		n.t.Fatal(err)
 	}
 	n.server = &http.Server{Handler: registry.Handler(n.registry, registry.HandlerOptions{}), ReadHeaderTimeout: time.Minute}
-	go n.server.Serve(listener)
+	go func() {
+		if err := n.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			n.t.Errorf("serve node: %v", err)
+		}
+	}()
 }
 
 func (n *node) stop() {
