@@ -43,7 +43,7 @@ func faults(t *testing.T, nodes ...*httptest.Server) []string {
 	working, stop := context.WithCancel(t.Context())
 	var work sync.WaitGroup
 	work.Go(func() { h.Run(working, 4) })
-	err := h.Await(t.Context(), 200)
+	err := h.Await(t.Context(), 60)
 	stop()
 	work.Wait()
 	if err != nil {
@@ -72,7 +72,7 @@ func TestHistoryFindsLostWrites(t *testing.T) {
 	var requests atomic.Int64
 	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		now := first
-		if requests.Add(1) > 200 {
+		if requests.Add(1) > 60 {
 			now = second
 		}
 		now.Config.Handler.ServeHTTP(w, req)
