@@ -187,5 +187,5 @@ func equalJSON[T any](a, b *T) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return reflect.DeepEqual(a, b) || string(encode(a)) == string(encode(b))
+	return reflect.DeepEqual(a, b) || string(toJSON(a)) == string(toJSON(b))
 }

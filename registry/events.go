@@ -52,6 +52,22 @@ func contextEvent(context string, value any, now time.Time) Event {
 	return event(recordKey{KeyType: contextRecord, Tenant: tenant, Context: context}, value, now)
 }
 
+// MarshalJSON writes the key byte for byte as other registries do, with <, >
+// and & as they are; that of the whole registry's settings has null where others
+// have their subject. A tombstone with other bytes would go some day, and what
+// it took away come back.
+func (k recordKey) MarshalJSON() ([]byte, error) {
+	type plain recordKey
+	if k.Subject != "" || k.KeyType != configRecord && k.KeyType != modeRecord {
+		return toJSON(plain(k)), nil
+	}
+	return toJSON(struct {
+		KeyType string  `json:"keytype"`
+		Subject *string `json:"subject"`
+		Magic   int     `json:"magic"`
+	}{k.KeyType, nil, k.Magic}), nil
+}
+
 // schemaValue is the value of a SCHEMA record.
 type schemaValue struct {
 	Subject string `json:"subject"`
@@ -85,20 +101,11 @@ type deleteSubjectValue struct {
 
 // event makes a record of key and value, or a tombstone where value is nil.
 func event(key recordKey, value any, now time.Time) Event {
-	e := Event{Time: now.Truncate(time.Millisecond), Key: encode(key)}
+	e := Event{Time: now.Truncate(time.Millisecond), Key: toJSON(key)}
 	if value != nil {
-		e.Value = encode(value)
+		e.Value = toJSON(value)
 	}
 	return e
-}
-
-// encode writes the JSON of types that always have one.
-func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("encode %T: %v", v, err)) // the record types hold nothing that JSON lacks
-	}
-	return b
 }
 
 func schemaKey(subject string, version int) recordKey {

@@ -2,7 +2,24 @@ package registry
 
 import (
 	"testing"
+	"time"
 )
+
+// A log that compacts tells keys apart by their bytes, and other registries have
+// written some of those that we replace.
+func TestKeysAreThoseOfOtherRegistries(t *testing.T) {
+	f := func(key recordKey, want string) {
+		t.Helper()
+		if got := string(event(key, nil, time.Time{}).Key); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	f(schemaKey("a<b>&\"c", 2), `{"keytype":"SCHEMA","subject":"a<b>&\"c","version":2,"magic":1}`)
+	f(recordKey{KeyType: configRecord}, `{"keytype":"CONFIG","subject":null,"magic":0}`)
+	f(recordKey{KeyType: configRecord, Subject: "s"}, `{"keytype":"CONFIG","subject":"s","magic":0}`)
+	f(recordKey{KeyType: modeRecord}, `{"keytype":"MODE","subject":null,"magic":0}`)
+	f(recordKey{KeyType: deleteSubjectRecord, Subject: "s"}, `{"keytype":"DELETE_SUBJECT","subject":"s","magic":0}`)
+}
 
 // FuzzRecords folds any two records into an index, which takes them or refuses
 // them, and then still adds up: every version has its id, and every id a

@@ -34,7 +34,7 @@ func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
 		return nil, errorf(CodeTooLarge, "The schema has %d bytes, and this registry takes at most %d; move parts of it into schemas of their own and refer to them", n, r.options.MaxSchemaBytes)
 	}
 	if s.Metadata != nil || s.RuleSet != nil {
-		if n := len(encode(s.Metadata)) + len(encode(s.RuleSet)); n > r.options.MaxSchemaBytes {
+		if n := len(toJSON(s.Metadata)) + len(toJSON(s.RuleSet)); n > r.options.MaxSchemaBytes {
 			return nil, errorf(CodeTooLarge, "Metadata and rules have %d bytes, and this registry takes at most %d", n, r.options.MaxSchemaBytes)
 		}
 	}

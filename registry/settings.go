@@ -126,13 +126,13 @@ func (c *Config) validate() (err error) {
 func (c Config) over(old Config, clear []string) (merged Config) {
 	fields := map[string]json.RawMessage{}
 	for _, layer := range []Config{old, c} {
-		_ = json.Unmarshal(encode(layer), &fields) // what was just encoded
+		_ = json.Unmarshal(toJSON(layer), &fields) // what was just encoded
 		for _, name := range clear {
 			delete(fields, name)
 		}
 		clear = nil // of the old one
 	}
-	_ = json.Unmarshal(encode(fields), &merged)
+	_ = json.Unmarshal(toJSON(fields), &merged)
 	return merged
 }
 

@@ -25,7 +25,7 @@ func (h *handler) setConfig(q *query) (any, error) {
 	var c Config
 	var level struct{ Compatibility Level }
 	for _, into := range []any{&c, &level} {
-		if err := json.Unmarshal(encode(sent), into); err != nil {
+		if err := json.Unmarshal(toJSON(sent), into); err != nil {
 			return nil, badJSON(err)
 		}
 	}
