@@ -215,10 +215,10 @@ func (l *Log) prepare(ctx context.Context) error {
 	l.maxRecord = defaultMaxBytes
 	configs, err := l.admin.DescribeTopicConfigs(ctx, l.o.Topic)
 	var settings []kadm.Config
-	if err == nil && len(configs) == 1 {
-		settings, err = configs[0].Configs, configs[0].Err
+	if len(configs) == 1 {
+		settings, err = configs[0].Configs, cmp.Or(err, configs[0].Err)
 	}
-	if len(settings) == 0 {
+	if err != nil {
 		// Whoever may use the topic may perhaps not read its settings.
 		l.o.Logger.Warn("the settings of the registry's topic cannot be read; see that cleanup.policy is compact", "topic", l.o.Topic, "error", err)
 	}
