@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
