@@ -122,7 +122,11 @@ func TestInProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reg.close()
+	defer func() {
+		if err := reg.close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	c := &http.Client{Transport: inProcess{reg.handler(registry.HandlerOptions{})}}
 	f := func(method, path, body string, wantStatus int, want string) {
 		t.Helper()
