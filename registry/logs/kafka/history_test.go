@@ -61,7 +61,7 @@ func (n *node) start(listen string) {
 		n.t.Fatal(err)
 	}
 	n.server = &http.Server{Handler: registry.Handler(n.registry, registry.HandlerOptions{}), ReadHeaderTimeout: time.Minute}
-	go n.server.Serve(listener)
+	go func() { _ = n.server.Serve(listener) }() // until stop
 }
 
 func (n *node) stop() {

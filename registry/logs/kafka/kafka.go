@@ -214,12 +214,15 @@ func (l *Log) prepare(ctx context.Context) error {
 	l.topicID = topic.ID
 	l.maxRecord = defaultMaxBytes
 	configs, err := l.admin.DescribeTopicConfigs(ctx, l.o.Topic)
-	if err != nil || len(configs) != 1 || configs[0].Err != nil {
+	var settings []kadm.Config
+	if len(configs) == 1 {
+		settings, err = configs[0].Configs, cmp.Or(err, configs[0].Err)
+	}
+	if err != nil {
 		// Whoever may use the topic may perhaps not read its settings.
 		l.o.Logger.Warn("the settings of the registry's topic cannot be read; see that cleanup.policy is compact", "topic", l.o.Topic, "error", err)
-		return nil
 	}
-	for _, c := range configs[0].Configs {
+	for _, c := range settings {
 		switch value := c.MaybeValue(); c.Key {
 		case "cleanup.policy":
 			if value != "compact" {
