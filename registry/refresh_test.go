@@ -282,7 +282,7 @@ func TestForwarding(t *testing.T) {
 		}
 		req.Header.Set("Authorization", "Basic secret")
 		req.Header.Set("Accept", "application/json")
-		resp, err := (&http.Client{}).Do(req)
+		resp, err := s.Client().Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
