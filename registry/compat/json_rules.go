@@ -172,7 +172,7 @@ var jsonRules = append([]jsonRule{
 	},
 	jsonTypeChanged: {
 		"TYPE_CHANGED", 'n', "The two describe different sorts of values.",
-		"{R} has {r} at {at}, and {W} has {w}: data written with {W} is refused there",
+		"{R} takes {r} at {at}, and {W} {w}: data written with {W} is refused where it is anything else",
 		"keep {w}, or allow it beside the new one by a list of types or an anyOf; or add a new field",
 		"keep {r}: readers with the old schema take nothing else there; or add a new field",
 	},

@@ -54,6 +54,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	}
 	m := modeller{documents: d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
 	s := &Schema{canonical: string(appendCanonical(nil, top)), lib: compiled, model: m.node(compiled), texts: d}
+	m.untangle()
 	if d.refer() {
 		s.counted = &sync.Pool{New: func() any { return newCounted(top, refs) }}
 		s.counted.Put(newCounted(top, refs))
