@@ -476,15 +476,7 @@ func expected(n *Node) string {
 	case Map, Record:
 		return "object"
 	case Union:
-		var words []string
-		null := false
-		for _, b := range n.Branches {
-			if b.Kind == Null {
-				null = true
-			} else if w := expected(b); !slices.Contains(words, w) {
-				words = append(words, w)
-			}
-		}
+		words, null := alternatives(n, nil, map[*Node]bool{})
 		if null {
 			words = append(words, "null")
 		}
@@ -493,6 +485,29 @@ func expected(n *Node) string {
 		return "any value"
 	}
 	return n.Kind.String()
+}
+
+// alternatives appends what the branches of a union are, null apart. A union
+// may contain itself.
+func alternatives(n *Node, words []string, seen map[*Node]bool) (_ []string, null bool) {
+	seen[n] = true
+	for _, b := range n.Branches {
+		switch {
+		case b.Kind == Null:
+			null = true
+		case b.Kind == Union && b.Logical == NoLogical:
+			if !seen[b] {
+				var within bool
+				words, within = alternatives(b, words, seen)
+				null = null || within
+			}
+		default:
+			if w := expected(b); !slices.Contains(words, w) {
+				words = append(words, w)
+			}
+		}
+	}
+	return words, null
 }
 
 // some lists at most ten words.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"strconv"
+	"strings"
 
 	"penstock/registry"
 	"penstock/schemas"
@@ -180,6 +181,12 @@ func describeKind(n *jsonNode) string {
 	switch {
 	case n.kind == jsonNumber && n.integer:
 		return "an integer"
+	case n.kind == jsonCombined && n.criterion == "anyOf" && n.members[0].part:
+		kinds := make([]string, len(n.members)) // a list of types
+		for i, m := range n.members {
+			kinds[i] = describeKind(m)
+		}
+		return strings.Join(kinds, " or ")
 	case n.kind == jsonCombined:
 		return fmt.Sprintf("%s of %d schemas", n.criterion, len(n.members))
 	}

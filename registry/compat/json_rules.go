@@ -2,6 +2,24 @@ package compat
 
 import "penstock/registry"
 
+// The rules of JSON Schema are those of Confluent's registry, verdict for
+// verdict and place for place, with these differences.
+//   - Of an exclusiveMaximum the two limits are compared; there the new limit is
+//     taken from maximum, and without one the check fails. A const of null is a
+//     value like others; there it fails the check.
+//   - Bounds are compared exactly, not as float64.
+//   - A negation that did not change is no finding.
+//   - Where several matchings of the members of combinations are equally large,
+//     another may be chosen; members of equal text come first.
+//   - A break within a recursion is told at each place that leads to it, but not
+//     at growing paths.
+//   - A comparison that takes too long ends as TOO_COMPLEX_TO_COMPARE.
+//
+// As there, the rules do not see everything: a required property with an empty
+// schema may be added to an open object, a wider member of a oneOf may meet
+// another, and format, contains, propertyNames, if and the schemas of
+// patternProperties are not compared.
+
 // jsonRule is a row of the table of JSON Schema: a rule, and what it says to
 // whom it concerns. In the words, {R} and {W} are the reader's and the writer's
 // schema, {at} is the place, {name} a field or keyword, {r} and {w} what the
@@ -172,7 +190,7 @@ var jsonRules = append([]jsonRule{
 	},
 	jsonTypeChanged: {
 		"TYPE_CHANGED", 'n', "The two describe different sorts of values.",
-		"{R} has {r} at {at}, and {W} has {w}: data written with {W} is refused there",
+		"{R} takes {r} at {at}, and {W} {w}: data written with {W} is refused where it is anything else",
 		"keep {w}, or allow it beside the new one by a list of types or an anyOf; or add a new field",
 		"keep {r}: readers with the old schema take nothing else there; or add a new field",
 	},

@@ -135,6 +135,7 @@ func (t *jsonTeller) finding(p jsonPart, at, from string) registry.Finding {
 	words := strings.NewReplacer("{R}", t.reader, "{W}", t.writer, "{at}", f.ReaderPath, "{name}", strconv.Quote(p.name), "{r}", p.r, "{w}", p.w)
 	if f.Message = words.Replace(rule.says); rule.says == "" {
 		purpose := strings.TrimSuffix(rule.purpose, ".")
+		purpose = strings.NewReplacer("The reader", t.reader, "the reader", t.reader, "The writer", t.writer, "the writer", t.writer).Replace(purpose)
 		f.Message = fmt.Sprintf("at %s: %s%s", f.ReaderPath, strings.ToLower(purpose[:1]), purpose[1:])
 	}
 	f.Fix = words.Replace(rule.fix)

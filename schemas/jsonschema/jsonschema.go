@@ -58,6 +58,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	}
 	m := modeller{documents: d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
 	s := &Schema{canonical: string(appendText(nil, top, false)), lib: compiled, model: m.node(compiled), texts: d}
+	m.untangle()
 	if d.refer() {
 		s.counted = &sync.Pool{New: func() any { return newCounted(top, refs) }}
 	}

@@ -488,3 +488,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestUnionsWithinThemselves has alternatives that are the schema itself, or
+// each other: a value that does not fit must be told so, and end.
+func TestUnionsWithinThemselves(t *testing.T) {
+	for _, text := range []string{
+		`{"anyOf":[{"$ref":"#"},{"type":"string"}]}`,
+		`{"anyOf":[{"$ref":"#"}]}`,
+		`{"anyOf":[{"type":"string"},{"oneOf":[{"$ref":"#"},{"type":"boolean"}]}]}`,
+	} {
+		s, err := Format{}.Parse(text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.AppendEncode(nil, 1); err == nil {
+			t.Errorf("%s takes a number", text)
+		}
+	}
+}

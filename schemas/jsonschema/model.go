@@ -58,6 +58,37 @@ func (m *modeller) node(s *jsonschema.Schema) *schemas.Node {
 	return n
 }
 
+// untangle takes unions out of unions that they themselves are among: a union
+// within itself adds nothing, and where two contain each other the inner one
+// is Any.
+func (m *modeller) untangle() {
+	const open, done = 1, 2
+	state := map[*schemas.Node]int{}
+	var visit func(n *schemas.Node)
+	visit = func(n *schemas.Node) {
+		state[n] = open
+		n.Branches = slices.DeleteFunc(n.Branches, func(b *schemas.Node) bool { return b == n })
+		for i, b := range n.Branches {
+			switch {
+			case b.Kind != schemas.Union || state[b] == done:
+			case state[b] == open:
+				n.Branches[i] = &schemas.Node{}
+			default:
+				visit(b)
+			}
+		}
+		if len(n.Branches) == 0 {
+			n.Kind = schemas.Any
+		}
+		state[n] = done
+	}
+	for _, n := range m.nodes {
+		if n.Kind == schemas.Union && state[n] == 0 {
+			visit(n)
+		}
+	}
+}
+
 // same makes s and other one node.
 func (m *modeller) same(s, other *jsonschema.Schema) *schemas.Node {
 	n := m.node(other)
