@@ -8,19 +8,21 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 )
 
 // maxFileBytes is the largest file that is read.
 const maxFileBytes = 4 << 20
 
-// watched is what one or several files say. get may be called concurrently with
-// poll, poll not with itself.
+// watched is what one or several files say. Its methods may be called
+// concurrently, and get never waits for the others.
 type watched[T any] struct {
 	what  string // for errors and the log
 	files []string
 	parse func(contents [][]byte) (*T, error)
 
+	mu    sync.Mutex        // guards seen
 	seen  [sha256.Size]byte // of the contents last parsed, whatever came of it
 	value atomic.Pointer[T]
 }
@@ -47,6 +49,8 @@ func (w *watched[T]) poll(log *slog.Logger) {
 // read reports whether the files are other than at the last call. It compares
 // what they hold and not their times, which a quick writer may leave alone.
 func (w *watched[T]) read() (changed bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var (
 		contents [][]byte
 		all      = sha256.New()

@@ -177,7 +177,7 @@ func encodeSpans(spans []sdk.ReadOnlySpan) ([]byte, error) {
 func otlpAttributes(attrs []attribute.KeyValue) []otlpAttribute {
 	made := make([]otlpAttribute, 0, len(attrs))
 	for _, a := range attrs {
-		v := otlpValue{String: a.Value.Emit()}
+		v := otlpValue{String: a.Value.String()}
 		if a.Value.Type() == attribute.INT64 {
 			v = otlpValue{Int: strconv.FormatInt(a.Value.AsInt64(), 10)}
 		}
