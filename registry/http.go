@@ -81,6 +81,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	if inner := inContext(req); inner != req {
 		h.ServeHTTP(w, inner)
+		req.Pattern = inner.Pattern // for whoever counts requests by route
 		return
 	}
 	said := &discard{header: http.Header{}}

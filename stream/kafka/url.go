@@ -23,7 +23,7 @@ func ParseURL(s string) (seeds []string, err error) {
 	for seed := range strings.SplitSeq(strings.TrimSuffix(u, "/"), ",") {
 		// Parsed alone, because url.Parse takes a list of hosts for one.
 		one, err := url.Parse("kafka://" + seed)
-		if err != nil || one.Hostname() == "" || one.Host != seed {
+		if err != nil || one.Hostname() == "" || strings.ContainsAny(one.Hostname(), "[]") || one.Host != seed {
 			return nil, fmt.Errorf("parse broker URL %q: %q is not host:port, %s", s, seed, want)
 		}
 		port := cmp.Or(one.Port(), "9092")

@@ -34,6 +34,7 @@ func TestParseURL(t *testing.T) {
 	bad("nats://h", "no kafka://")
 	bad("kafka://", `"" is not host:port`)
 	bad("kafka://a:1,,b:2", `"" is not host:port`)
+	bad("kafka://]", `"]" is not host:port`)
 	bad("kafka://:1", `":1" is not host:port`)
 	bad("kafka://h:0", `"0" is not a port`)
 	bad("kafka://h:65536", `"65536" is not a port`)
