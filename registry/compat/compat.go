@@ -11,7 +11,7 @@ import (
 	"penstock/schemas"
 )
 
-// Checker is the registry.Checker for the languages that have rules here. It
+// Checker is the registry.Checker for Avro, JSON Schema and Protobuf, and their
 // has rules for Avro and Protobuf; JSON Schema gets registry.ErrNoRules. The
 // zero value is ready, and may be used concurrently.
 type Checker struct{}
