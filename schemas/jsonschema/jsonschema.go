@@ -29,6 +29,10 @@ type Format struct{}
 // Type returns schemas.JSON.
 func (Format) Type() schemas.Type { return schemas.JSON }
 
+// maxPlaces bounds the objects, in a schema and what it refers to, that may be
+// schemas: the library's time grows with their square, to half a second here.
+const maxPlaces = 12_000
+
 // root is where the schema lies among its references: nowhere.
 const root = "schema:///root.json"
 
@@ -83,6 +87,9 @@ func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema
 			},
 		})
 	}
+	if err := d.count(top); err != nil {
+		return nil, nil, err
+	}
 	if err := c.AddResource(root, document(top)); err != nil {
 		return nil, nil, err
 	}
@@ -115,8 +122,32 @@ func explain(err error) error {
 // documents is the text of the schema and those it refers to. As a loader it
 // knows nothing else.
 type documents struct {
-	read map[string]*schemas.JSONNode // by URL
-	refs map[string]string
+	read   map[string]*schemas.JSONNode // by URL
+	refs   map[string]string
+	places int // objects so far that may be schemas
+}
+
+// count counts the objects of n, but those of an enumeration, which are values.
+func (d *documents) count(n *schemas.JSONNode) error {
+	if n.Kind == schemas.JSONObject {
+		if d.places++; d.places > maxPlaces {
+			return fmt.Errorf("expected a schema of at most %d objects, with those it refers to, found more: split it", maxPlaces)
+		}
+	}
+	for _, item := range n.Items {
+		if err := d.count(item); err != nil {
+			return err
+		}
+	}
+	for _, m := range n.Members {
+		if m.Value.Kind == schemas.JSONArray && (m.Name == "enum" || m.Name == "examples") {
+			continue
+		}
+		if err := d.count(m.Value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Load implements jsonschema.URLLoader.
@@ -141,6 +172,9 @@ func (d *documents) Load(address string) (any, error) {
 	n, err := read(d.refs[best])
 	if err != nil {
 		return nil, fmt.Errorf("in the reference %q: %w", best, err)
+	}
+	if err := d.count(n); err != nil {
+		return nil, err
 	}
 	d.read[address] = n
 	return document(n), nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -299,6 +300,44 @@ func TestKeywords(t *testing.T) {
 	f(`{"oneOf":[{"type":"integer"},{"minimum":2}]}`, `5`, `at the value: expected exactly one of the alternatives of its "oneOf", found number 5`)
 	f(`{"if":{"type":"string"},"then":{"minLength":2}}`, `"a"`, `at the value: expected at least 2 characters, found string "a"`)
 	f(`{"allOf":[{"minimum":2},{"multipleOf":2}]}`, `1`, `at the value: expected at least 2, found number 1`)
+}
+
+// Schemas made to take time or memory out of proportion to their size are
+// refused, or cost no more than others.
+func TestHostileSchemas(t *testing.T) {
+	many := func(n int, item string) string {
+		var b strings.Builder
+		for i := range n {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(strings.ReplaceAll(item, "?", strconv.Itoa(i)))
+		}
+		return b.String()
+	}
+	f := func(name, text, want string) {
+		t.Helper()
+		s, err := Format{}.Parse(text, nil)
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) || want == "" && err != nil {
+			t.Errorf("%s: got %.300v, want %q", name, err, want)
+		}
+		if err == nil {
+			if _, err := schemas.Normalized(s); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	f("10,000 fields", `{"properties":{`+many(10_000, `"f?":{"type":"string"}`)+`}}`, "")
+	f("1 MB of fields", `{"properties":{`+many(40_000, `"f?":{"type":"string"}`)+`}}`, "at most 12000 objects")
+	f("1 MB of values", `{"enum":[`+many(80_000, `{"a":?}`)+`]}`, "")
+	f("depth 1,000", strings.Repeat(`{"items":`, 1000)+`{}`+strings.Repeat("}", 1000), "one level too many")
+	f("itself", `{"$ref":"#"}`, "")
+	f("in a circle", `{"definitions":{"a":{"$ref":"#/definitions/b"},"b":{"allOf":[{"$ref":"#/definitions/a"}]}},"$ref":"#/definitions/a"}`, "")
+	f("a million branches", `{"anyOf":[`+strings.TrimSuffix(strings.Repeat("1,", 1_000_000), ",")+`]}`, "at most 524288 values")
+	f("many alternatives", `{"anyOf":[`+many(20_000, `{"const":?}`)+`]}`, "at most 12000 objects")
+	f("patterns that are large programs", `{"allOf":[`+many(10_000, `{"pattern":"\\pL{1000}"}`)+`]}`, "")
+	f("a pattern beyond all size", `{"pattern":"((a{1000}){1000}){1000}"}`, "")
+	f("a pattern of a million letters", `{"pattern":"`+strings.Repeat("a", 1_000_000)+`"}`, "at /pattern")
 }
 
 func TestHostilePayloads(t *testing.T) {
