@@ -11,9 +11,9 @@ import (
 	"penstock/schemas"
 )
 
-// Checker is the registry.Checker for Avro, JSON Schema and Protobuf, and their
-// has rules for Avro and Protobuf; JSON Schema gets registry.ErrNoRules. The
-// zero value is ready, and may be used concurrently.
+// Checker is the registry.Checker for Avro, JSON Schema and Protobuf, and finds
+// the places of their findings in texts; another language gets
+// registry.ErrNoRules. The zero value is ready, and may be used concurrently.
 type Checker struct{}
 
 // Check implements registry.Checker.
