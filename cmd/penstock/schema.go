@@ -29,13 +29,18 @@ type schemaCmd struct {
 // registryFlags are what the commands on a registry share. They find it beside
 // an embedded broker as the other commands do.
 type registryFlags struct {
-	brokerFlag
-	registryFlag
+	connectFlags
 	outputFlag
 }
 
+// connectFlags say where the registry is.
+type connectFlags struct {
+	brokerFlag
+	registryFlag
+}
+
 // with calls do with a client of the registry.
-func (f *registryFlags) with(do func(reg *client.Client) error) error {
+func (f *connectFlags) with(do func(reg *client.Client) error) error {
 	reg, err := openRegistry(f.Registry, f.Broker)
 	if err != nil {
 		return err
@@ -117,14 +122,20 @@ func (c *schemaGetCmd) Run(ctx context.Context, t *terminal) error {
 
 // schemaFileFlags are what the commands about a schema file share.
 type schemaFileFlags struct {
+	schemaFile
+	outputFlag
+}
+
+// schemaFile is a schema in a file, and the subject that it is for.
+type schemaFile struct {
 	File      string   `arg:"" help:"Schema file; its ending says the language: .avsc, .proto or .json."`
 	Subject   string   `required:"" placeholder:"NAME" help:"Subject."`
 	Reference []string `placeholder:"NAME=SUBJECT[:N]" help:"What the schema refers to, and where it is registered."`
-	registryFlags
+	connectFlags
 }
 
 // read is the schema of the file with its references.
-func (f *schemaFileFlags) read() (registry.Schema, error) {
+func (f *schemaFile) read() (registry.Schema, error) {
 	s, err := readSchema(f.File)
 	if err != nil {
 		return s, err
@@ -146,12 +157,12 @@ func (f *schemaFileFlags) read() (registry.Schema, error) {
 }
 
 // with calls do with a client of the registry and the schema of the file.
-func (f *schemaFileFlags) with(do func(reg *client.Client, s registry.Schema) error) error {
+func (f *schemaFile) with(do func(reg *client.Client, s registry.Schema) error) error {
 	s, err := f.read()
 	if err != nil {
 		return err
 	}
-	return f.registryFlags.with(func(reg *client.Client) error { return do(reg, s) })
+	return f.connectFlags.with(func(reg *client.Client) error { return do(reg, s) })
 }
 
 // schemaRegisterCmd registers a schema.
@@ -208,7 +219,8 @@ func (c *schemaLookupCmd) Run(ctx context.Context, t *terminal) error {
 
 // schemaCheckCmd checks a schema's compatibility.
 type schemaCheckCmd struct {
-	schemaFileFlags
+	schemaFile
+	reportFlag
 	Against string `default:"all" placeholder:"N" help:"Compare with this version only, or latest. Default: those that the subject's level asks for."`
 }
 
@@ -217,8 +229,10 @@ func (schemaCheckCmd) Help() string {
 	return `Examples:
   penstock schema check flights.avsc --subject flights-value
   penstock schema check flights.avsc --subject flights-value -o json
+  penstock schema check flights.avsc --subject flights-value -o github
 
-Exit code 0 is compatible, 1 is not; every finding is explained.`
+Exit code 0 is compatible, 1 is not; every finding is explained. junit, sarif,
+github (annotations of a workflow) and markdown are for build pipelines.`
 }
 
 // Run prints every finding.
@@ -235,31 +249,26 @@ func (c *schemaCheckCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return err
 		}
+		locate(s, findings)
 		compatible := registry.Compatible(findings)
-		if c.json() {
-			if findings == nil {
-				findings = []registry.Finding{}
-			}
-			err = t.object(map[string]any{"subject": c.Subject, "file": c.File, "compatible": compatible, "findings": findings})
-		} else {
-			printFindings(t, findings, "")
-			verdict := "compatible with"
-			if !compatible {
-				verdict = "NOT compatible with"
-			}
-			t.printf("%s is %s %s\n", c.File, verdict, c.Subject)
+		if err := c.write(t, report{c.Subject, c.File, compatible, findings}); err != nil {
+			return err
 		}
-		if err == nil && !compatible {
+		if !compatible {
 			return errNo
 		}
-		return err
+		return nil
 	})
 }
 
 // printFindings explains findings, each line after the indent.
 func printFindings(t *terminal, findings []registry.Finding, indent string) {
 	for _, f := range findings {
-		t.printf("%s%s %s at %s (version %d, %s)\n%s  %s\n", indent, f.Severity, f.Rule, f.ReaderPath, f.Version, f.Direction, indent, f.Message)
+		place := ""
+		if at := newSide(f); at != nil {
+			place = fmt.Sprintf(", line %d, column %d", at.Line, at.Column)
+		}
+		t.printf("%s%s %s at %s%s (version %d, %s)\n%s  %s\n", indent, f.Severity, f.Rule, f.ReaderPath, place, f.Version, f.Direction, indent, f.Message)
 		if f.Fix != "" {
 			t.printf("%s  to fix it: %s\n", indent, f.Fix)
 		}

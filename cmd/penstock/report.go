@@ -1,0 +1,192 @@
+package main
+
+import (
+	"encoding/xml"
+	"fmt"
+	"strings"
+
+	"penstock/registry"
+	"penstock/registry/compat"
+)
+
+// reportFlag is outputFlag with the formats that build pipelines read.
+type reportFlag struct {
+	Output string `short:"o" enum:"text,json,junit,sarif,github,markdown" default:"text" help:"Print text, json, junit, sarif, github or markdown."`
+}
+
+// report is what came of checking a schema file against a subject.
+type report struct {
+	Subject    string             `json:"subject"`
+	File       string             `json:"file"`
+	Compatible bool               `json:"compatible"`
+	Findings   []registry.Finding `json:"findings"`
+}
+
+// locate finds the places of findings in the text of the new schema, where the
+// registry has not.
+func locate(s registry.Schema, findings []registry.Finding) {
+	for i := range findings {
+		f := &findings[i]
+		if f.Direction == registry.Forward && f.WriterAt == nil {
+			f.WriterAt = compat.Checker{}.Locate(s.SchemaType, s.Schema, f.WriterPath)
+		} else if f.Direction == registry.Backward && f.ReaderAt == nil {
+			f.ReaderAt = compat.Checker{}.Locate(s.SchemaType, s.Schema, f.ReaderPath)
+		}
+	}
+}
+
+// newSide is the place of a finding in the new schema, nil if it is not known.
+func newSide(f registry.Finding) *registry.Position {
+	if f.Direction == registry.Forward {
+		return f.WriterAt
+	}
+	return f.ReaderAt
+}
+
+// write prints a report in the format that was asked for.
+func (f reportFlag) write(t *terminal, r report) error {
+	switch f.Output {
+	case "json":
+		if r.Findings == nil {
+			r.Findings = []registry.Finding{}
+		}
+		return t.object(r)
+	case "junit":
+		return r.junit(t)
+	case "sarif":
+		return t.object(r.sarif())
+	case "github":
+		r.github(t)
+		return nil
+	case "markdown":
+		r.markdown(t)
+		return nil
+	}
+	printFindings(t, r.Findings, "")
+	t.printf("%s is %s with %s\n", r.File, r.verdict(), r.Subject)
+	return nil
+}
+
+func (r report) verdict() string {
+	if r.Compatible {
+		return "compatible"
+	}
+	return "NOT compatible"
+}
+
+// explained is a finding's message and what to do about it.
+func explained(f registry.Finding) string {
+	text := fmt.Sprintf("%s (version %d, %s)", f.Message, f.Version, f.Direction)
+	if f.Fix != "" {
+		text += "; to fix it: " + f.Fix
+	}
+	return text
+}
+
+// junit is a test case an error, or one that passes.
+func (r report) junit(t *terminal) error {
+	type failure struct {
+		Type    string `xml:"type,attr"`
+		Message string `xml:"message,attr"`
+		Text    string `xml:",chardata"`
+	}
+	type testCase struct {
+		Class   string   `xml:"classname,attr"`
+		Name    string   `xml:"name,attr"`
+		File    string   `xml:"file,attr"`
+		Line    int      `xml:"line,attr,omitempty"`
+		Failure *failure `xml:"failure"`
+	}
+	suite := struct {
+		XMLName  xml.Name   `xml:"testsuite"`
+		Name     string     `xml:"name,attr"`
+		Tests    int        `xml:"tests,attr"`
+		Failures int        `xml:"failures,attr"`
+		Cases    []testCase `xml:"testcase"`
+	}{Name: "penstock schema check"}
+	for _, f := range r.Findings {
+		if f.Severity != registry.SeverityError {
+			continue
+		}
+		c := testCase{Class: r.Subject, Name: f.Rule + " at " + f.ReaderPath, File: r.File, Failure: &failure{f.Rule, f.Message, explained(f)}}
+		if at := newSide(f); at != nil {
+			c.Line = at.Line
+		}
+		suite.Cases = append(suite.Cases, c)
+	}
+	suite.Failures = len(suite.Cases)
+	if suite.Cases == nil {
+		suite.Cases = []testCase{{Class: r.Subject, Name: "compatible", File: r.File}}
+	}
+	suite.Tests = len(suite.Cases)
+	text, err := xml.MarshalIndent(suite, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write junit report: %w", err)
+	}
+	t.printf("%s%s\n", xml.Header, text)
+	return nil
+}
+
+// sarif is the report in SARIF 2.1.0.
+func (r report) sarif() any {
+	type object = map[string]any
+	levels := map[registry.Severity]string{
+		registry.SeverityError: "error", registry.SeverityWarning: "warning", registry.SeverityInfo: "note",
+	}
+	results, rules, known := []any{}, []any{}, map[string]bool{}
+	for _, f := range r.Findings {
+		if !known[f.Rule] {
+			known[f.Rule] = true
+			rules = append(rules, object{"id": f.Rule})
+		}
+		place := object{"artifactLocation": object{"uri": r.File}}
+		if at := newSide(f); at != nil {
+			place["region"] = object{"startLine": at.Line, "startColumn": at.Column}
+		}
+		results = append(results, object{
+			"ruleId": f.Rule, "level": levels[f.Severity],
+			"message":   object{"text": explained(f)},
+			"locations": []any{object{"physicalLocation": place}},
+		})
+	}
+	return object{
+		"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0",
+		"runs": []any{object{
+			"tool":    object{"driver": object{"name": "penstock", "version": version, "rules": rules}},
+			"results": results,
+		}},
+	}
+}
+
+// github prints the annotations that a workflow shows beside the file.
+func (r report) github(t *terminal) {
+	text := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
+	commands := map[registry.Severity]string{
+		registry.SeverityError: "error", registry.SeverityWarning: "warning", registry.SeverityInfo: "notice",
+	}
+	for _, f := range r.Findings {
+		place := ""
+		if at := newSide(f); at != nil {
+			place = fmt.Sprintf(",line=%d,col=%d", at.Line, at.Column)
+		}
+		t.printf("::%s file=%s%s,title=%s::%s\n", commands[f.Severity], property.Replace(r.File), place, property.Replace(f.Rule), text.Replace(explained(f)))
+	}
+}
+
+// markdown is a table for a comment on a change.
+func (r report) markdown(t *terminal) {
+	cell := strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;")
+	t.printf("**%s** is %s with **%s**\n", cell.Replace(r.File), r.verdict(), cell.Replace(r.Subject))
+	if len(r.Findings) == 0 {
+		return
+	}
+	t.printf("\n| severity | rule | where | version | what it breaks | fix |\n| --- | --- | --- | --- | --- | --- |\n")
+	for _, f := range r.Findings {
+		where := "`" + f.ReaderPath + "`"
+		if at := newSide(f); at != nil {
+			where += fmt.Sprintf(", line %d", at.Line)
+		}
+		t.printf("| %s | %s | %s | %d | %s | %s |\n", f.Severity, f.Rule, cell.Replace(where), f.Version, cell.Replace(f.Message), cell.Replace(f.Fix))
+	}
+}
