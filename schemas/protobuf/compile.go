@@ -27,11 +27,11 @@ var builtIn embed.FS
 
 // unit is a file to compile and what it may import.
 type unit struct {
-	name   string // the file's
-	refs   map[string]string
+	name string // the file's
+	refs map[string]string
 	// What may yet come: bytes, and what weigh finds in them.
 	left, elements, weight int
-	text   *fileText
+	text                   *fileText
 	// protos are the files read that were descriptors.
 	protos map[string]*descriptorpb.FileDescriptorProto
 	unused []string // imports of the file
@@ -171,8 +171,8 @@ func (u *unit) read(path, text string) (*ast.FileNode, error) {
 }
 
 func parseText(path, text string) (*ast.FileNode, error) {
-	if at := tooDeep(text); at >= 0 {
-		return nil, fmt.Errorf("%s:%d:1: expected at most %d levels of brackets, found one more", path, 1+strings.Count(text[:at], "\n"), maxBrackets)
+	if at := tooMuch(text); at >= 0 {
+		return nil, fmt.Errorf("%s:%d:1: expected at most %d brackets within each other and %d blocks and values in all, found one more", path, 1+strings.Count(text[:at], "\n"), maxBrackets, maxElements)
 	}
 	return parser.Parse(path, strings.NewReader(text), reporter.NewHandler(nil))
 }
@@ -181,11 +181,18 @@ func refuseEdition(name string) error {
 	return fmt.Errorf(`expected syntax "proto2" or "proto3", found edition %q: Confluent's clients cannot read editions`, name)
 }
 
-// tooDeep returns where brackets nest too deeply for a recursive parser, or -1.
-func tooDeep(text string) int {
-	depth := 0
+// tooMuch returns where brackets nest too deeply for a recursive parser, or
+// aggregates become too large for its memory, or -1.
+func tooMuch(text string) int {
+	depth, many := 0, 0
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; c {
+		c := text[i]
+		if c == ':' || c == '{' {
+			if many++; many > maxElements {
+				return i
+			}
+		}
+		switch c {
 		case '{', '[', '(', '<':
 			if depth++; depth > maxBrackets {
 				return i
