@@ -140,6 +140,13 @@ func sorted(t failer, s schemas.Schema) *descriptorpb.FileDescriptorProto {
 	sortFields(d.Extension)
 	sortMessages(d.MessageType)
 	sortEnums(d.EnumType)
+	for _, s := range d.Service {
+		for _, m := range s.Method {
+			if proto.Size(m.Options) == 0 {
+				m.Options = nil // of empty braces
+			}
+		}
+	}
 	return d
 }
 
