@@ -26,11 +26,8 @@ var mayImport = map[string][]string{
 	"schemas":            {},
 	"schemas/avro":       {"schemas", "github.com/twmb/avro"},
 	"schemas/jsonschema": {"schemas", "github.com/dlclark/regexp2", "github.com/santhosh-tekuri/jsonschema/v6", "golang.org/x/text"},
-	"schemas/protobuf": {
-		"schemas",
-		"github.com/bufbuild/protocompile", "github.com/jhump/protoreflect/v2", "google.golang.org/protobuf",
-	},
-	"schemas/samples": {"schemas"},
+	"schemas/protobuf":   {"schemas", "github.com/bufbuild/protocompile", "google.golang.org/protobuf"},
+	"schemas/samples":    {"schemas"},
 
 	"stream":            {},
 	"stream/kafka":      {"stream", "github.com/twmb/franz-go"},

@@ -337,30 +337,33 @@ func TestForwarding(t *testing.T) {
 
 // One record that is too large for the log spoils none of those that wait with it.
 func TestTooLargeForTheLog(t *testing.T) {
-	log := &limitedLog{Log: memory.New(), gate: make(chan struct{})}
-	r := open(t, log)
-	var wg sync.WaitGroup
-	results := make([]error, 8)
-	for i := range results {
-		wg.Go(func() {
-			field := "f"
+	synctest.Test(t, func(t *testing.T) {
+		log := &limitedLog{Log: memory.New(), gate: make(chan struct{})}
+		r := open(t, log)
+		var wg sync.WaitGroup
+		results := make([]error, 8)
+		for i := range results {
+			wg.Go(func() {
+				field := "f"
+				if i == 3 {
+					field = strings.Repeat("f", 1000)
+				}
+				_, results[i] = r.Register(t.Context(), fmt.Sprint("s", i), fake(fmt.Sprint("+", field, i)), false)
+			})
+			synctest.Wait() // the first is at the log, the others wait together
+		}
+		close(log.gate)
+		wg.Wait()
+		for i, err := range results {
+			want := registry.Code(0)
 			if i == 3 {
-				field = strings.Repeat("f", 1000)
+				want = registry.CodeTooLarge
 			}
-			_, results[i] = r.Register(t.Context(), fmt.Sprint("s", i), fake(fmt.Sprint("+", field, i)), false)
-		})
-	}
-	close(log.gate)
-	wg.Wait()
-	for i, err := range results {
-		want := registry.Code(0)
-		if i == 3 {
-			want = registry.CodeTooLarge
+			if codeOf(err) != want {
+				t.Errorf("write %d: %v, want code %d", i, err, want)
+			}
 		}
-		if codeOf(err) != want {
-			t.Errorf("write %d: %v, want code %d", i, err, want)
-		}
-	}
+	})
 }
 
 type limitedLog struct {

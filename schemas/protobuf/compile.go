@@ -27,11 +27,11 @@ var builtIn embed.FS
 
 // unit is a file to compile and what it may import.
 type unit struct {
-	name   string // the file's
-	refs   map[string]string
-	left   int // bytes that may yet be read
-	weight int // of the names that may yet be declared
-	text   *fileText
+	name string // the file's
+	refs map[string]string
+	// What may yet come: bytes, and what weigh finds in them.
+	left, elements, weight int
+	text                   *fileText
 	// protos are the files read that were descriptors.
 	protos map[string]*descriptorpb.FileDescriptorProto
 	unused []string // imports of the file
@@ -39,7 +39,7 @@ type unit struct {
 
 // compile links a file and returns it with its text.
 func compile(text string, refs map[string]string) (linker.File, *fileText, error) {
-	u := &unit{name: "schema.proto", refs: refs, left: maxText, weight: maxWeight, protos: map[string]*descriptorpb.FileDescriptorProto{}}
+	u := &unit{name: "schema.proto", refs: refs, left: maxText, elements: maxElements, weight: maxWeight, protos: map[string]*descriptorpb.FileDescriptorProto{}}
 	for refs[u.name] != "" {
 		u.name = "_" + u.name
 	}
@@ -155,9 +155,10 @@ func (u *unit) read(path, text string) (*ast.FileNode, error) {
 	if path == u.name {
 		u.text = f
 	}
-	u.weight -= weigh(f)
-	if u.weight < 0 {
-		return nil, fmt.Errorf("%s: expected at most %d million bytes of full names, found more: shorten the names, or take the schema apart", path, maxWeight/1_000_000)
+	elements, weight := weigh(f)
+	u.elements, u.weight = u.elements-elements, u.weight-weight
+	if u.elements < 0 || u.weight < 0 {
+		return nil, fmt.Errorf("%s: expected at most %d statements, with full names of at most %d bytes, all that it imports included, found more: take it apart", path, maxElements, maxWeight)
 	}
 	plain, found, err := withMaps(f)
 	if err != nil {
@@ -170,8 +171,8 @@ func (u *unit) read(path, text string) (*ast.FileNode, error) {
 }
 
 func parseText(path, text string) (*ast.FileNode, error) {
-	if at := tooDeep(text); at >= 0 {
-		return nil, fmt.Errorf("%s:%d:1: expected at most %d levels of brackets, found one more", path, 1+strings.Count(text[:at], "\n"), maxBrackets)
+	if at := tooMuch(text); at >= 0 {
+		return nil, fmt.Errorf("%s:%d:1: expected at most %d brackets within each other and %d blocks and values in all, found one more", path, 1+strings.Count(text[:at], "\n"), maxBrackets, maxElements)
 	}
 	return parser.Parse(path, strings.NewReader(text), reporter.NewHandler(nil))
 }
@@ -180,11 +181,18 @@ func refuseEdition(name string) error {
 	return fmt.Errorf(`expected syntax "proto2" or "proto3", found edition %q: Confluent's clients cannot read editions`, name)
 }
 
-// tooDeep returns where brackets nest too deeply for a recursive parser, or -1.
-func tooDeep(text string) int {
-	depth := 0
+// tooMuch returns where brackets nest too deeply for a recursive parser, or
+// aggregates become too large for its memory, or -1.
+func tooMuch(text string) int {
+	depth, many := 0, 0
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; c {
+		c := text[i]
+		if c == ':' || c == '{' {
+			if many++; many > maxElements {
+				return i
+			}
+		}
+		switch c {
 		case '{', '[', '(', '<':
 			if depth++; depth > maxBrackets {
 				return i
@@ -217,38 +225,48 @@ func tooDeep(text string) int {
 	return -1
 }
 
-// weigh is what linking costs beyond the length of the text: each element has
-// its full name built, and types are looked up in each scope around it.
-func weigh(f *fileText) int {
-	w := weigher{}
+// weigh is what linking costs beyond the length of the text: how many elements
+// there are, those that the compiler is slow with counted several times, and
+// the bytes of their full names, which are built for each of them and again
+// for each scope around in which a type is looked up.
+func weigh(f *fileText) (elements, weight int) {
+	w := weigher{proto3: f.syntax == "proto3"}
+	w.options(f.options)
 	w.in(f.pkg, func() {
 		w.messages(f.messages)
 		w.enums(f.enums)
 		w.extends(f.extends)
 		for _, s := range f.services {
 			w.in(s.name, func() {
+				w.options(s.options)
 				for i := range s.rpcs {
-					w.add(s.rpcs[i].name, 3)
+					w.add(s.rpcs[i].name, 1)
+					w.options(s.rpcs[i].options)
 				}
 			})
 		}
 	})
-	return w.sum
+	return w.elements, w.weight
 }
 
-type weigher struct{ sum, length, levels int }
+type weigher struct {
+	elements, weight int
+	length, levels   int // of the scope
+	proto3           bool
+}
 
 func (w *weigher) add(name string, times int) {
-	w.sum += (w.length + len(name)) * (w.levels + 1) * times
+	w.elements += times
+	w.weight += (w.length + len(name)) * (w.levels + 1) * times
 }
 
 func (w *weigher) in(name string, body func()) {
 	w.add(name, 1)
-	before := *w
+	length, levels := w.length, w.levels
 	w.length += len(name) + 1
 	w.levels += strings.Count(name, ".") + 1
 	body()
-	w.length, w.levels = before.length, before.levels
+	w.length, w.levels = length, levels
 }
 
 func (w *weigher) messages(all []*messageText) {
@@ -258,10 +276,14 @@ func (w *weigher) messages(all []*messageText) {
 }
 
 func (w *weigher) message(m *messageText) {
+	w.ranges(m.reserved)
+	w.ranges(m.extensions)
+	w.options(m.options)
 	w.fields(m.fields)
 	w.fields(m.groups)
 	for _, o := range m.oneofs {
-		w.add(o.name, 1)
+		w.add(o.name, 5)
+		w.options(o.options)
 		w.fields(o.fields)
 		w.fields(o.groups)
 	}
@@ -276,18 +298,38 @@ func (w *weigher) fields(all []*fieldText) {
 		switch {
 		case f.body != nil:
 			w.in(f.name, func() { w.message(f.body) })
-		case f.key != "":
-			w.add(f.name, 3) // the entry and its two fields
+		case f.key != "" || w.proto3 && f.label == "optional":
+			w.add(f.name, 4) // a message of its own, or a oneof
 		}
 		w.options(f.options)
 	}
 }
 
+func (w *weigher) ranges(all []ranges) {
+	for _, r := range all {
+		w.elements += len(r.spans) + len(r.names)
+		w.options(r.options)
+	}
+}
+
 func (w *weigher) options(all []option) {
 	for i := range all {
+		w.elements++
 		for _, part := range all[i].name {
 			w.add(part.name, 1)
 		}
+		w.value(&all[i].value)
+	}
+}
+
+func (w *weigher) value(v *value) {
+	for i := range v.list {
+		w.elements++
+		w.value(&v.list[i])
+	}
+	for i := range v.entries {
+		w.add(v.entries[i].key, 1)
+		w.value(&v.entries[i].value)
 	}
 }
 
@@ -301,6 +343,8 @@ func (w *weigher) extends(all []*extendText) {
 func (w *weigher) enums(all []*enumText) {
 	for _, e := range all {
 		w.add(e.name, 1)
+		w.ranges(e.reserved)
+		w.options(e.options)
 		for i := range e.constants {
 			w.add(e.constants[i].name, 1)
 			w.options(e.constants[i].options)

@@ -203,6 +203,9 @@ func (r *protoReader) defaultValue(d *descriptorpb.FieldDescriptorProto) value {
 	if _, err := strconv.ParseFloat(s, 64); err != nil && strings.Trim(s, "-+.0123456789eE") != "" {
 		r.err = fmt.Errorf("the file descriptor's default of %q: expected a number, found %q", d.GetName(), s)
 	}
+	if s == "-0" {
+		s = decimal(math.Copysign(0, -1), 64)
+	}
 	return value{text: s}
 }
 

@@ -9,6 +9,30 @@
 // the JSON they hold, keys of maps are strings whatever their type. Encoding
 // takes the same, a base64 string for bytes, and a proto.Message of the
 // schema's type. Fields that the schema does not know are dropped in decoding.
+//
+// Text. Canonical and normalised texts are those that Confluent's registry
+// keeps, byte for byte, made of the source as it was written. Where that one
+// keeps a text that cannot be parsed again, or that means something else, ours
+// differs:
+//   - defaults of bytes are quoted, and bytes that are not UTF-8 are escaped;
+//   - \u and \U in a string are the character that they name;
+//   - field numbers in octal are octal; max in an enum is that of an enum;
+//   - numbers of normalised options keep all their digits;
+//   - several settings of one option become one aggregate by what its message
+//     says, so that a field that is not repeated never gets a list;
+//   - options of extension ranges are kept; so is all that a group holds, and
+//     groups of descriptors are groups;
+//   - a weak import is kept where something of it is used;
+//   - serialized keeps custom options, and its nested messages have the order
+//     of their indexes;
+//   - an extension within a dotted option name, and angle brackets, are read.
+//
+// Editions are refused, as there. An import that is missing is refused even if
+// nothing of it is used, and so is an option that is not defined.
+//
+// Indexes. A message's index counts the messages that have a statement of
+// their own in the text: not the entries of maps or the messages of groups.
+// So text and canonical text have the same.
 package protobuf
 
 import (
@@ -31,11 +55,12 @@ type Format struct{}
 func (Format) Type() schemas.Type { return schemas.Protobuf }
 
 const (
-	maxText = 4 << 20 // of a file and all that it imports
+	// maxText and what follows are of a file and all that it imports.
+	maxText     = 2 << 20
+	maxElements = 60_000
+	maxWeight   = 64_000_000
 	// maxBrackets is how deep braces and brackets nest in a text.
 	maxBrackets = 64
-	// maxWeight bounds what weigh finds in a file and all that it imports.
-	maxWeight = 64_000_000
 	// maxLevels is how deep messages may nest in a value.
 	maxLevels = 100
 	// maxValues bounds what one payload decodes into: an empty message of two
@@ -46,7 +71,7 @@ const (
 // Parse reads a file, as text or as a FileDescriptorProto in base64, its
 // imports from refs by the path that the import names, in either form. What
 // lies at google/protobuf, google/type and confluent is at hand. All together
-// are 4 MiB at most. The Schema is the file's first message, others by its
+// are 2 MiB at most. The Schema is the file's first message, others by its
 // method Message. A file without messages is a schema that no value fits.
 func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err error) {
 	defer func() {
