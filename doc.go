@@ -22,7 +22,11 @@
 // [penstock/registry] keeps the schemas: one deterministic state machine,
 // rebuilt from an append-only log, behind the HTTP interface that Confluent's
 // clients speak. registry/compat holds the rules of evolution, registry/logs
-// the homes of the log, registry/client the cached way in from elsewhere.
+// the homes of the log, registry/client the cached way in from elsewhere,
+// registry/linking the way from one registry into another.
+//
+// [penstock/access] says who may use a server, and [penstock/telemetry] shows
+// what it does; neither knows the registry, the command line joins them.
 //
 // [penstock/producers] publishes what fits its schema. [penstock/consumers]
 // runs the loop that decodes, sets aside what cannot pass, and settles; its
