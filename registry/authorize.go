@@ -49,21 +49,31 @@ type Route struct {
 	Pattern string
 	// Op is what the caller must be permitted to do to the registry as a whole.
 	Op Operation
+	// Summary describes the route, and Body and Reply are examples of what is
+	// sent and answered; nil is nothing.
+	Summary     string
+	Body, Reply any
 	// Serve returns what is answered as JSON, nil for 204, or an error.
-	Serve func(r *http.Request) (any, error)
+	Serve func(r Request) (any, error)
 }
 
-func (rt Route) endpoint(h *handler) endpoint {
-	return func(q *query) (any, error) {
-		if err := h.permit(q.req.Context(), rt.Op, ""); err != nil {
-			return nil, err
-		}
-		answer, err := rt.Serve(q.req)
+// Request is what a Route is asked.
+type Request struct {
+	*http.Request
+	// Read reads the JSON of the body into a pointer; its error is one to return.
+	Read func(v any) error
+}
+
+// route is rt as a line of the API.
+func (rt Route) route() route {
+	serve := func(_ *handler, q *query) (any, error) {
+		answer, err := rt.Serve(Request{q.req, q.body})
 		if answer == nil {
 			return withStatus{status: http.StatusNoContent}, err
 		}
 		return answer, err
 	}
+	return route{rt.Pattern, rt.Op, nobody, serve, rt.Summary, nil, rt.Body, rt.Reply}
 }
 
 // Dialect is a generation of replies.

@@ -182,7 +182,7 @@ func (r *Registry) Undelete(ctx context.Context, name string, number int) (back 
 // deleted, and does not come back with it.
 func referencesLive(x *index, name string, v *version, with []*version) error {
 	for _, ref := range v.content.references {
-		at := inContextOf(name, ref.Subject)
+		at := InContextOf(name, ref.Subject)
 		target := x.subjects.get(at).version(ref.Version)
 		comes := false
 		for _, w := range with {
@@ -248,7 +248,7 @@ func (r *Registry) settingsGone(x *index, name string) []Event {
 // referable refuses references to a subject that belongs to one resource.
 func referable(x *index, name string, refs []Reference) error {
 	for _, ref := range refs {
-		at := inContextOf(name, ref.Subject)
+		at := InContextOf(name, ref.Subject)
 		for _, a := range deref(x.associations.get(at)) {
 			if a.Lifecycle == Strong {
 				return errorf(CodeInvalidSchema, "Invalid schema: the reference %q is to '%s', which is strongly associated with the %s '%s', and so cannot be built on", ref.Name, at, a.ResourceType, a.ResourceName)

@@ -236,7 +236,7 @@ func (q *query) sent() (Schema, error) {
 
 func (q *query) permitReferences(subject string, s Schema) error {
 	for _, ref := range s.References {
-		if err := q.permit(q.req.Context(), OpRead, inContextOf(subject, ref.Subject)); err != nil {
+		if err := q.permit(q.req.Context(), OpRead, InContextOf(subject, ref.Subject)); err != nil {
 			return err
 		}
 	}

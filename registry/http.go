@@ -38,15 +38,15 @@ var mediaTypes = []string{
 // were asked for (see FindingsMediaType). What went wrong inside is logged, not
 // told.
 func Handler(r *Registry, o HandlerOptions) http.Handler {
-	h := &handler{r: r, options: o, mux: http.NewServeMux(), peers: o.Peers}
+	h := &handler{r: r, options: o, mux: http.NewServeMux(), peers: o.Peers, routes: routes()}
 	if h.peers == nil {
 		h.peers = r.peerTransport()
 	}
-	for _, rt := range routes() {
-		h.mux.Handle(rt.pattern, h.serve(rt.endpoint(h)))
-	}
 	for _, rt := range o.Routes {
-		h.mux.Handle(rt.Pattern, h.serve(rt.endpoint(h)))
+		h.routes = append(h.routes, rt.route())
+	}
+	for _, rt := range h.routes {
+		h.mux.Handle(rt.pattern, h.serve(rt.endpoint(h)))
 	}
 	return h
 }
@@ -68,6 +68,7 @@ type handler struct {
 	r       *Registry
 	options HandlerOptions
 	mux     *http.ServeMux
+	routes  []route
 	peers   http.RoundTripper
 }
 
@@ -317,7 +318,8 @@ func (q *query) deleted() Deleted {
 	return WithoutDeleted
 }
 
-// page cuts a list by the parameters offset and limit.
+// page cuts a list by the parameters offset and limit. A limit of 0 is none, as
+// one below is.
 func page[T any](q *query, list []T) []T {
 	offset, err := strconv.Atoi(q.values.Get("offset"))
 	if err != nil || offset < 0 {

@@ -139,6 +139,7 @@ func TestRoutes(t *testing.T) {
 	s.want("GET", "/subjects?subjectPrefix=fl&unknown=1", "", 200, `["flights"]`)
 	s.want("GET", "/subjects?offset=1&limit=-1", "", 200, `["other"]`)
 	s.want("GET", "/subjects?limit=1", "", 200, `["flights"]`)
+	s.want("GET", "/subjects?offset=1&limit=0", "", 200, `["other"]`)
 	s.want("GET", "/subjects/flights/versions", "", 200, `[1,2,3]`)
 	s.want("GET", "/subjects/none/versions", "", 404, "40401 Subject 'none' not found.")
 	s.want("GET", "/subjects/flights/versions/1", "", 200, version("flights", 1, 1, "+a +b"))

@@ -232,7 +232,7 @@ func (x *index) putVersion(name string, v *version) {
 		x.maxIDs.put(context, &v.id)
 	}
 	for _, r := range v.content.references {
-		target := SubjectVersion{inContextOf(name, r.Subject), r.Version}
+		target := SubjectVersion{InContextOf(name, r.Subject), r.Version}
 		x.references.put(target, new(append(slices.Clone(deref(x.references.get(target))), &versionOf{name, v})))
 	}
 }
@@ -286,7 +286,7 @@ func (x *index) removeVersion(name string, number int) {
 		}
 	}
 	for _, r := range v.content.references {
-		target := SubjectVersion{inContextOf(name, r.Subject), r.Version}
+		target := SubjectVersion{InContextOf(name, r.Subject), r.Version}
 		rest := slices.DeleteFunc(slices.Clone(deref(x.references.get(target))), func(u *versionOf) bool { return u.version == v })
 		x.references.put(target, pointerUnless(len(rest) == 0, rest))
 	}

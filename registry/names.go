@@ -46,10 +46,7 @@ func ScopeOf(name string) string {
 
 // InContextOf resolves the name of a subject that a schema of parent refers to:
 // one that says no context is in parent's.
-func InContextOf(parent, name string) string { return inContextOf(parent, name) }
-
-// inContextOf resolves a subject that is named within parent's context.
-func inContextOf(parent, name string) string {
+func InContextOf(parent, name string) string {
 	if strings.HasPrefix(name, ":.") {
 		return normalName(name)
 	}

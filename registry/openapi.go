@@ -19,6 +19,7 @@ func parameters() map[string]parameter {
 		"subject":   {"string", "A subject, or :.context:subject"},
 		"version":   {"string", "A version: 1 to 2147483647, latest, or -1"},
 		"context":   {"string", "A context"},
+		"exporter":  {"string", "The name of an exporter"},
 		"resource":  {"string", "The id of a resource"},
 		"namespace": {"string", "The namespace of a resource; - is any"},
 		"name":      {"string", "The name of a resource; - is any"},
@@ -57,13 +58,13 @@ func parameters() map[string]parameter {
 type object = map[string]any
 
 // openAPI describes the API.
-func (h *handler) openAPI(*query) (any, error) { return describe(h.r.options.Version), nil }
+func (h *handler) openAPI(*query) (any, error) { return describe(h.r.options.Version, h.routes), nil }
 
-// describe makes an OpenAPI document of the routes.
-func describe(version string) object {
+// describe makes an OpenAPI document of routes.
+func describe(version string, routes []route) object {
 	d := &describer{schemas: object{}, parameters: parameters()}
 	paths := object{}
-	for _, rt := range routes() {
+	for _, rt := range routes {
 		method, path, _ := strings.Cut(rt.pattern, " ")
 		path = strings.TrimSuffix(path, "{$}")
 		operations, ok := paths[path].(object)

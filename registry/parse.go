@@ -196,7 +196,7 @@ func resolve(x *index, subject string, refs []Reference, deleted bool) ([]Refere
 			if ref.Name == "" || ref.Subject == "" {
 				return errorf(CodeInvalidSchema, "Invalid schema: reference %d has no name or no subject; give both, and a version", i)
 			}
-			at := SubjectVersion{inContextOf(parent, ref.Subject), ref.Version}
+			at := SubjectVersion{InContextOf(parent, ref.Subject), ref.Version}
 			s := x.subjects.get(at.Subject)
 			v := s.version(at.Version)
 			if live := s.live(); at.Version == latest && len(live) > 0 {

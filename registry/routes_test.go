@@ -8,7 +8,7 @@ import (
 // TestRoutesAreDescribed: every route is in the description, with its
 // parameters, and names none that is not described.
 func TestRoutesAreDescribed(t *testing.T) {
-	paths := describe("v")["paths"].(object)
+	paths := describe("v", routes())["paths"].(object)
 	for _, rt := range routes() {
 		method, path, _ := strings.Cut(rt.pattern, " ")
 		operations, _ := paths[strings.TrimSuffix(path, "{$}")].(object)

@@ -271,7 +271,7 @@ func (r *Registry) aliased(name string) string {
 	}
 	_ = r.read(func(x *index) error {
 		if alias := deref(x.configs.get(name)).Alias; alias != "" {
-			name = inContextOf(name, alias)
+			name = InContextOf(name, alias)
 		}
 		return nil
 	})
@@ -284,7 +284,7 @@ func (r *Registry) aliases() map[string][]string {
 	_ = r.read(func(x *index) error {
 		for name, c := range x.configs.all() {
 			if c.Alias != "" {
-				target := inContextOf(name, c.Alias)
+				target := InContextOf(name, c.Alias)
 				names[target] = append(names[target], name)
 			}
 		}

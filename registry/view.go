@@ -40,7 +40,7 @@ func (q *query) reply(context string, s Schema) (view, error) {
 	if q.values.Get("referenceFormat") == "qualified" && context != DefaultContext {
 		s.References = slices.Clone(s.References)
 		for i, ref := range s.References {
-			s.References[i].Subject = inContextOf(qualify(context, ""), ref.Subject)
+			s.References[i].Subject = InContextOf(qualify(context, ""), ref.Subject)
 		}
 	}
 	v := q.view(s)

@@ -252,6 +252,29 @@ type target struct{ *client.Client }
 
 func (t target) Close() { _ = t.Client.Close() }
 
+// TestRoutesAreDescribed: the exporters' routes are in the description of the
+// API, with what they take and answer.
+func TestRoutesAreDescribed(t *testing.T) {
+	doc := api(t, fresh(t), nil)("GET", "/openapi.json", "", 200)
+	for _, rt := range linking.Routes(nil) {
+		method, path, _ := strings.Cut(rt.Pattern, " ")
+		operations, _ := doc["paths"].(map[string]any)[path].(map[string]any)
+		op, _ := operations[strings.ToLower(method)].(map[string]any)
+		if op["summary"] != rt.Summary || rt.Summary == "" || (op["requestBody"] == nil) != (rt.Body == nil) {
+			t.Errorf("%s: described as %v", rt.Pattern, op)
+		}
+		if got := fmt.Sprint(op["parameters"]); strings.Contains(path, "{") && !strings.Contains(got, "name of an exporter") {
+			t.Errorf("%s: parameters %s", rt.Pattern, got)
+		}
+		if rt.Op != registry.OpAdmin {
+			t.Errorf("%s asks for %q, want admin", rt.Pattern, rt.Op)
+		}
+	}
+	if schemas := fmt.Sprint(doc["components"]); !strings.Contains(schemas, "subjectRenameFormat") || !strings.Contains(schemas, "trace") {
+		t.Errorf("what an exporter is, is not described: %s", schemas)
+	}
+}
+
 func TestExporter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from, to := full(t), fresh(t)

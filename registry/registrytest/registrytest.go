@@ -248,17 +248,30 @@ func endedContext(t *testing.T, home Home) {
 	}
 }
 
-func open(t *testing.T, home Home) registry.Log {
+// opened is a log as one process has it.
+type opened struct {
+	registry.Log
+	close func() error // nil where there is nothing to close, or no longer
+}
+
+// open opens the log. What the test leaves open is closed when it ends.
+func open(t *testing.T, home Home) *opened {
 	t.Helper()
 	log, closeLog := home.Open(t)
-	if closeLog != nil {
-		t.Cleanup(func() {
-			if err := closeLog(); err != nil {
-				t.Errorf("close: %v", err)
-			}
-		})
+	o := &opened{log, closeLog}
+	t.Cleanup(func() { o.end(t) })
+	return o
+}
+
+func (o *opened) end(t *testing.T) {
+	t.Helper()
+	if o.close == nil {
+		return
 	}
-	return log
+	if err := o.close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	o.close = nil
 }
 
 func made(key string) registry.Event {

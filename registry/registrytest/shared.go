@@ -32,31 +32,15 @@ func testShared(t *testing.T, fresh func(t *testing.T) Home) {
 	}
 }
 
-// opened is a log as one process has it.
-type opened struct {
-	registry.SharedLog
-	close func() error
-}
-
-// openShared opens the log as n processes would. What the test leaves open is
-// closed when it ends.
+// openShared opens the log as n processes would.
 func openShared(t *testing.T, home Home, n int) []*opened {
 	t.Helper()
 	logs := make([]*opened, n)
 	for i := range logs {
-		log, closeLog := home.Open(t)
-		shared, ok := log.(registry.SharedLog)
-		if !ok {
-			t.Fatalf("%T is no registry.SharedLog", log)
+		logs[i] = open(t, home)
+		if _, ok := logs[i].Log.(registry.SharedLog); !ok {
+			t.Fatalf("%T is no registry.SharedLog", logs[i].Log)
 		}
-		logs[i] = &opened{shared, closeLog}
-		t.Cleanup(func() {
-			if closeLog := logs[i].close; closeLog != nil {
-				if err := closeLog(); err != nil {
-					t.Errorf("close: %v", err)
-				}
-			}
-		})
 	}
 	return logs
 }
@@ -112,7 +96,7 @@ func everyoneReads(t *testing.T, home Home) {
 func sharedEnd(t *testing.T, home Home) {
 	logs := openShared(t, home, 2)
 	for _, log := range logs {
-		if end, err := log.End(t.Context()); err != nil || positionOf(t, log, 0) != 0 || end > 0 {
+		if end, err := log.Log.(registry.SharedLog).End(t.Context()); err != nil || positionOf(t, log, 0) != 0 || end > 0 {
 			t.Errorf("end of an empty log: %d, %v", end, err)
 		}
 	}
@@ -124,7 +108,7 @@ func sharedEnd(t *testing.T, home Home) {
 			t.Fatalf("append: %v", err)
 		}
 		for j, log := range logs {
-			got, err := log.End(t.Context())
+			got, err := log.Log.(registry.SharedLog).End(t.Context())
 			if err != nil || got < end {
 				t.Errorf("log %d: its end is %d (%v), and %d was acknowledged before", j, got, err, end)
 			}
@@ -135,7 +119,7 @@ func sharedEnd(t *testing.T, home Home) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := logs[0].End(ended); !errors.Is(err, context.Canceled) {
+	if _, err := logs[0].Log.(registry.SharedLog).End(ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("end under an ended context: got %v, want context.Canceled", err)
 	}
 }
@@ -228,12 +212,7 @@ func handover(t *testing.T, home Home) {
 		}
 		want = append(want, fmt.Sprint(i))
 		// The first thing that the next one hears may be what the last one knew.
-		if logs[writer].close != nil {
-			if err := logs[writer].close(); err != nil {
-				t.Fatalf("close: %v", err)
-			}
-			logs[writer].close = nil
-		}
+		logs[writer].end(t)
 		logs = append(logs[:writer:writer], logs[writer+1:]...)
 		if len(logs) == 0 {
 			break
