@@ -51,8 +51,8 @@ type SharedLog interface {
 	End(ctx context.Context) (uint64, error)
 }
 
-// NotWriterError is returned by Log.Append, and nothing is stored, where one
-// process writes at a time and this is not the one.
+// NotWriterError is wrapped by what Log.Append returns, and nothing is stored,
+// where one process writes at a time and this is not the one, or is no longer.
 type NotWriterError struct {
 	// Writer is the base URL of the registry that writes now, empty while
 	// nobody knows.

@@ -196,11 +196,15 @@ func (h *handler) current(e endpoint) endpoint {
 			}
 		}
 		err = h.r.Refresh(q.req.Context())
+		unable := CodeStore
+		if writes(q.req) {
+			unable = CodeNoWriter // which says that nothing was done
+		}
 		switch {
 		case !h.r.knows(least):
-			return nil, &Error{Code: CodeStore, Message: fmt.Sprintf("This node knows the registry's log up to position %d, the request asks for %d; send it again", h.r.Position(), least), cause: err, unavailable: true}
+			return nil, &Error{Code: unable, Message: fmt.Sprintf("This node knows the registry's log up to position %d, the request asks for %d; send it again", h.r.Position(), least), cause: err, unavailable: true}
 		case err != nil && writes(q.req):
-			return nil, &Error{Code: CodeStore, Message: "This node cannot reach the registry's log at the moment; send the request again", cause: err, unavailable: true}
+			return nil, &Error{Code: unable, Message: "This node cannot reach the registry's log at the moment; send the request again", cause: err, unavailable: true}
 		case err != nil:
 			q.w.Header().Set(StaleHeader, "true")
 		}

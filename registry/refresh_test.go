@@ -211,7 +211,7 @@ func TestRefreshFails(t *testing.T) {
 		check("GET", fmt.Sprint("/schemas/ids/", first.ID), "", nil, 200, "has", false)
 		check("GET", "/schemas/ids/99", "", nil, 404, "40403", true)
 		check("GET", "/schemas/types", "", nil, 200, "AVRO", false)
-		check("POST", "/subjects/s/versions", `{"schema":"{}"}`, nil, 503, "50001", false)
+		check("POST", "/subjects/s/versions", `{"schema":"{}"}`, nil, 503, "50004", false)
 		check("GET", "/subjects", "", http.Header{registry.AtLeastHeader: {"-1"}}, 400, registry.AtLeastHeader, false)
 
 		set(nil)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -33,6 +34,8 @@ type History struct {
 
 	mu         sync.Mutex
 	operations map[string][]porcupine.Operation // by subject
+	unknown    map[string]int                   // how many of them are of unknown outcome
+	successors [maxSubjects]int                 // which successor of a subject is in use
 	contents   map[int]string                   // what an id was said to stand for
 	kept       []int                            // ids of the subject that is never deleted for good
 	faults     []string
@@ -47,7 +50,7 @@ func NewHistory(nodes ...string) *History {
 	return &History{
 		nodes: nodes, began: time.Now(),
 		http:       &http.Client{Timeout: 8 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}},
-		operations: map[string][]porcupine.Operation{}, contents: map[int]string{},
+		operations: map[string][]porcupine.Operation{}, unknown: map[string]int{}, contents: map[int]string{},
 		progress: make(chan struct{}), counts: map[string]int{},
 	}
 }
@@ -67,9 +70,14 @@ const (
 
 // There are so few subjects and contents that clients meet. The first subject is
 // never deleted for good, and has contents of its own.
+//
+// Each write of unknown outcome doubles what an order has to be looked for in, so
+// a subject with maxUnknown of them is asked for no more during a run: another
+// one takes its place.
 const (
 	maxSubjects = 8
 	maxContents = 5
+	maxUnknown  = 4
 )
 
 // input is a question about one subject.
@@ -136,12 +144,15 @@ func (h *History) Check(t *testing.T) {
 // Faults asks every node for everything, once more, and then judges the history:
 // it returns what is wrong with it. All nodes have to be up, and no Run at work.
 func (h *History) Faults() []string {
+	h.mu.Lock()
+	subjects := slices.Sorted(maps.Keys(h.operations))
+	h.mu.Unlock()
 	for range 2 { // the second round sees what the first may have made others see
 		for node := range h.nodes {
 			c := &historyClient{h: h, number: 1000 + node}
-			for s := range maxSubjects {
+			for _, subject := range subjects {
 				for _, k := range []kind{latest, versions, getLevel} {
-					c.ask(context.Background(), node, input{kind: k, subject: subjectName(s)}, false)
+					c.ask(context.Background(), node, input{kind: k, subject: subject}, false)
 				}
 			}
 		}
@@ -153,12 +164,7 @@ func (h *History) Faults() []string {
 		faults = append(faults, "no write was acknowledged")
 	}
 	for subject, operations := range h.operations {
-		unknown := 0
-		for _, o := range operations {
-			if o.Output.(output).unknown {
-				unknown++
-			}
-		}
+		unknown := h.unknown[subject]
 		switch porcupine.CheckOperationsTimeout(subjectModel(), operations, 2*time.Minute) {
 		case porcupine.Illegal:
 			faults = append(faults, fmt.Sprintf("subject %s: no order explains these %d answers (%d of them unknown):\n%s", subject, len(operations), unknown, describe(operations)))
@@ -189,12 +195,24 @@ type historyClient struct {
 	since  int64  // when the request was made whose answer had it
 }
 
-func subjectName(n int) string { return fmt.Sprint("s", n) }
+// subjectName returns the name of a subject in use.
+func (h *History) subjectName(n int) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return fmt.Sprintf("s%d.%d", n, h.successors[n])
+}
+
+func subjectNumber(name string) (n int) {
+	if _, err := fmt.Sscanf(name, "s%d.", &n); err != nil {
+		panic(fmt.Sprintf("subject %q is none of subjectName: %v", name, err))
+	}
+	return n
+}
 
 // next asks something at random.
 func (c *historyClient) next(ctx context.Context) {
 	subject := rand.IntN(maxSubjects)
-	in := input{subject: subjectName(subject)}
+	in := input{subject: c.h.subjectName(subject)}
 	switch n := rand.IntN(20); {
 	case n < 7:
 		in.kind, in.content = register, fmt.Sprint("f", rand.IntN(maxContents))
@@ -426,13 +444,18 @@ func (h *History) note(client int, in input, out output, call, returned int64) {
 	h.operations[in.subject] = append(h.operations[in.subject], porcupine.Operation{
 		ClientId: client, Input: in, Output: out, Call: call, Return: returned,
 	})
+	if out.unknown {
+		if h.unknown[in.subject]++; h.unknown[in.subject] == maxUnknown {
+			h.successors[subjectNumber(in.subject)]++
+		}
+	}
 	if out.id == 0 {
 		return
 	}
 	if before, ok := h.contents[out.id]; ok && before != out.content {
 		h.faults = append(h.faults, fmt.Sprintf("id %d stood for %s, and stands for %s", out.id, before, out.content))
 	}
-	if h.contents[out.id] = out.content; in.subject == subjectName(0) && !slices.Contains(h.kept, out.id) {
+	if h.contents[out.id] = out.content; subjectNumber(in.subject) == 0 && !slices.Contains(h.kept, out.id) {
 		h.kept = append(h.kept, out.id)
 	}
 }

@@ -338,10 +338,12 @@ func (l *Log) closed() bool {
 	}
 }
 
-// fenced reports whether err says that another producer has the transactional id.
+// fenced reports whether err says that the broker has given the producer up, most
+// likely for another one that has the transactional id.
 func fenced(err error) bool {
 	return slices.ContainsFunc([]error{
 		kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.InvalidProducerIDMapping, kerr.InvalidTxnState,
+		kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID,
 	}, func(target error) bool { return errors.Is(err, target) })
 }
 

@@ -44,23 +44,31 @@ func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event)
 		}
 		// Whether the transaction has a future is for the next term to see.
 		l.retire(t)
-		if !errors.Is(err, errFenced) || ctx.Err() != nil {
-			return 0, fmt.Errorf("append to topic %q: %w", l.o.Topic, l.failure(ctx, err))
+		if errors.Is(err, errFenced) && ctx.Err() == nil {
+			l.o.Logger.Warn("the term of the writer of the registry's log is over", "error", err)
+			continue
 		}
-		l.o.Logger.Warn("another node has taken over as the writer of the registry's log", "error", err)
+		unstored := errors.Is(err, errFenced) || errors.Is(err, errUncommitted)
+		if err = l.failure(ctx, err); unstored {
+			l.o.Logger.Error("append to the registry's log failed before its commit, nothing is stored", "error", err)
+			err = fmt.Errorf("%w: %w", &registry.NotWriterError{}, err)
+		}
+		return 0, fmt.Errorf("append to topic %q: %w", l.o.Topic, err)
 	}
 }
 
-// errFenced is why a term ended where nothing was stored because another one has
-// begun.
-var errFenced = errors.New("fenced")
+// Why a term ended where nothing was stored.
+var (
+	errFenced      = errors.New("fenced")        // its producer has no future, a new one may have
+	errUncommitted = errors.New("not committed") // nor will the transaction ever be
+)
 
-// appendIn appends as the writer of a term. errFenced says that nothing was
-// stored; after other errors nobody knows.
+// appendIn appends as the writer of a term. errFenced and errUncommitted say that
+// nothing was stored; after other errors nobody knows.
 func (l *Log) appendIn(ctx context.Context, t *term, prev uint64, records []*kgo.Record) (uint64, error) {
 	if l.endOf != t {
 		if err := l.readToEnd(ctx); err != nil {
-			return 0, err
+			return 0, fmt.Errorf("%w: %w", errUncommitted, err)
 		}
 		l.endOf = t
 	}
@@ -74,7 +82,7 @@ func (l *Log) appendIn(ctx context.Context, t *term, prev uint64, records []*kgo
 	}
 	results := t.producer.ProduceSync(ctx, records...)
 	if err := results.FirstErr(); err != nil {
-		return 0, l.ended(t, err) // and nobody will ever commit it
+		return 0, l.ended(t, err)
 	}
 	if err := t.producer.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return 0, err // it may have been committed before the answer got lost
@@ -97,7 +105,8 @@ func (l *Log) appendIn(ctx context.Context, t *term, prev uint64, records []*kgo
 	return last, nil
 }
 
-// ended turns an error before the commit into errFenced if the term is over.
+// ended wraps an error before the commit into errFenced if the term is over, and
+// into errUncommitted if not: the term that comes next aborts what was produced.
 func (l *Log) ended(t *term, err error) error {
 	l.mu.Lock()
 	over := l.term != t
@@ -105,7 +114,7 @@ func (l *Log) ended(t *term, err error) error {
 	if over || fenced(err) {
 		return fmt.Errorf("%w: %w", errFenced, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", errUncommitted, err)
 }
 
 // readToEnd finds the position of the last event. No transaction is open, since
