@@ -393,7 +393,7 @@ func (o *origin) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (o *origin) client(t *testing.T, cache client.CacheOptions) *client.Client {
-	return open(t, "http://registry", client.Options{HTTP: &http.Client{Transport: o}, Cache: cache})
+	return open(t, "http://registry", client.Options{HTTP: &http.Client{Transport: o}, Retries: -1, Cache: cache})
 }
 
 func TestAges(t *testing.T) {
