@@ -262,10 +262,11 @@ func (p *hosts) ask(ctx context.Context, h *host, req *http.Request, body []byte
 	defer p.mu.Unlock()
 	read := req.Method == http.MethodGet
 	gone := err != nil && ctx.Err() != nil // lost a race, or nobody waits any more
-	if read && (gone || err == nil) {      // of one that is gone it is at least that
-		if h.latency == 0 {
-			h.latency = took
-		}
+	switch {
+	case read && err == nil:
+		h.latency = cmp.Or(h.latency, took)
+		h.latency += (took - h.latency) / 8
+	case read && gone && 0 < h.latency && h.latency < took: // it is more than that
 		h.latency += (took - h.latency) / 8
 	}
 	switch {

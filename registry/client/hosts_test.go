@@ -423,7 +423,7 @@ func TestWhose(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		user, password, _ := req.BasicAuth()
-		seen[req.URL.String()] = user + ":" + password 
+		seen[req.URL.String()] = user + ":" + password
 		if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
 			seen[req.URL.String()] = token
 		}
