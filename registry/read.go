@@ -432,6 +432,9 @@ func (r *Registry) Check(name string, number int, s Schema) (Compatibility, erro
 	var against comparison
 	err = r.read(func(x *index) error {
 		state := (&registration{name: name}).state(x)
+		if err := state.validate(c); err != nil {
+			return err
+		}
 		against = state.comparison(c.content)
 		switch {
 		case number == AllVersions:

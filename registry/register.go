@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,6 +119,21 @@ func (s subjectState) contract(c *content) (*Metadata, *RuleSet) {
 	return s.config.extend(c.metadata, c.ruleSet, s.latest())
 }
 
+// validate refuses what a new schema must not have where
+// Config.ValidateNewSchemas is not off: properties of a JSON Schema that begin
+// with $$, which clients keep for themselves.
+func (s subjectState) validate(c *candidate) error {
+	if s.mode.imports() || c.content.schemaType != schemas.JSON || !deref(cmp.Or(s.config.ValidateNewSchemas, new(true))) {
+		return nil
+	}
+	for _, name := range schemas.TopFields(c.schema) {
+		if strings.HasPrefix(name, "$$") {
+			return errorf(CodeInvalidSchema, "Invalid schema: at /properties/%s expected a name that does not begin with $$, which is reserved; rename the property, or set validateNewSchemas to false", name)
+		}
+	}
+	return nil
+}
+
 // decide is a decision; see there.
 func (reg *registration) decide(x *index) ([]Event, error) {
 	context, _ := split(reg.name)
@@ -153,6 +169,9 @@ func (reg *registration) decide(x *index) ([]Event, error) {
 	s := x.subjects.get(reg.name)
 	number, err := reg.number(s, state.mode)
 	if err != nil {
+		return nil, err
+	}
+	if err := state.validate(reg.candidate); err != nil {
 		return nil, err
 	}
 	against := reg.comparison(state)
@@ -293,7 +312,7 @@ func (s subjectState) comparison(c *content) comparison {
 	m, _ := s.contract(c)
 	group := func(m *Metadata) string { return deref(m).Properties[s.config.CompatibilityGroup] }
 	against := comparison{
-		level: s.config.CompatibilityLevel, policy: s.config.policy(), versions: s.live,
+		level: s.config.CompatibilityLevel, policy: cmp.Or(s.config.CompatibilityPolicy, PolicyStrict), versions: s.live,
 		reserved: deref(s.config.ValidateFields), metadata: m, newest: s.latest(),
 	}
 	if s.config.CompatibilityGroup != "" {
@@ -366,13 +385,12 @@ func reservedFindings(s schemas.Schema, m *Metadata, newest *version) []Finding 
 				fmt.Sprintf("list %q in the metadata property %s", name, ReservedProperty))
 		}
 	}
-	if model := s.Model(); model != nil {
-		for _, name := range names {
-			if model.Field(name) != nil {
-				add("RESERVED_FIELD_CONFLICTS_WITH_FIELD", name,
-					fmt.Sprintf("the new schema has a field %q, a name that is reserved", name),
-					fmt.Sprintf("give the field %q another name", name))
-			}
+	fields := schemas.TopFields(s)
+	for _, name := range names {
+		if slices.Contains(fields, name) {
+			add("RESERVED_FIELD_CONFLICTS_WITH_FIELD", name,
+				fmt.Sprintf("the new schema has a field %q, a name that is reserved", name),
+				fmt.Sprintf("give the field %q another name", name))
 		}
 	}
 	return found

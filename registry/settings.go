@@ -42,14 +42,6 @@ func effectiveConfig(x *index, name string) Config {
 	return c
 }
 
-// policy is the one that a Checker is asked with.
-func (c Config) policy() Policy {
-	if c.CompatibilityPolicy == PolicyLenient {
-		return PolicyLenient
-	}
-	return PolicyStrict
-}
-
 func effectiveMode(x *index, name string) Mode {
 	own := ReadWrite
 	for _, scope := range slices.Backward(scopes(name)) {

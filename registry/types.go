@@ -89,14 +89,18 @@ type Config struct {
 	Normalize *bool `json:"normalize,omitempty"`
 	// ValidateFields looks at reserved names, see ReservedProperty.
 	ValidateFields *bool `json:"validateFields,omitempty"`
-	// ValidateNewSchemas and ValidateRules are kept for clients that set them:
-	// this registry validates in any case.
+	// ValidateNewSchemas, unless it is false, refuses what Confluent's clients
+	// keep for themselves, see subjectState.validate. What no reader could use
+	// is refused in any case.
 	ValidateNewSchemas *bool `json:"validateNewSchemas,omitempty"`
-	ValidateRules      *bool `json:"validateRules,omitempty"`
+	// ValidateRules is kept for clients that set it: the form of rules is
+	// validated in any case, and what they say, by whoever runs them.
+	ValidateRules *bool `json:"validateRules,omitempty"`
 	// Alias is the subject that is meant wherever this one is named, but where
 	// configuration and modes are.
 	Alias string `json:"alias,omitempty"`
-	// AliasForDeks is kept for clients that encrypt.
+	// AliasForDeks is kept for clients that encrypt: it is for a registry of
+	// keys, which this one is not.
 	AliasForDeks string `json:"aliasForDeks,omitempty"`
 	// Every schema that is registered gets the defaults below what it says
 	// itself, and the overrides above.
@@ -211,9 +215,8 @@ const (
 	// PolicyLenient lets JSON Schemas change what their content models leave
 	// open; the other languages know no difference.
 	PolicyLenient Policy = "LENIENT"
-	// PolicyLogical is PolicyStrict and, at Confluent's, a look at logical types
-	// beyond that. It can be configured; the rules here are those of
-	// PolicyStrict.
+	// PolicyLogical is PolicyStrict and, beyond that, that the data can stay in
+	// one table: the types of its columns only widen.
 	PolicyLogical Policy = "LOGICAL"
 )
 

@@ -67,6 +67,26 @@ func Same(a, b Schema) bool {
 	return a.Canonical() == b.Canonical()
 }
 
+// TopFielder is a Schema whose Model does not tell all the fields at its top.
+type TopFielder interface {
+	// TopFields names them, in no order.
+	TopFields() []string
+}
+
+// TopFields returns the names of the fields at the top of s: those of an Avro
+// record, the properties of a JSON Schema, and in Protobuf those of all messages
+// at the top of the file that lie outside oneofs.
+func TopFields(s Schema) []string {
+	if t, ok := s.(TopFielder); ok {
+		return t.TopFields()
+	}
+	var names []string
+	for _, f := range s.Model().Fields {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
 // CompareUTF16 orders texts by their UTF-16 code units, as Java and JavaScript
 // do: like strings.Compare, but that what lies beyond the first 65,536
 // characters comes before U+E000.

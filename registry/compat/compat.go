@@ -21,6 +21,14 @@ func (Checker) Check(reader, writer schemas.Schema, d registry.Direction, p regi
 	if reader.Type() != writer.Type() {
 		return nil, fmt.Errorf("compare %s with %s: expected one language", reader.Type(), writer.Type())
 	}
+	found, err := check(reader, writer, d, p)
+	if err == nil && p == registry.PolicyLogical {
+		found = append(found, checkLogical(reader, writer, d)...)
+	}
+	return found, err
+}
+
+func check(reader, writer schemas.Schema, d registry.Direction, p registry.Policy) ([]registry.Finding, error) {
 	switch reader.Type() {
 	case schemas.Avro:
 		return checkAvro(reader.Model(), writer.Model(), d), nil

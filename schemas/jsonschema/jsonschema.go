@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -311,10 +312,14 @@ type Schema struct {
 var (
 	_ schemas.Schema     = (*Schema)(nil)
 	_ schemas.Normalizer = (*Schema)(nil)
+	_ schemas.TopFielder = (*Schema)(nil)
 )
 
 // Type returns schemas.JSON.
 func (s *Schema) Type() schemas.Type { return schemas.JSON }
+
+// TopFields names the properties, those of references apart.
+func (s *Schema) TopFields() []string { return slices.Collect(maps.Keys(s.lib.Properties)) }
 
 // Canonical is the text that Confluent's registry keeps for the schema:
 // without space, keys in the order of the source, numbers in Java's

@@ -130,6 +130,7 @@ var (
 	_ schemas.Messages   = (*Schema)(nil)
 	_ schemas.Normalizer = (*Schema)(nil)
 	_ schemas.Formatter  = (*Schema)(nil)
+	_ schemas.TopFielder = (*Schema)(nil)
 )
 
 func (f *file) message(indexes []int) (*Schema, error) {
@@ -192,6 +193,21 @@ func (s *Schema) source() (*fileText, error) {
 		return nil, fmt.Errorf("read Protobuf schema again: %w", err)
 	}
 	return readSource(file), nil
+}
+
+// TopFields names the fields outside oneofs of the messages at the top of the
+// file.
+func (s *Schema) TopFields() []string {
+	var names []string
+	for i := range s.descriptor.Messages().Len() {
+		fields := s.descriptor.Messages().Get(i).Fields()
+		for j := range fields.Len() {
+			if of := fields.Get(j).ContainingOneof(); of == nil || of.IsSynthetic() {
+				names = append(names, string(fields.Get(j).Name()))
+			}
+		}
+	}
+	return names
 }
 
 // Model returns the neutral tree of the message. A field that can be absent is
