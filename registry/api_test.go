@@ -254,16 +254,6 @@ func TestContracts(t *testing.T) {
 	}
 	s.want("POST", "/subjects/s/versions", with("+b", `"metadata":{"properties":{"p":"`+strings.Repeat("x", registry.DefaultMaxSchemaBytes)+`"}}`), 422, "42209 Metadata")
 
-	// Tags make a new version, and can be found.
-	s.has("POST", "/subjects/t/versions", quoted("+a"), 200)
-	s.has("POST", "/subjects/t/versions/1/tags", `{"tagsToAdd":[{"schemaEntity":{"entityPath":"R.f","entityType":"sr_field"},"tags":["PII","X"]}],"rulesToMerge":{"domainRules":[`+rule("r")+`]}}`, 200, `"version":2`, `"R.f":["PII","X"]`, `"name":"r"`)
-	s.has("GET", "/subjects/t/versions/2?findTags=PII", "", 200, `"schemaTags":[{"schemaEntity":{"entityPath":"R.f","entityType":"sr_field"},"tags":["PII"]}]`)
-	s.has("GET", "/schemas/ids/3?findTags=*", "", 200, `"tags":["PII","X"]`)
-	s.has("POST", "/subjects/t/versions/latest/tags", `{"tagsToRemove":[{"schemaEntity":{"entityPath":"R.f"},"tags":["X"]}],"rulesToRemove":["r"]}`, 200, `"version":3`, `"R.f":["PII"]`, `!"name":"r"`)
-	s.want("POST", "/subjects/t/versions/1/tags", `{"newVersion":9,"tagsToAdd":[{"schemaEntity":{"entityPath":"R"},"tags":["Q"]}]}`, 422, "42201")
-	s.want("POST", "/subjects/t/versions/7/tags", `{}`, 404, "40402")
-	s.want("POST", "/subjects/t/versions/1/tags", `{"tagsToAdd":[{"tags":["Q"]}]}`, 422, "42201")
-
 	// Reserved names.
 	reserved := func(words, names string) string {
 		return with(words, `"metadata":{"properties":{"confluent:reserved":"`+names+`"}}`)

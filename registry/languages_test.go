@@ -1,7 +1,10 @@
 package registry_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"penstock/registry"
@@ -88,4 +91,70 @@ func TestLogicalPolicy(t *testing.T) {
 	s.has("POST", "/subjects/s/versions", record(`"long"`), 200, `"version":2`)
 	s.has("PUT", "/config/s", `{"compatibilityPolicy":"STRICT"}`, 200)
 	s.has("POST", "/subjects/s/versions", record(`"float"`), 200, `"version":3`)
+}
+
+// TestTags: tags in the texts are found, and others make a new version.
+func TestTags(t *testing.T) {
+	s := serveLanguages(t)
+	s.has("PUT", "/config", `{"compatibility":"NONE"}`, 200)
+	const rule = `{"name":"r","type":"ENCRYPT","kind":"TRANSFORM","tags":["PII"]}`
+	for _, l := range []struct {
+		language             schemas.Type
+		text                 string
+		record, field, inner string // entities
+		tagged               []string
+	}{
+		{
+			schemas.Avro, `{"type":"record","name":"R","namespace":"n","fields":[{"name":"f","type":"string","confluent:tags":["OLD"]},{"name":"g","type":{"type":"record","name":"I","fields":[{"name":"h","type":"int"}]}}]}`,
+			"n.R", "n.R.f", "n.I.h",
+			[]string{`"confluent:tags":["OLD","PII"]`, `{"name":"h","type":"int","confluent:tags":["PII"]}`, `"confluent:tags":["T"]}`},
+		},
+		{
+			schemas.JSON, `{"type":"object","properties":{"f":{"type":"string","confluent:tags":["OLD"]},"g":{"type":"array","items":{"$ref":"#/definitions/i"}}},"definitions":{"i":{"allOf":[{"properties":{"h":{"type":"integer"}}}]}}}`,
+			"object", "object.f", "object.g.array.allof.0.object.h",
+			[]string{`"confluent:tags":["OLD","PII"]`, `"h":{"type":"integer","confluent:tags":["PII"]}`, `"confluent:tags":["T"]}`},
+		},
+		{
+			schemas.Protobuf, "syntax = \"proto3\";\npackage p;\n\nimport \"confluent/meta.proto\";\n\nmessage R {\n  string f = 1 [(confluent.field_meta) = {\n    doc: \"d\",\n    tags: \"OLD\"\n  }];\n\n  oneof o {\n    string g = 2;\n  }\n\n  message I {\n    int32 h = 1 [json_name = \"k\"];\n  }\n}\n",
+			"R", "R.f", "R.I.h",
+			[]string{"doc: \"d\",\n    tags: [\n      \"OLD\",\n      \"PII\"\n    ]", "(confluent.field_meta).tags = \"PII\",\n      json_name = \"k\"", "option (confluent.message_meta).tags = \"T\";"},
+		},
+	} {
+		subject := "/subjects/" + string(l.language) + "/versions"
+		entity := func(path, tags string) string {
+			kind := "sr_field"
+			if path == l.record {
+				kind = "sr_record"
+			}
+			return `{"schemaEntity":{"entityPath":` + quote(path) + `,"entityType":"` + kind + `"},"tags":[` + tags + `]}`
+		}
+		s.has("POST", subject, body(l.language, l.text, ""), 200)
+		s.has("GET", subject+"/1?findTags=OLD&findTags=X", "", 200, `"schemaTags":[`+entity(l.field, `"OLD"`)+`]`)
+		s.has("GET", subject+"/1?findTags=X", "", 200, "!schemaTags")
+		s.has("GET", subject+"/1", "", 200, "!schemaTags")
+
+		add := `{"tagsToAdd":[` + entity(l.field, `"PII","PII"`) + `,` + entity("."+l.inner, `"PII"`) + `,{"schemaEntity":{"entityPath":` + quote(l.record) + `},"tags":["T"]}],"rulesToMerge":{"domainRules":[` + rule + `]},"metadata":{"properties":{"a":"b"}}}`
+		got := s.has("POST", subject+"/1/tags", add, 200, `"version":2`, `"name":"r"`, `"properties":{"a":"b"}`)
+		for _, want := range l.tagged {
+			if want := strings.Trim(quote(want), `"`); !strings.Contains(got, want) {
+				t.Errorf("%s: %s lacks %s", l.language, got, want)
+			}
+		}
+		s.has("GET", subject+"/2?findTags=PII", "", 200, entity(l.field, `"OLD","PII"`), entity(l.inner, `"PII"`), "!"+entity(l.record, `"T"`))
+		var tagged registry.Schema
+		if err := json.Unmarshal([]byte(got), &tagged); err != nil {
+			t.Fatal(err)
+		}
+		s.has("GET", fmt.Sprintf("/schemas/ids/%d?findTags=*", tagged.ID), "", 200, entity(l.record, `"T"`))
+
+		s.has("POST", subject+"/latest/tags", `{"tagsToRemove":[`+entity(l.inner, `"PII"`)+`,`+entity(l.record, `"T"`)+`,`+entity(l.field, `"PII"`)+`],"rulesToRemove":["r"],"metadata":{}}`, 200, `"version":3`, `!"name":"r"`)
+		s.has("GET", subject+"/3?findTags=*", "", 200, `"schemaTags":[`+entity(l.field, `"OLD"`)+`]`)
+		s.has("POST", subject+"/3/tags", `{"tagsToRemove":[`+entity(l.field, `"OLD"`)+`]}`, 200, "!OLD")
+		s.want("POST", subject+"/1/tags", `{"newVersion":9,"tagsToAdd":[`+entity(l.field, `"Q"`)+`]}`, 422, "42201 not one more")
+		s.want("POST", subject+"/7/tags", `{}`, 404, "40402")
+		s.want("POST", subject+"/1/tags", `{"tagsToAdd":[`+entity("nowhere", `"Q"`)+`]}`, 422, `42201 no entity "nowhere"`)
+	}
+	s.has("POST", "/subjects/plain/versions", body(schemas.Protobuf, "message M { optional int32 a = 1; }", ""), 200)
+	s.has("POST", "/subjects/plain/versions/1/tags", `{"tagsToAdd":[{"schemaEntity":{"entityPath":"M.a"},"tags":["A","B"]}]}`, 200,
+		`import \"confluent/meta.proto\";`, `(confluent.field_meta).tags = \"A\",\n    (confluent.field_meta).tags = \"B\"`)
 }

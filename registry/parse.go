@@ -142,15 +142,7 @@ func (r *Registry) InFormat(context string, s Schema, format string) (string, er
 	if format == "" {
 		return s.Schema, nil
 	}
-	var texts map[string]string
-	err := r.read(func(x *index) (err error) {
-		_, texts, err = resolve(x, qualify(context, ""), s.References, true)
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	parsed, err := r.parse(newContent(s.SchemaType, s.Schema, s.References, s.Metadata, s.RuleSet), texts)
+	parsed, err := r.parsedAgain(context, s)
 	if err != nil {
 		return "", err
 	}
@@ -159,6 +151,20 @@ func (r *Registry) InFormat(context string, s Schema, format string) (string, er
 		return "", errorf(CodeInvalidSchema, "Invalid schema: it cannot be written in the format %q: %v", format, err)
 	}
 	return text, nil
+}
+
+// parsedAgain returns the parsed form of s, a version of a subject of that
+// context.
+func (r *Registry) parsedAgain(context string, s Schema) (schemas.Schema, error) {
+	var texts map[string]string
+	err := r.read(func(x *index) (err error) {
+		_, texts, err = resolve(x, qualify(context, ""), s.References, true)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.parse(newContent(s.SchemaType, s.Schema, s.References, s.Metadata, s.RuleSet), texts)
 }
 
 // parse returns the parsed form of a stored content, from the cache if it can.

@@ -2,21 +2,16 @@ package registry
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strings"
-)
 
-// Entity is a part of a schema: a record or a field, by its full name.
-type Entity struct {
-	Path string `json:"entityPath"`
-	Type string `json:"entityType"` // "sr_record" or "sr_field"
-}
+	"penstock/schemas"
+)
 
 // Tagged is a part of a schema and its tags.
 type Tagged struct {
-	Entity Entity   `json:"schemaEntity"`
-	Tags   []string `json:"tags"`
+	Entity schemas.Entity `json:"schemaEntity"`
+	Tags   []string       `json:"tags"`
 }
 
 // TagRequest asks for a new version whose parts have other tags.
@@ -33,36 +28,73 @@ type TagRequest struct {
 	RulesToRemove []string `json:"rulesToRemove,omitempty"`
 }
 
-// Tag registers a version with other tags, and returns it. Tags are kept in the
-// metadata, by the path of what has them.
+// Tag registers a version with other tags in its text, and returns it.
 func (r *Registry) Tag(ctx context.Context, name string, number int, t TagRequest) (Schema, error) {
 	s, err := r.Version(name, number, false)
 	if err != nil {
 		return s, err
 	}
-	rs := mergeRuleSet(either(t.RuleSet, s.RuleSet), t.RulesToMerge).without(t.RulesToRemove)
-	m := mergeMetadata(either(t.Metadata, s.Metadata), &Metadata{}) // a copy
-	for _, add := range t.TagsToAdd {
-		if add.Entity.Path == "" {
-			return s, errorf(CodeInvalidSchema, "Invalid tags: an entity has no path")
+	add, remove := tagsByEntity(t.TagsToAdd), tagsByEntity(t.TagsToRemove)
+	in, _ := split(s.Subject)
+	text, err := r.retag(in, s, func(e schemas.Entity, tags []string) []string {
+		removed, added := take(remove, e), take(add, e)
+		tags = slices.DeleteFunc(slices.Clone(tags), func(tag string) bool { return slices.Contains(removed, tag) })
+		for _, tag := range added {
+			if !slices.Contains(tags, tag) {
+				tags = append(tags, tag)
+			}
 		}
-		m.Tags = with(m.Tags, add.Entity.Path, set(slices.Concat(m.Tags[add.Entity.Path], add.Tags)))
+		return tags
+	})
+	if err != nil {
+		return s, err
 	}
-	for _, remove := range t.TagsToRemove {
-		left := slices.DeleteFunc(slices.Clone(m.Tags[remove.Entity.Path]), func(tag string) bool { return slices.Contains(remove.Tags, tag) })
-		if len(left) == 0 {
-			delete(m.Tags, remove.Entity.Path)
-		} else {
-			m.Tags[remove.Entity.Path] = left
-		}
+	for e := range add {
+		return s, errorf(CodeInvalidSchema, "Invalid tags: the schema has no entity %q of type %q; write the path as findTags=* writes those that have tags", e.Path, e.Type)
 	}
 	asked := Schema{
-		Schema: s.Schema, SchemaType: s.SchemaType, References: s.References, Metadata: m, RuleSet: rs, Version: t.NewVersion,
+		Schema: text, SchemaType: s.SchemaType, References: s.References, Version: t.NewVersion,
+		Metadata: either(t.Metadata, s.Metadata),
+		RuleSet:  mergeRuleSet(either(t.RuleSet, s.RuleSet), t.RulesToMerge).without(t.RulesToRemove),
 	}
-	if m.versionNumber() > 0 {
-		asked.Metadata = m.withVersion(0)
+	if asked.Metadata.versionNumber() > 0 {
+		asked.Metadata = asked.Metadata.withVersion(0)
 	}
 	return r.Register(ctx, s.Subject, asked, false)
+}
+
+// retag returns the text of a version of a subject of that context with other
+// tags, see schemas.Tagger.
+func (r *Registry) retag(in string, s Schema, change func(schemas.Entity, []string) []string) (string, error) {
+	parsed, err := r.parsedAgain(in, s)
+	if err != nil {
+		return "", err
+	}
+	tagger, ok := parsed.(schemas.Tagger)
+	if !ok {
+		return "", errorf(CodeInvalidSchema, "Invalid tags: a schema of type %s cannot have any", s.SchemaType)
+	}
+	return tagger.Retag(change)
+}
+
+// tagsByEntity collects tags. Of two spellings of a path, with a dot at its
+// begin and without, it knows the second.
+func tagsByEntity(list []Tagged) map[schemas.Entity][]string {
+	tags := map[schemas.Entity][]string{}
+	for _, t := range list {
+		e := schemas.Entity{Path: strings.TrimPrefix(t.Entity.Path, "."), Type: strings.ToLower(t.Entity.Type)}
+		tags[e] = append(tags[e], t.Tags...)
+	}
+	return tags
+}
+
+// take removes the tags of an entity, and returns them. An entity that was named
+// without its type may be either.
+func take(tags map[schemas.Entity][]string, e schemas.Entity) []string {
+	taken := slices.Concat(tags[e], tags[schemas.Entity{Path: e.Path}])
+	delete(tags, e)
+	delete(tags, schemas.Entity{Path: e.Path})
+	return taken
 }
 
 // without takes rules away by their names.
@@ -77,20 +109,17 @@ func (rs *RuleSet) without(names []string) *RuleSet {
 	return &out
 }
 
-// findTags lists the parts of s that have one of these tags; "*" is any.
-func findTags(s Schema, tags []string) []Tagged {
-	var found []Tagged
-	for _, path := range sorted(maps.Keys(deref(s.Metadata).Tags)) {
-		has := slices.DeleteFunc(slices.Clone(s.Metadata.Tags[path]), func(tag string) bool {
-			return !slices.Contains(tags, tag) && !slices.Contains(tags, "*")
-		})
-		if len(has) > 0 {
-			kind := "sr_record"
-			if strings.Contains(path, ".") {
-				kind = "sr_field"
-			}
-			found = append(found, Tagged{Entity{path, kind}, has})
-		}
+// findTags lists the parts of s whose text has one of these tags, with all that
+// they have; "*" is any.
+func (r *Registry) findTags(in string, s Schema, wanted []string) (found []Tagged, err error) {
+	if len(wanted) == 0 {
+		return nil, nil
 	}
-	return found
+	_, err = r.retag(in, s, func(e schemas.Entity, tags []string) []string {
+		if slices.ContainsFunc(tags, func(tag string) bool { return slices.Contains(wanted, tag) || slices.Contains(wanted, "*") }) {
+			found = append(found, Tagged{e, tags})
+		}
+		return tags
+	})
+	return found, err
 }

@@ -32,8 +32,10 @@ func (h *handler) view(s Schema) view {
 
 // reply answers with one version in the format that is asked for.
 func (q *query) reply(context string, s Schema) (view, error) {
-	tags := findTags(s, q.values["findTags"])
-	var err error
+	tags, err := q.r.findTags(context, s, q.values["findTags"])
+	if err != nil {
+		return view{}, err
+	}
 	if s.Schema, err = q.r.InFormat(context, s, q.values.Get("format")); err != nil {
 		return view{}, err
 	}

@@ -257,3 +257,44 @@ func TestModelsAgree(t *testing.T) {
 		}
 	}
 }
+
+// TestRetag tags everything in each sample, finds the tags in the new text, and
+// takes them away again.
+func TestRetag(t *testing.T) {
+	for _, f := range formats {
+		for _, name := range []string{"flights", "weather", "orders", "sensors", "digits"} {
+			_, s := sampleSchema(t, f, name)
+			retag := func(s schemas.Schema, tags ...string) (schemas.Schema, map[schemas.Entity][]string) {
+				before := map[schemas.Entity][]string{}
+				text, err := s.(schemas.Tagger).Retag(func(e schemas.Entity, had []string) []string {
+					before[e] = had
+					return tags
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				again, err := f.Parse(text, nil)
+				if err != nil || again.Canonical() != text {
+					t.Fatalf("%s of %s: %v, or not canonical:\n%s", f.Type(), name, err, text)
+				}
+				return again, before
+			}
+			tagged, none := retag(s, "A", "B")
+			bare, all := retag(tagged)
+			if len(none) < 3 || len(all) != len(none) {
+				t.Errorf("%s of %s has %d entities, and with tags %d", f.Type(), name, len(none), len(all))
+			}
+			for e, tags := range all {
+				if f.Type() == schemas.JSON && e.Type == schemas.RecordEntity {
+					continue // the field that it is, if it is one, comes first
+				}
+				if !slices.Equal(tags, []string{"A", "B"}) || none[e] != nil {
+					t.Errorf("%s of %s: %v has tags %q, had %q", f.Type(), name, e, tags, none[e])
+				}
+			}
+			if f.Type() != schemas.Protobuf && bare.Canonical() != s.Canonical() { // there the import stays
+				t.Errorf("%s of %s without tags again:\n%s\nwant\n%s", f.Type(), name, bare.Canonical(), s.Canonical())
+			}
+		}
+	}
+}
