@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"penstock/stream"
 )
@@ -18,28 +17,6 @@ import (
 func DeadLetterTopic(topic, group string) string {
 	return topic + "." + group + ".dlq"
 }
-
-// The headers of a dead letter. Those of Kafka Connect say where the record
-// came from, and keep their first value when a record is set aside again; ours
-// say what happened last.
-const (
-	HeaderTopic     = "__connect.errors.topic"
-	HeaderPartition = "__connect.errors.partition"
-	HeaderOffset    = "__connect.errors.offset"
-	HeaderStage     = "__connect.errors.stage" // VALUE_CONVERTER or TASK_PUT
-	HeaderClass     = "__connect.errors.exception.class.name"
-	HeaderMessage   = "__connect.errors.exception.message"
-
-	HeaderReason  = "penstock-dlq-reason"  // a Code
-	HeaderError   = "penstock-dlq-error"   // one sentence
-	HeaderPointer = "penstock-dlq-pointer" // a JSON Pointer, or empty
-	HeaderGroup   = "penstock-dlq-group"
-	HeaderTime    = "penstock-dlq-time" // RFC 3339, UTC
-)
-
-// maxHeaderBytes is the most of an error that goes into a header: enough to act
-// on, and far below what brokers allow beside a record of the largest size.
-const maxHeaderBytes = 2048
 
 // deadLetter is a record that cannot pass.
 type deadLetter struct {
@@ -63,42 +40,29 @@ func (d deadLetter) build(group string, now time.Time) stream.Record {
 	if d.why.Code == RefusedBySink {
 		stage = "TASK_PUT"
 	}
-	text := clip(d.why.Err.Error())
+	text := stream.HeaderText(d.why.Err.Error())
 	for _, h := range [][2]string{
-		{HeaderTopic, d.record.Topic},
-		{HeaderPartition, strconv.Itoa(int(d.record.Partition))},
-		{HeaderOffset, strconv.FormatInt(d.record.Offset, 10)},
-		{HeaderStage, stage},
-		{HeaderClass, "penstock." + string(d.why.Code)},
-		{HeaderMessage, text},
+		{stream.HeaderTopic, d.record.Topic},
+		{stream.HeaderPartition, strconv.Itoa(int(d.record.Partition))},
+		{stream.HeaderOffset, strconv.FormatInt(d.record.Offset, 10)},
+		{stream.HeaderStage, stage},
+		{stream.HeaderClass, "penstock." + string(d.why.Code)},
+		{stream.HeaderMessage, text},
 	} {
 		if _, ok := out.Header(h[0]); !ok {
 			out.Headers = append(out.Headers, stream.Header{Key: h[0], Value: []byte(h[1])})
 		}
 	}
 	for _, h := range [][2]string{
-		{HeaderReason, string(d.why.Code)},
-		{HeaderError, text},
-		{HeaderPointer, clip(d.why.Pointer())},
-		{HeaderGroup, group},
-		{HeaderTime, now.UTC().Format(time.RFC3339Nano)},
+		{stream.HeaderReason, string(d.why.Code)},
+		{stream.HeaderError, text},
+		{stream.HeaderPointer, stream.HeaderText(d.why.Pointer())},
+		{stream.HeaderGroup, group},
+		{stream.HeaderTime, now.UTC().Format(time.RFC3339Nano)},
 	} {
 		out.Headers = append(out.Headers, stream.Header{Key: h[0], Value: []byte(h[1])})
 	}
 	return out
-}
-
-// clip cuts s to maxHeaderBytes, between characters, and makes it UTF-8.
-func clip(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= maxHeaderBytes {
-		return s
-	}
-	cut := maxHeaderBytes - len("…")
-	for !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "…"
 }
 
 // setAside publishes dead letters and returns once they are durable. It fails

@@ -404,8 +404,8 @@ func (w *world) publish(ctx context.Context, records ...stream.Record) error {
 			failed.Fail(i, errDown)
 			continue
 		}
-		partition, _ := r.Header(HeaderPartition)
-		offset, _ := r.Header(HeaderOffset)
+		partition, _ := r.Header(stream.HeaderPartition)
+		offset, _ := r.Header(stream.HeaderOffset)
 		n, err := strconv.Atoi(string(partition))
 		if err != nil {
 			w.fault("dead letter: %v", err)

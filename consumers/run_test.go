@@ -142,8 +142,8 @@ func TestDeadLetter(t *testing.T) {
 	src := &script{batches: [][]stream.Record{{
 		{Topic: "t", Partition: 2, Offset: 5, Key: []byte("k"), Value: framed("!x"), Time: at, Headers: []stream.Header{
 			{Key: "h", Value: []byte("1")}, {Key: "h", Value: []byte("2")},
-			{Key: HeaderOffset, Value: []byte("99")}, // from an earlier life
-			{Key: HeaderReason, Value: []byte("old")},
+			{Key: stream.HeaderOffset, Value: []byte("99")}, // from an earlier life
+			{Key: stream.HeaderReason, Value: []byte("old")},
 		}},
 		{Topic: "t", Partition: 2, Offset: 6, Value: framed("never"), Time: at},
 	}}}
@@ -168,25 +168,25 @@ func TestDeadLetter(t *testing.T) {
 	want := []stream.Record{
 		{Topic: "t.g.dlq", Key: []byte("k"), Value: framed("!x"), Time: at, Headers: []stream.Header{
 			header("h", "1"), header("h", "2"),
-			header(HeaderOffset, "99"),
-			header(HeaderTopic, "t"), header(HeaderPartition, "2"),
-			header(HeaderStage, "VALUE_CONVERTER"), header(HeaderClass, "penstock.decode-failed"), header(HeaderMessage, decode),
-			header(HeaderReason, "decode-failed"), header(HeaderError, decode), header(HeaderPointer, "/a"),
-			header(HeaderGroup, "g"),
+			header(stream.HeaderOffset, "99"),
+			header(stream.HeaderTopic, "t"), header(stream.HeaderPartition, "2"),
+			header(stream.HeaderStage, "VALUE_CONVERTER"), header(stream.HeaderClass, "penstock.decode-failed"), header(stream.HeaderMessage, decode),
+			header(stream.HeaderReason, "decode-failed"), header(stream.HeaderError, decode), header(stream.HeaderPointer, "/a"),
+			header(stream.HeaderGroup, "g"),
 		}},
 		{Topic: "t.g.dlq", Value: framed("never"), Time: at, Headers: []stream.Header{
-			header(HeaderTopic, "t"), header(HeaderPartition, "2"), header(HeaderOffset, "6"),
-			header(HeaderStage, "TASK_PUT"), header(HeaderClass, "penstock.refused-by-sink"), header(HeaderMessage, "no such column"),
-			header(HeaderReason, "refused-by-sink"), header(HeaderError, "no such column"), header(HeaderPointer, ""),
-			header(HeaderGroup, "g"),
+			header(stream.HeaderTopic, "t"), header(stream.HeaderPartition, "2"), header(stream.HeaderOffset, "6"),
+			header(stream.HeaderStage, "TASK_PUT"), header(stream.HeaderClass, "penstock.refused-by-sink"), header(stream.HeaderMessage, "no such column"),
+			header(stream.HeaderReason, "refused-by-sink"), header(stream.HeaderError, "no such column"), header(stream.HeaderPointer, ""),
+			header(stream.HeaderGroup, "g"),
 		}},
 	}
-	notTime := cmpopts.IgnoreSliceElements(func(h stream.Header) bool { return h.Key == HeaderTime })
+	notTime := cmpopts.IgnoreSliceElements(func(h stream.Header) bool { return h.Key == stream.HeaderTime })
 	if diff := cmp.Diff(want, out.letters, notTime); diff != "" {
 		t.Error("dead letters (-want +got):\n", diff)
 	}
 	for _, l := range out.letters {
-		v, _ := l.Header(HeaderTime)
+		v, _ := l.Header(stream.HeaderTime)
 		if _, err := time.Parse(time.RFC3339, string(v)); err != nil {
 			t.Error(err)
 		}
@@ -195,12 +195,12 @@ func TestDeadLetter(t *testing.T) {
 
 func TestClip(t *testing.T) {
 	for _, s := range []string{strings.Repeat("é", 3000), "x" + strings.Repeat("é", 3000), strings.Repeat("\xffa", 5000)} {
-		got := clip(s)
-		if len(got) > maxHeaderBytes || len(got) < maxHeaderBytes-8 || strings.ToValidUTF8(got, "") != got {
+		got := stream.HeaderText(s)
+		if len(got) > 2048 || len(got) < 2048-8 || strings.ToValidUTF8(got, "") != got {
 			t.Errorf("clip gives %d bytes: %.20q…", len(got), got)
 		}
 	}
-	if got := clip("short"); got != "short" {
+	if got := stream.HeaderText("short"); got != "short" {
 		t.Errorf("clip gives %q", got)
 	}
 }

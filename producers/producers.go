@@ -1,6 +1,9 @@
 // Package producers publishes events that fit their schema, and nothing else:
 // validate, encode, frame, publish. It sees neither a broker nor a registry,
-// only stream.Publisher and the one method it asks of a registry.
+// only stream.Publisher and what it asks of a registry.
+//
+// Publish takes events at once and returns when they are durable; Async queues
+// them one by one; Typed does either with one Go type.
 package producers
 
 import (
@@ -24,63 +27,91 @@ type Registry interface {
 
 // Event is a value on its way to a topic.
 type Event struct {
-	Topic   string
-	Key     []byte // nil: no key
-	Value   any    // what schemas.Schema encodes; nil is a tombstone
+	Topic string
+	Key   []byte // the record's key as it is; nil: no key
+	// KeyValue is a key that is encoded by a schema of its own, in place of
+	// Key. nil: there is none.
+	KeyValue any
+	// Value is what schemas.Schema encodes; nil is a tombstone, which needs no
+	// schema.
+	Value any
+	// Type is the full name of the value's type, for subjects that are made of
+	// it: see RecordSubject.
+	Type    string
 	Headers []stream.Header
 	Time    time.Time // zero: now
 }
 
 // Config says how a Producer works. The zero value is the usual one.
 type Config struct {
-	// Subject returns the subject under which the schema of a topic's values
-	// is registered; nil is TopicSubject.
-	Subject func(topic string) string
+	// Topic says how the events of a topic become records; nil is the zero
+	// Topic for all of them. It is called for every topic of every call of
+	// Publish, from many goroutines, and answers the same each time.
+	Topic func(topic string) Topic
+	// Refused is told of each event that did not fit and that its topic's
+	// Misfits let go on its way all the same, which Publish does not return.
+	// nil: nobody is.
+	Refused func(Event, error)
 }
 
-// TopicSubject is the subject of a topic's values that most clients use: its
-// name, then "-value".
-func TopicSubject(topic string) string { return topic + "-value" }
+// Topic says how the events of one topic become records.
+type Topic struct {
+	// Key is for events with a KeyValue.
+	Key, Value Part
+	Misfits    Misfits
+	// DeadLetters is where misfits go with DeadLetter; empty is the topic's
+	// name, then ".dlq". It must exist.
+	DeadLetters string
+}
+
+// Part says how the key or the value of an event is encoded.
+type Part struct {
+	// Subject is under what the schema is registered; nil is TopicSubject, for
+	// keys KeySubject.
+	Subject Subject
+	// Lookup returns the schema registered there; nil is the newest one. It is
+	// called as often as Registry.Latest, and its errors are like those.
+	Lookup func(ctx context.Context, subject string) (schemas.Registered, error)
+	// GUIDHeader names the schema by its GUID in a record header, and leaves
+	// the payload bare. Lookup has to be set, since Registry.Latest knows no
+	// GUID.
+	GUIDHeader bool
+}
 
 // Producer publishes events that fit their schema. It may be used
 // concurrently.
 type Producer struct {
 	publisher stream.Publisher
 	registry  Registry
-	subject   func(string) string
+	config    Config
 	batches   sync.Pool // of *batch
 }
 
-// New returns a producer that publishes to publisher what fits the newest
-// schema in registry. It closes neither.
+// New returns a producer that publishes to publisher what fits the schemas in
+// registry. It closes neither.
 func New(publisher stream.Publisher, registry Registry, cfg Config) *Producer {
-	if cfg.Subject == nil {
-		cfg.Subject = TopicSubject
+	if cfg.Topic == nil {
+		cfg.Topic = func(string) Topic { return Topic{} }
 	}
 	return &Producer{
 		publisher: publisher,
 		registry:  registry,
-		subject:   cfg.Subject,
-		batches:   sync.Pool{New: func() any { return &batch{targets: map[string]target{}} }},
+		config:    cfg,
+		batches:   sync.Pool{New: func() any { return &batch{targets: map[targetName]target{}} }},
 	}
 }
-
-// Subject is the subject under which the schema of a topic's values is looked
-// up.
-func (p *Producer) Subject(topic string) string { return p.subject(topic) }
 
 // Publish publishes the events that fit, and returns when they are durable.
 // Those of one key arrive in the order given.
 //
 // A *stream.BatchError names the events that failed by their index; the others
 // are durable. An event that does not fit its schema failed with an error that
-// wraps a *schemas.ValueError, and one whose topic has no schema with one that
-// wraps schemas.ErrNoSchema; any other failure is the publisher's, and after
-// one that names no single record the event may have been written or not. After
-// any error that is not a *stream.BatchError, too, each event may or may not
-// have been written, but for a registry that cannot be asked: then nothing was.
-//
-// A tombstone needs no schema.
+// wraps a *schemas.ValueError, unless its topic's Misfits let it go on, and one
+// that has no schema with one that wraps schemas.ErrNoSchema; any other failure
+// is the publisher's, and after one that names no single record the event may
+// have been written or not. After any error that is not a *stream.BatchError,
+// too, each event may or may not have been written, but for a registry that
+// cannot be asked: then nothing was.
 func (p *Producer) Publish(ctx context.Context, events ...Event) error {
 	b := p.batches.Get().(*batch)
 	failed, err := p.encode(ctx, b, events)
@@ -98,113 +129,17 @@ func (p *Producer) Publish(ctx context.Context, events ...Event) error {
 	return failed.OrNil()
 }
 
-// Check returns what Publish would, without publishing anything.
+// Check returns what Publish would if every misfit were rejected, without
+// publishing anything.
 func (p *Producer) Check(ctx context.Context, events ...Event) error {
 	b := p.batches.Get().(*batch)
 	defer p.release(b)
+	b.checks = true
 	failed, err := p.encode(ctx, b, events)
 	if err != nil {
 		return err
 	}
 	return failed.OrNil()
-}
-
-// batch holds what one call of Publish needs, to be used again by the next.
-type batch struct {
-	records []stream.Record
-	indexes []int  // of each record among the events
-	ends    []int  // where the value of each record ends in values
-	values  []byte // one value after the other
-	targets map[string]target
-}
-
-// target is what the events of one topic need.
-type target struct {
-	id     schemas.ID
-	schema schemas.Schema
-	frame  []byte // what stands before a value
-	err    error  // why there is no schema
-}
-
-// What a batch may keep for the next call; a larger one is left to the
-// collector, so that one large call does not hold its memory for good.
-const (
-	keepBytes   = 4 << 20
-	keepRecords = 1 << 14
-	keepTargets = 64
-)
-
-func (p *Producer) release(b *batch) {
-	if cap(b.values) > keepBytes || cap(b.records) > keepRecords || len(b.targets) > keepTargets {
-		return
-	}
-	clear(b.records) // no reference to the caller's keys and headers
-	clear(b.targets)
-	b.records, b.indexes, b.ends, b.values = b.records[:0], b.indexes[:0], b.ends[:0], b.values[:0]
-	p.batches.Put(b)
-}
-
-// encode fills b with the events that fit. Its error is that of a registry that
-// cannot be asked.
-func (p *Producer) encode(ctx context.Context, b *batch, events []Event) (*stream.BatchError, error) {
-	failed := &stream.BatchError{}
-	var topic string
-	var t target
-	for i := range events {
-		e := &events[i]
-		if e.Value != nil {
-			if t.schema == nil && t.err == nil || e.Topic != topic {
-				var err error
-				if t, err = p.target(ctx, b, e.Topic); err != nil {
-					return nil, err
-				}
-				topic = e.Topic
-			}
-			if t.err != nil {
-				failed.Fail(i, t.err)
-				continue
-			}
-			values, err := t.schema.AppendEncode(append(b.values, t.frame...), e.Value)
-			if err != nil {
-				failed.Fail(i, fmt.Errorf("event does not fit schema %d of subject %q: %w", t.id, p.subject(e.Topic), err))
-				continue
-			}
-			b.values = values
-		}
-		b.records = append(b.records, stream.Record{Topic: e.Topic, Key: e.Key, Headers: e.Headers, Time: e.Time})
-		b.indexes = append(b.indexes, i)
-		b.ends = append(b.ends, len(b.values))
-	}
-	// Only now, since values has moved while it grew.
-	begin := 0
-	for n, end := range b.ends {
-		if end > begin { // else a tombstone: a value has its frame at least
-			b.records[n].Value = b.values[begin:end:end]
-		}
-		begin = end
-	}
-	return failed, nil
-}
-
-// target returns what events of a topic need. Its error is that of a registry
-// that cannot be asked.
-func (p *Producer) target(ctx context.Context, b *batch, topic string) (target, error) {
-	if t, ok := b.targets[topic]; ok {
-		return t, nil
-	}
-	subject := p.subject(topic)
-	id, schema, err := p.registry.Latest(ctx, subject)
-	t := target{id: id, schema: schema}
-	switch {
-	case errors.Is(err, schemas.ErrNoSchema):
-		t.err = fmt.Errorf("topic %q has no schema under subject %q: %w; register one first: penstock schema register FILE --subject %s", topic, subject, err, subject)
-	case err != nil:
-		return t, fmt.Errorf("look up the schema of subject %q: %w", subject, err)
-	default:
-		t.frame = schemas.AppendFrame(nil, id, schema)
-	}
-	b.targets[topic] = t
-	return t, nil
 }
 
 // blame adds the publisher's error to the failed events, by their own index.

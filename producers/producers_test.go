@@ -182,7 +182,7 @@ func TestRegistryDown(t *testing.T) {
 func TestSubject(t *testing.T) {
 	var pub publisher
 	reg := &registry{subjects: []string{"all"}, schemas: []schemas.Schema{order(t)}}
-	p := New(&pub, reg, Config{Subject: func(string) string { return "all" }})
+	p := New(&pub, reg, Config{Topic: func(string) Topic { return Topic{Value: Part{Subject: FixedSubject("all")}} }})
 	if err := p.Publish(t.Context(), Event{Topic: "x", Value: value("a")}); err != nil {
 		t.Fatal(err)
 	}

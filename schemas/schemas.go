@@ -186,3 +186,15 @@ func (n *Node) Field(name string) *Field {
 	}
 	return nil
 }
+
+// Registered is a schema as a registry knows it.
+type Registered struct {
+	ID ID
+	// GUID is the zero value where the registry gives none.
+	GUID   GUID
+	Schema Schema
+	// Subject and Version say where it was found; Version is 0 where only its
+	// id was asked for.
+	Subject string
+	Version int
+}

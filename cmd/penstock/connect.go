@@ -129,3 +129,6 @@ func openSink(ctx context.Context, to string, c sqlsink.Config) (sink, error) {
 	scheme, _, _ := strings.Cut(to, ":")
 	return nil, usagef("--to %s: is none that penstock knows; write sqlite:FILE or postgres://HOST/DATABASE", scheme)
 }
+
+// topicSubject is the subject of a topic's values where nothing else is said.
+func topicSubject(topic string) string { return topic + "-value" }

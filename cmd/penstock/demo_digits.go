@@ -38,7 +38,7 @@ func (d *demo) trainDigits(ctx context.Context) error {
 	models, updates := d.topic("digits.models"), d.topic("digits.updates")
 	for topic, schema := range map[string]string{models: federated.ModelSchema(), updates: federated.UpdateSchema()} {
 		s := registry.Schema{Schema: schema, SchemaType: schemas.Avro}
-		if _, err := d.stack.client.Register(ctx, producers.TopicSubject(topic), s); err != nil {
+		if _, err := d.stack.client.Register(ctx, topicSubject(topic), s); err != nil {
 			return err
 		}
 	}

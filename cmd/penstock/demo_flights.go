@@ -46,7 +46,7 @@ func (d *demo) publishFlights(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	d.say("%s, registered as subject %s", sample.About, producers.TopicSubject(topic))
+	d.say("%s, registered as subject %s", sample.About, topicSubject(topic))
 	var (
 		p     = producers.New(d.stack.broker, d.stack.client, producers.Config{})
 		batch []producers.Event
@@ -72,7 +72,7 @@ func (d *demo) publishFlights(ctx context.Context, n int) error {
 				}
 				refused = append(refused, stream.Record{
 					Topic: refusedTopic(topic), Key: batch[i].Key, Value: text,
-					Headers: []stream.Header{{Key: "penstock-dlq-error", Value: []byte(value.Error())}},
+					Headers: []stream.Header{{Key: stream.HeaderError, Value: []byte(value.Error())}},
 				})
 				if shown++; shown <= 2 {
 					v := value.Violations[0]
@@ -322,7 +322,7 @@ func describeChange(r stream.Record) string {
 // changeSchema checks two changes of the flights schema, and registers the one
 // that is fine.
 func (d *demo) changeSchema(ctx context.Context) error {
-	subject := producers.TopicSubject(d.topic("flights"))
+	subject := topicSubject(d.topic("flights"))
 	now, err := d.stack.client.Version(ctx, subject, -1, false)
 	if err != nil {
 		return err
@@ -385,7 +385,7 @@ func (d *demo) open(ctx context.Context, sample, topic string, others ...string)
 	if err != nil {
 		return s, err
 	}
-	if err := registerSample(ctx, d.stack.client, producers.TopicSubject(topic), s); err != nil {
+	if err := registerSample(ctx, d.stack.client, topicSubject(topic), s); err != nil {
 		return s, err
 	}
 	for _, name := range append([]string{topic}, others...) {

@@ -69,7 +69,7 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 	defer reg.Close()
 	subject := c.Subject
 	if subject == "" {
-		subject = c.Topic + "-value"
+		subject = topicSubject(c.Topic)
 	}
 	var inputs iter.Seq[input]
 	if c.Sample != "" {
@@ -101,7 +101,9 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		pub = broker
 	}
-	p := producers.New(pub, reg, producers.Config{Subject: func(string) string { return subject }})
+	p := producers.New(pub, reg, producers.Config{Topic: func(string) producers.Topic {
+		return producers.Topic{Value: producers.Part{Subject: producers.FixedSubject(subject)}}
+	}})
 	return c.publish(ctx, t, p, inputs)
 }
 

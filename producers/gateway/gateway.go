@@ -219,13 +219,14 @@ func (g *Gateway) explain(topic string, err error) *fault {
 	for _, i := range slices.Sorted(maps.Keys(failed.Errs)) {
 		record := Refused{Index: i}
 		var misfit *schemas.ValueError
+		var none *producers.NoSchemaError
 		switch err := failed.Errs[i]; {
 		case errors.As(err, &misfit):
 			record.Code, record.Violations = codeMisfit, misfit.Violations
 			record.Message = fmt.Sprintf("the event does not fit the schema of topic %q: %v", topic, misfit)
-		case errors.Is(err, schemas.ErrNoSchema):
+		case errors.As(err, &none):
 			record.Code = codeNoSchema
-			record.Message = fmt.Sprintf("topic %q has no schema in the registry; register one under subject %q first", topic, g.producer.Subject(topic))
+			record.Message = fmt.Sprintf("topic %q has no schema in the registry; register one under subject %q first", topic, none.Subject)
 		case errors.Is(err, stream.ErrNoTopic):
 			record.Code = codeNoTopic
 			record.Message = fmt.Sprintf("there is no topic %q; make it first", topic)

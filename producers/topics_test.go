@@ -1,0 +1,228 @@
+package producers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"penstock/schemas"
+	"penstock/schemas/avro"
+	"penstock/schemas/protobuf"
+	"penstock/stream"
+)
+
+func parse(t testing.TB, f schemas.Format, text string) schemas.Schema {
+	t.Helper()
+	s, err := f.Parse(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func topics(t Topic) Config { return Config{Topic: func(string) Topic { return t }} }
+
+func TestKeysWithASchema(t *testing.T) {
+	reg := &registry{
+		subjects: []string{"orders-value", "orders-key"},
+		schemas:  []schemas.Schema{order(t), parse(t, avro.Format{}, `"string"`)},
+	}
+	var pub publisher
+	p := New(&pub, reg, Config{})
+	err := p.Publish(t.Context(),
+		Event{Topic: "orders", Key: []byte("not used"), KeyValue: "k1", Value: value("a")},
+		Event{Topic: "orders", KeyValue: 7, Value: value("b")},
+		Event{Topic: "orders", KeyValue: "k2"},
+		Event{Topic: "orders", KeyValue: "k3", Value: map[string]any{}},
+		Event{Topic: "orders", Key: []byte("plain"), Value: value("c")},
+	)
+	var failed *stream.BatchError
+	if !errors.As(err, &failed) || len(failed.Errs) != 2 {
+		t.Fatalf("got %v, want two refused", err)
+	}
+	if text := failed.Errs[1].Error(); !strings.Contains(text, "key of the event does not fit schema 2") {
+		t.Error(text)
+	}
+	want := []stream.Record{
+		{Topic: "orders", Key: []byte("\x00\x00\x00\x00\x02\x04k1"), Value: encoded(t, "a")},
+		{Topic: "orders", Key: []byte("\x00\x00\x00\x00\x02\x04k2")},
+		{Topic: "orders", Key: []byte("plain"), Value: encoded(t, "c")},
+	}
+	if diff := cmp.Diff(want, pub.records); diff != "" {
+		t.Error("published (-want +got):\n", diff)
+	}
+	var none *NoSchemaError
+	if err := p.Publish(t.Context(), Event{Topic: "x", KeyValue: 1}); !errors.As(err, &none) || none.Subject != "x-key" {
+		t.Errorf("keys without a schema: %v", err)
+	}
+}
+
+func TestSubjects(t *testing.T) {
+	reg := &registry{subjects: []string{"shop.Order", "orders-shop.Order"}, schemas: []schemas.Schema{order(t), order(t)}}
+	for want, subject := range map[byte]Subject{1: RecordSubject, 2: TopicRecordSubject} {
+		var pub publisher
+		p := New(&pub, reg, topics(Topic{Value: Part{Subject: subject}}))
+		err := p.Publish(t.Context(),
+			Event{Topic: "orders", Type: "shop.Order", Value: value("a")},
+			Event{Topic: "orders", Value: value("b")},
+			Event{Topic: "orders", Type: "shop.Refund", Value: value("c")},
+		)
+		var failed *stream.BatchError
+		if !errors.As(err, &failed) || len(failed.Errs) != 2 || !errors.Is(failed.Errs[1], ErrNoType) || !errors.Is(failed.Errs[2], schemas.ErrNoSchema) {
+			t.Errorf("got %v, want ErrNoType and ErrNoSchema", err)
+		}
+		if len(pub.records) != 1 || pub.records[0].Value[4] != want {
+			t.Errorf("published %v, want one of schema %d", pub.records, want)
+		}
+	}
+	away := errors.New("associations cannot be asked for")
+	p := New(&publisher{}, reg, topics(Topic{Value: Part{Subject: func(context.Context, string, string) (string, error) { return "", away }}}))
+	if err := p.Publish(t.Context(), Event{Topic: "orders", Value: 1}); !errors.Is(err, away) {
+		t.Errorf("a subject that cannot be found out: %v", err)
+	}
+}
+
+func TestGUIDHeader(t *testing.T) {
+	guid := schemas.GUID{1, 2, 3}
+	messages := parse(t, protobuf.Format{}, `syntax = "proto3"; message A {} message B { string id = 1; }`)
+	b, err := messages.(schemas.Messages).Message([]int{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lookup := func(_ context.Context, subject string) (schemas.Registered, error) {
+		switch subject {
+		case "orders-key":
+			return schemas.Registered{ID: 3, GUID: schemas.GUID{9}, Schema: parse(t, avro.Format{}, `"string"`)}, nil
+		case "orders-value":
+			return schemas.Registered{ID: 4, GUID: guid, Schema: b}, nil
+		}
+		return schemas.Registered{ID: 5, Schema: b}, nil
+	}
+	part := Part{Lookup: lookup, GUIDHeader: true}
+	var pub publisher
+	p := New(&pub, nil, topics(Topic{Key: part, Value: part}))
+	headers := make([]stream.Header, 1, 4)
+	headers[0] = stream.Header{Key: "h"}
+	event := Event{Topic: "orders", KeyValue: "k", Value: map[string]any{"id": "a"}, Headers: headers}
+	if err := p.Publish(t.Context(), event, event); err != nil {
+		t.Fatal(err)
+	}
+	record := stream.Record{Topic: "orders", Key: []byte("\x02k"), Value: []byte("\x0a\x01a"), Headers: []stream.Header{
+		{Key: "h"},
+		{Key: schemas.KeyHeader, Value: schemas.AppendGUID(nil, schemas.GUID{9})},
+		{Key: schemas.ValueHeader, Value: append(schemas.AppendGUID(nil, guid), 2, 2)},
+	}}
+	if diff := cmp.Diff([]stream.Record{record, record}, pub.records); diff != "" {
+		t.Error("published (-want +got):\n", diff)
+	}
+	if beyond := headers[:2][1]; beyond.Key != "" {
+		t.Errorf("header %s was written into the caller's memory", beyond.Key)
+	}
+	if err := p.Publish(t.Context(), Event{Topic: "x", Value: map[string]any{}}); err == nil || !strings.Contains(err.Error(), "no GUID") {
+		t.Errorf("a schema without a GUID: %v", err)
+	}
+}
+
+func TestMisfits(t *testing.T) {
+	reg := &registry{subjects: []string{"orders-value"}, schemas: []schemas.Schema{order(t)}}
+	bad := Event{Topic: "orders", Key: []byte("k"), Value: map[string]any{"id": 1, "amount": 2}, Headers: []stream.Header{{Key: "h", Value: []byte("v")}}}
+	text := Event{Topic: "orders", Value: json.RawMessage(`{"amount":"x"}`)}
+	const why = "event does not fit schema 1 of subject \"orders-value\": "
+	for _, test := range []struct {
+		misfits Misfits
+		topic   string
+		want    map[string]string // headers
+	}{
+		{DeadLetter, "orders.dlq", map[string]string{
+			stream.HeaderTopic: "orders", stream.HeaderReason: "does-not-fit", stream.HeaderPointer: "/id", stream.HeaderError: why,
+		}},
+		{Mark, "orders", map[string]string{MisfitHeader: why}},
+	} {
+		var pub publisher
+		var refused []Event
+		cfg := topics(Topic{Misfits: test.misfits})
+		cfg.Refused = func(e Event, err error) {
+			if !errors.As(err, new(*schemas.ValueError)) {
+				t.Errorf("refused for %v", err)
+			}
+			refused = append(refused, e)
+		}
+		p := New(&pub, reg, cfg)
+		if err := p.Check(t.Context(), bad); !errors.As(err, new(*stream.BatchError)) {
+			t.Errorf("Check returns %v", err)
+		}
+		if err := p.Publish(t.Context(), Event{Topic: "orders", Value: value("a")}, bad, text, Event{Topic: "orders", Value: value("b")}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]Event{bad, text}, refused, cmpopts.EquateComparable(time.Time{})); diff != "" {
+			t.Errorf("refused (-want +got):\n%s", diff)
+		}
+		if len(pub.records) != 4 {
+			t.Fatalf("%d records, want all 4", len(pub.records))
+		}
+		if diff := cmp.Diff(encoded(t, "b"), pub.records[3].Value); diff != "" {
+			t.Error(diff)
+		}
+		if r := pub.records[2]; string(r.Value) != `{"amount":"x"}` {
+			t.Errorf("JSON text went on as %s", r.Value)
+		}
+		r := pub.records[1]
+		if r.Topic != test.topic || string(r.Key) != "k" || string(r.Value) != `{"amount":2,"id":1}` {
+			t.Errorf("the misfit became %s %s %s", r.Topic, r.Key, r.Value)
+		}
+		for key, want := range test.want {
+			if got, ok := r.Header(key); !ok || !strings.HasPrefix(string(got), want) {
+				t.Errorf("header %s: %s, want %s", key, got, want)
+			}
+		}
+		if v, _ := r.Header("h"); string(v) != "v" {
+			t.Error("the event's own header is gone")
+		}
+		if len(bad.Headers) != 1 {
+			t.Error("the event's headers were changed")
+		}
+		// What can be written in no way fails, and so does what is no misfit.
+		err := p.Publish(t.Context(), Event{Topic: "orders", Value: map[string]any{"id": math.NaN()}}, Event{Topic: "x", Value: 1})
+		var failed *stream.BatchError
+		if !errors.As(err, &failed) || len(failed.Errs) != 2 || !errors.Is(failed.Errs[1], schemas.ErrNoSchema) {
+			t.Errorf("Publish returns %v", err)
+		}
+	}
+}
+
+func TestTyped(t *testing.T) {
+	type Order struct {
+		ID     string  `avro:"id"`
+		Amount float64 `avro:"amount"`
+		Note   *string `avro:"note"`
+	}
+	reg := &registry{subjects: []string{"shop.Order"}, schemas: []schemas.Schema{order(t)}}
+	var pub publisher
+	orders := NewTyped(New(&pub, reg, topics(Topic{Value: Part{Subject: RecordSubject}})), "orders",
+		TypedOptions[Order]{Type: "shop.Order", Key: func(o Order) []byte { return []byte(o.ID) }})
+	if err := orders.Publish(t.Context(), Order{"a", 1.5, nil}, Order{"b", 1.5, nil}); err != nil {
+		t.Fatal(err)
+	}
+	if err := orders.Delete(t.Context(), []byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := orders.p.Publish(t.Context(), orders.Event(Order{"c", 1.5, nil})); err != nil {
+		t.Fatal(err)
+	}
+	want := []stream.Record{
+		{Topic: "orders", Key: []byte("a"), Value: encoded(t, "a")},
+		{Topic: "orders", Key: []byte("b"), Value: encoded(t, "b")},
+		{Topic: "orders", Key: []byte("a")},
+		{Topic: "orders", Key: []byte("c"), Value: encoded(t, "c")},
+	}
+	if diff := cmp.Diff(want, pub.records); diff != "" {
+		t.Error("published (-want +got):\n", diff)
+	}
+}
