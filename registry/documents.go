@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 )
 
-// exporterRecord is a record of what runs beside the registry and is kept in
-// its log: a JSON document by name.
-const exporterRecord = "EXPORTER"
+// exporterKey is that of a JSON document about what runs beside the registry.
+// The kind is one that Confluent's registry and Karapace pass over whatever else
+// is in it; one that it does not know stops Confluent's for good.
+func exporterKey(name string) recordKey { return recordKey{KeyType: noopRecord, Subject: name} }
 
 // Exporters returns the documents of exporters, by name; see PutExporter. Treat
 // them as read-only.
@@ -35,6 +36,6 @@ func (r *Registry) PutExporter(ctx context.Context, name string, text json.RawMe
 		if text != nil {
 			value = text
 		}
-		return []Event{event(recordKey{KeyType: exporterRecord, Subject: name}, value, r.options.Now())}, nil
+		return []Event{event(exporterKey(name), value, r.options.Now())}, nil
 	})
 }

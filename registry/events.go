@@ -1,9 +1,13 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"penstock/schemas"
@@ -19,6 +23,8 @@ const (
 	clearSubjectRecord  = "CLEAR_SUBJECT"
 	contextRecord       = "CONTEXT"
 	associationRecord   = "ASSOC"
+	// noopRecord says nothing, as others write it; see exporterKey.
+	noopRecord = "NOOP"
 )
 
 // recordKey is the key of every kind of record. The order of its fields is
@@ -126,12 +132,20 @@ func schemaEvent(subject string, v *version, now time.Time) Event {
 	return event(schemaKey(subject, v.number), value, now)
 }
 
+// errNoRecord says that something in the log is no record of a registry.
+var errNoRecord = errors.New("not a record of a registry")
+
 // apply folds one event into x. It is the only place that changes an index, so
 // that replay yields what the writes made.
 func (x *index) apply(e Event) error {
 	var key recordKey
-	if err := readKey(e.Key, &key); err != nil {
-		return fmt.Errorf("read record key: %w", err)
+	if err := readKey(e.Key, &key); err != nil || key.KeyType == "" {
+		return errNoRecord
+	}
+	if e.Value = valueOf(e.Value); e.Value == nil {
+		x.unspell(key, e.Key)
+	} else if !spelledOurWay(e.Key, key) {
+		x.spell(key, e.Key)
 	}
 	if key.Magic < 0 || key.Magic > 1 {
 		return fmt.Errorf("record of kind %s has version %d, expected 0 or 1: it was written by a newer registry", key.KeyType, key.Magic)
@@ -155,8 +169,10 @@ func (x *index) apply(e Event) error {
 		if err = decode(e.Value, &v); err == nil && e.Value != nil {
 			x.deleteSubject(key.Subject, v.Version)
 		}
-	case exporterRecord:
-		x.exporters.put(key.Subject, pointerUnless(e.Value == nil, json.RawMessage(e.Value)))
+	case noopRecord:
+		if key.Subject != "" {
+			x.exporters.put(key.Subject, pointerUnless(e.Value == nil, json.RawMessage(e.Value)))
+		}
 	case clearSubjectRecord:
 		if e.Value != nil {
 			x.clearSubject(key.Subject)
@@ -202,6 +218,59 @@ func (x *index) applySchema(key recordKey, e Event) error {
 		number: key.Version, id: v.ID, deleted: v.Deleted, content: c, registered: e.Time,
 	})
 	return nil
+}
+
+// valueOf is nil for a tombstone, which Karapace writes as a value of no bytes.
+func valueOf(raw []byte) []byte {
+	switch string(raw) {
+	case "", "null", `""`:
+		return nil
+	}
+	return raw
+}
+
+// spelledOurWay reports whether a key's bytes are those that we write for it.
+func spelledOurWay(raw []byte, key recordKey) bool {
+	// Nearly all keys are of this form, without anything to escape.
+	rest, ok := bytes.CutPrefix(raw, []byte(`{"keytype":"SCHEMA","subject":"`))
+	if rest, ok = bytes.CutPrefix(rest, []byte(key.Subject)); ok && bytes.IndexByte(raw, '\\') < 0 {
+		return string(rest) == `","version":`+strconv.Itoa(key.Version)+`,"magic":`+strconv.Itoa(key.Magic)+`}`
+	}
+	return bytes.Equal(raw, toJSON(key))
+}
+
+// spell notes that the log holds the record of a key under other bytes than
+// ours: Karapace orders members otherwise, and escapes what is not ASCII. Kafka,
+// which compacts by the bytes, would keep it when our tombstone is gone.
+func (x *index) spell(key recordKey, raw []byte) {
+	known := deref(x.spellings.get(key))
+	if !slices.Contains(known, string(raw)) {
+		x.spellings.put(key, new(append(slices.Clone(known), string(raw))))
+	}
+}
+
+func (x *index) unspell(key recordKey, raw []byte) {
+	if known := x.spellings.get(key); known != nil {
+		rest := slices.DeleteFunc(slices.Clone(*known), func(s string) bool { return s == string(raw) })
+		x.spellings.put(key, pointerUnless(len(rest) == 0, rest))
+	}
+}
+
+// buried adds to the tombstones among events those of the keys' other spellings.
+func (x *index) buried(events []Event) []Event {
+	for _, e := range slices.Clone(events) {
+		if e.Value != nil || len(x.spellings.base)+len(x.spellings.over) == 0 {
+			continue
+		}
+		var key recordKey
+		if readKey(e.Key, &key) != nil {
+			continue
+		}
+		for _, raw := range deref(x.spellings.get(key)) {
+			events = append(events, Event{Time: e.Time, Key: []byte(raw)})
+		}
+	}
+	return events
 }
 
 // decode reads a value; a tombstone leaves v as it is.

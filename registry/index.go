@@ -4,13 +4,14 @@ import (
 	"encoding/json"
 	"iter"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"penstock/schemas"
 )
 
 // content is what a schema says, apart from where it is registered. It is
-// immutable, and shared by all versions that say the same.
+// immutable, canonical apart, and shared by all versions that say the same.
 type content struct {
 	schemaType schemas.Type
 	text       string
@@ -18,6 +19,9 @@ type content struct {
 	metadata   *Metadata
 	ruleSet    *RuleSet
 	guid       guid
+	// canonical is the text as its language writes it, nil while nobody has
+	// asked. What other registries stored, or was imported, may be another.
+	canonical atomic.Pointer[string]
 }
 
 func newContent(t schemas.Type, text string, refs []Reference, m *Metadata, rs *RuleSet) *content {
@@ -32,7 +36,9 @@ func (c *content) with(m *Metadata, rs *RuleSet) *content {
 	if m == c.metadata && rs == c.ruleSet {
 		return c
 	}
-	return newContent(c.schemaType, c.text, c.references, m, rs)
+	other := newContent(c.schemaType, c.text, c.references, m, rs)
+	other.canonical.Store(c.canonical.Load())
+	return other
 }
 
 // key tells contents apart. The type is not part of a guid.
@@ -124,6 +130,8 @@ type index struct {
 	associations layered[string, []*Association]
 	resources    layered[string, []*Association]
 	exporters    layered[string, json.RawMessage]
+	// spellings are the bytes other than ours that a key has in the log.
+	spellings layered[recordKey, []string]
 }
 
 // shared is a content and the ids it has, normally one in a context. It is
@@ -147,6 +155,7 @@ func newIndex() *index {
 		associations: newLayered[string, []*Association](),
 		resources:    newLayered[string, []*Association](),
 		exporters:    newLayered[string, json.RawMessage](),
+		spellings:    newLayered[recordKey, []string](),
 	}
 }
 
@@ -165,6 +174,7 @@ func (x *index) durable() *index {
 		associations: x.associations.durable(),
 		resources:    x.resources.durable(),
 		exporters:    x.exporters.durable(),
+		spellings:    x.spellings.durable(),
 	}
 }
 
@@ -176,7 +186,7 @@ type layer interface {
 func (x *index) layers() []layer {
 	return []layer{
 		&x.subjects, &x.ids, &x.contents, &x.maxIDs, &x.configs, &x.modes, &x.references,
-		&x.contexts, &x.associations, &x.resources, &x.exporters,
+		&x.contexts, &x.associations, &x.resources, &x.exporters, &x.spellings,
 	}
 }
 

@@ -67,6 +67,7 @@ func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
 		return nil, errorf(CodeInvalidSchema, "Invalid schema of type %s: %v", s.SchemaType, err)
 	}
 	c := newContent(s.SchemaType, text, refs, s.Metadata, s.RuleSet)
+	c.canonical.Store(&c.text)
 	r.parsed.put(parsedKey(c, texts), parsed, len(c.text))
 	return &candidate{content: c, schema: parsed, texts: texts, same: map[*version]bool{}}, nil
 }
@@ -103,13 +104,14 @@ func (r *Registry) same(c *candidate, v storedVersion) bool {
 	if v.content.schemaType != c.content.schemaType || len(c.content.references) > 0 && !slices.Equal(c.content.references, v.content.references) {
 		return false
 	}
-	if v.content.text == c.content.text {
+	text := r.canonical(v)
+	if text == c.content.text {
 		return true
 	}
 	if _, ok := c.schema.(schemas.Comparer); !ok {
 		return false
 	}
-	if len(c.content.references) == len(v.content.references) && !reordered(c.content.text, v.content.text) {
+	if len(c.content.references) == len(v.content.references) && !reordered(c.content.text, text) {
 		return false
 	}
 	same, known := c.same[v.version]
@@ -119,6 +121,25 @@ func (r *Registry) same(c *candidate, v storedVersion) bool {
 		c.same[v.version] = same
 	}
 	return same
+}
+
+// canonical returns the text of a version as its language writes it, or as it
+// is stored if it cannot be parsed.
+func (r *Registry) canonical(v storedVersion) string {
+	c := v.content
+	if known := c.canonical.Load(); known != nil {
+		return *known
+	}
+	parsed, err := r.parse(c, v.texts)
+	if err != nil {
+		return c.text
+	}
+	text := parsed.Canonical()
+	if text == c.text {
+		text = c.text // one of them is enough
+	}
+	c.canonical.Store(&text)
+	return text
 }
 
 // reordered reports whether two texts have the same bytes in some order.

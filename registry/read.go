@@ -395,6 +395,13 @@ func (r *Registry) lookup(name string, s Schema, deleted bool) (Schema, error) {
 		v = r.twin(c, m, rs, versions)
 	}
 	if v == nil {
+		// Karapace keeps JSON Schemas in normal form, whatever clients send.
+		if text, err := schemas.Normalized(c.schema); err == nil && text != c.content.text {
+			normal := &candidate{newContent(s.SchemaType, text, c.content.references, s.Metadata, s.RuleSet), c.schema, c.texts, c.same}
+			v = r.twin(normal, s.Metadata, s.RuleSet, versions)
+		}
+	}
+	if v == nil {
 		return Schema{}, errSchemaNotFound
 	}
 	return reply(name, v), nil

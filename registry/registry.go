@@ -244,6 +244,7 @@ func (r *Registry) tryCommit(ctx context.Context, batch []*writeRequest) (answer
 		}
 		var made []Event
 		made, answers[i] = req.decide(r.pending)
+		made = r.pending.buried(made)
 		for _, e := range made {
 			if err := r.pending.apply(e); err != nil {
 				return nil, fmt.Errorf("apply own record %s: %w", e.Key, err)
@@ -282,13 +283,22 @@ func (r *Registry) storeError(err error) *Error {
 // appending.
 func (r *Registry) catchUp(ctx context.Context) error {
 	position := r.position.Load()
+	broken := map[string]error{} // by key, unless a later record of it can be read
 	err := r.log.Replay(ctx, position, func(e Event) error {
-		if err := r.pending.apply(e); err != nil {
-			return fmt.Errorf("record before position %d: %w", e.Position, err)
-		}
 		position = e.Position
+		switch err := r.pending.apply(e); {
+		case err == nil:
+			delete(broken, string(e.Key))
+		case errors.Is(err, errNoRecord):
+			r.options.Logger.Warn("the registry's log holds what is no record of a registry; it is passed over", "position", e.Position, "error", err)
+		default:
+			broken[string(e.Key)] = fmt.Errorf("record before position %d: %w", e.Position, err)
+		}
 		return nil
 	})
+	for _, b := range broken {
+		err = errors.Join(err, b)
+	}
 	if err != nil {
 		r.pending.drop()
 		return fmt.Errorf("replay the registry's log: %w", err)

@@ -11,8 +11,8 @@
 // node is its instance id in the group, which is how the others find it.
 //
 // A position is an offset plus one. Reads are of committed records. The markers
-// of transactions take offsets too, so between the last record and the end of
-// the topic there may be some.
+// of transactions take offsets too, and so do records that say nothing, so between
+// the last event and the end of the topic there may be some.
 package kafka
 
 import (
@@ -46,6 +46,8 @@ const (
 	maxRecordBytes = 8 << 20
 	// defaultMaxBytes is Kafka's own max.message.bytes.
 	defaultMaxBytes = 1<<20 + 12
+	// noop is the key of a record that says nothing and is no event.
+	noop = `{"keytype":"NOOP","magic":0}`
 )
 
 // Errors of Open and of a log, wrapped with what to do about them.
@@ -282,7 +284,7 @@ func (l *Log) metadata(ctx context.Context) (kadm.TopicDetail, error) {
 }
 
 // Close lets an Append that is on its way end, and then the log: another node
-// may write at once. Calls that wait return ErrClosed. It is called once.
+// may write at once, also a registry of another make where this was the last. Calls that wait return ErrClosed. It is called once.
 func (l *Log) Close() error {
 	l.stop()
 	<-l.done
@@ -296,12 +298,25 @@ func (l *Log) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
+	if l.endOf != nil {
+		l.endPlainly(ctx)
+	}
 	left, err := l.admin.LeaveGroup(ctx, kadm.LeaveGroup(l.group).InstanceIDs(l.o.URL).Reason("the registry stops"))
 	if err = cmp.Or(err, left.Error()); err != nil && !errors.Is(err, kerr.UnknownMemberID) {
 		l.o.Logger.Warn("leaving the registry's group failed; another node takes over after the session's time", "error", err)
 	}
 	l.client.Close()
 	return nil
+}
+
+// endPlainly appends a record that says nothing, outside of transactions. After
+// one the topic ends with its marker, and Karapace, which waits at start for a
+// record at the topic's last offset, would wait for ever.
+func (l *Log) endPlainly(ctx context.Context) {
+	err := l.client.ProduceSync(ctx, &kgo.Record{Topic: l.o.Topic, Key: []byte(noop)}).FirstErr()
+	if err != nil {
+		l.o.Logger.Warn("the registry's topic ends with the marker of a transaction; Karapace cannot start on it until a registry has written to it and stopped", "error", err)
+	}
 }
 
 // pause waits, less if ctx ends, whose error it then returns.

@@ -100,6 +100,9 @@ func (l *Log) scan(ctx context.Context, from, end uint64, fn func(registry.Event
 			if uint64(r.Offset) >= end {
 				break // younger than the call
 			}
+			if string(r.Key) == noop {
+				continue
+			}
 			e := registry.Event{Position: uint64(r.Offset) + 1, Time: r.Timestamp, Key: r.Key, Value: r.Value}
 			raise(&l.read, e.Position)
 			if err := fn(e); err != nil {
