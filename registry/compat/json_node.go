@@ -13,10 +13,12 @@ import (
 	"penstock/schemas"
 )
 
-// jsonSource is a JSON Schema that gives out its text, and those it refers to.
+// jsonSource is a JSON Schema that gives out its text, and those it refers to,
+// and keeps what was made of them.
 type jsonSource interface {
 	Document() (text *schemas.JSONNode, base string)
 	Reference(address string) *schemas.JSONNode
+	Keep(build func() any) any
 }
 
 // jsonKind is what sort of schema a node is. The rules compare nodes of one
@@ -46,7 +48,8 @@ func (k jsonKind) String() string {
 		"an enum", "a constant", "a combination", "a negation", "a condition", "a schema from elsewhere"}[k]
 }
 
-// jsonNode is one node of a schema as the rules see it.
+// jsonNode is one node of a schema as the rules see it. It does not change once
+// it is built.
 type jsonNode struct {
 	kind    jsonKind
 	part    bool                 // of a combination that the text does not write as one
@@ -62,14 +65,18 @@ type jsonNode struct {
 
 	inner *jsonNode // jsonNot
 
-	print [sha256.Size]byte // equal for equal texts
-
-	home *jsonBuilder
-
-	// A jsonReference is looked up when it is first followed.
-	ref    string
+	print  [sha256.Size]byte // equal for equal texts
+	refers bool              // the text has references
 	where  jsonPlace
-	target *jsonNode
+	home   *jsonBuilder
+
+	ref    string    // jsonReference
+	target *jsonNode // what it leads to, or nil if that is not known
+}
+
+// same reports that two nodes say the same, by their texts alone.
+func (n *jsonNode) same(other *jsonNode) bool {
+	return n.print == other.print && n.where.draft == other.where.draft && !n.refers && !other.refers
 }
 
 // word returns a keyword's value, or nil.
@@ -88,7 +95,7 @@ func (n *jsonNode) key(v *schemas.JSONNode) [sha256.Size]byte {
 	if v == nil {
 		return [sha256.Size]byte{}
 	}
-	return n.home.digest(v)
+	return n.home.digest(v).sum
 }
 
 // number returns a keyword's value if it is a number.
@@ -189,19 +196,41 @@ type jsonBuilder struct {
 	draft  int                  // of the schema itself
 	places map[string]jsonPlace // by URL: documents, what has an $id, and anchors
 	nodes  map[*schemas.JSONNode]*jsonNode
-	prints map[*schemas.JSONNode][sha256.Size]byte
+	prints map[*schemas.JSONNode]jsonPrint
+	refs   []*jsonNode // the references among the nodes
+	names  map[*schemas.JSONNode]map[string]*schemas.JSONNode
 }
 
-// buildJSON makes the nodes of a schema and returns its root.
+// jsonPrint is the digest of a text, and whether that has references.
+type jsonPrint struct {
+	sum    [sha256.Size]byte
+	refers bool
+}
+
+// jsonForm returns the root of a schema's nodes. They are made when they are
+// first asked for, and kept with the schema.
+func jsonForm(s jsonSource) *jsonNode {
+	return s.Keep(func() any { return buildJSON(s) }).(*jsonNode)
+}
+
+// buildJSON makes the nodes of a schema, and of all that it refers to, and
+// returns its root.
 func buildJSON(s jsonSource) *jsonNode {
 	text, base := s.Document()
 	b := &jsonBuilder{
 		source: s, draft: draftOf(text, 7), places: map[string]jsonPlace{},
-		nodes: map[*schemas.JSONNode]*jsonNode{}, prints: map[*schemas.JSONNode][sha256.Size]byte{},
+		nodes: map[*schemas.JSONNode]*jsonNode{}, prints: map[*schemas.JSONNode]jsonPrint{},
+		names: map[*schemas.JSONNode]map[string]*schemas.JSONNode{},
 	}
-	root := jsonPlace{text, base, b.draft}
-	b.scan(base, root)
-	return b.build(root)
+	place := jsonPlace{text, base, b.draft}
+	b.scan(base, place)
+	root := b.build(place)
+	for i := 0; i < len(b.refs); i++ {
+		if to, ok := b.find(b.refs[i].where, b.refs[i].ref); ok {
+			b.refs[i].target = b.node(to)
+		}
+	}
+	return root
 }
 
 // draftOf returns the draft that $schema names, 2019 and 2020 for the newest.
@@ -315,7 +344,7 @@ func (b *jsonBuilder) find(p jsonPlace, ref string) (jsonPlace, bool) {
 		if i == 0 {
 			continue
 		}
-		next := step(top.text, unescape(token))
+		next := b.step(top.text, unescape(token))
 		if next == nil {
 			return jsonPlace{}, false
 		}
@@ -330,6 +359,21 @@ func (b *jsonBuilder) find(p jsonPlace, ref string) (jsonPlace, bool) {
 // unescape returns the name that a token of a JSON Pointer stands for.
 func unescape(token string) string {
 	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+}
+
+// step is as the function; of a large object it remembers where the members are,
+// since references often lead to many of one.
+func (b *jsonBuilder) step(text *schemas.JSONNode, name string) *schemas.JSONNode {
+	if len(text.Members) < 16 {
+		return step(text, name)
+	}
+	if b.names[text] == nil {
+		b.names[text] = make(map[string]*schemas.JSONNode, len(text.Members))
+		for _, m := range text.Members {
+			b.names[text][m.Name] = m.Value
+		}
+	}
+	return b.names[text][name]
 }
 
 // step returns the member or item of that name, or nil.
@@ -350,15 +394,8 @@ func (n *jsonNode) resolve() *jsonNode {
 	const most = 100
 	at := n
 	for range most {
-		if at.kind != jsonReference {
-			return at
-		}
 		if at.target == nil {
-			place, ok := at.home.find(at.where, at.ref)
-			if !ok {
-				return at
-			}
-			at.target = at.home.node(place)
+			return at
 		}
 		at = at.target
 	}
@@ -400,16 +437,18 @@ func (b *jsonBuilder) build(p jsonPlace) *jsonNode {
 // printed gives n its print: that of its text and of what part of it n is.
 func (b *jsonBuilder) printed(n *jsonNode, p jsonPlace, part string) *jsonNode {
 	text := b.digest(p.text)
-	n.home, n.print = b, sha256.Sum256(append(append(text[:], byte(n.kind)), part...))
+	n.print = sha256.Sum256(append(append(text.sum[:], byte(n.kind)), part...))
+	n.home, n.where, n.refers = b, p, text.refers
 	return n
 }
 
-// digest is equal for equal values: the order of members and the spelling of
-// numbers do not count.
-func (b *jsonBuilder) digest(t *schemas.JSONNode) [sha256.Size]byte {
+// digest has an equal sum for equal values: the order of members and the
+// spelling of numbers do not count.
+func (b *jsonBuilder) digest(t *schemas.JSONNode) jsonPrint {
 	if d, ok := b.prints[t]; ok {
 		return d
 	}
+	var p jsonPrint
 	data := []byte{byte(t.Kind)}
 	if r := ratOf(t); r != nil {
 		data = append(data, r.RatString()...)
@@ -418,18 +457,23 @@ func (b *jsonBuilder) digest(t *schemas.JSONNode) [sha256.Size]byte {
 	}
 	for _, item := range t.Items {
 		d := b.digest(item)
-		data = append(data, d[:]...)
+		data = append(data, d.sum[:]...)
+		p.refers = p.refers || d.refers
 	}
 	for _, m := range sortedMembers(t) {
 		d := b.digest(m.Value)
 		data = binary.AppendUvarint(data, uint64(len(m.Name)))
 		data = append(data, m.Name...)
-		data = append(data, d[:]...)
+		data = append(data, d.sum[:]...)
+		p.refers = p.refers || d.refers || slices.Contains(jsonReferring[:], m.Name)
 	}
-	d := sha256.Sum256(data)
-	b.prints[t] = d
-	return d
+	p.sum = sha256.Sum256(data)
+	b.prints[t] = p
+	return p
 }
+
+// jsonReferring are the keywords that refer to another schema.
+var jsonReferring = [...]string{"$ref", "$dynamicRef", "$recursiveRef"}
 
 func sortedMembers(t *schemas.JSONNode) []schemas.JSONMember {
 	return slices.SortedFunc(slices.Values(t.Members), func(a, b schemas.JSONMember) int {
@@ -539,10 +583,11 @@ func (b *jsonBuilder) parts(p jsonPlace, words []schemas.JSONMember) []*jsonNode
 }
 
 func (b *jsonBuilder) reference(p jsonPlace, said *jsonNode) *jsonNode {
-	for _, word := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
+	for _, word := range jsonReferring {
 		if v := said.word(word); v != nil && v.Kind == schemas.JSONString {
-			n := &jsonNode{kind: jsonReference, ref: v.Text, where: p, words: said.words}
-			return b.printed(n, p, "")
+			n := b.printed(&jsonNode{kind: jsonReference, ref: v.Text, words: said.words}, p, "")
+			b.refs = append(b.refs, n)
+			return n
 		}
 	}
 	return nil

@@ -50,7 +50,8 @@ func limitRules() []jsonRule {
 type jsonTeller struct {
 	direction      registry.Direction
 	lenient        bool
-	reader, writer string // what the words call the two
+	reader, writer string            // what the words call the two
+	purposes       *strings.Replacer // puts them into the purpose of a rule
 	findings       []registry.Finding
 	told           map[registry.Severity]int
 	steps          int
@@ -65,6 +66,7 @@ func newJSONTeller(d registry.Direction, lenient bool) *jsonTeller {
 	if d == registry.Forward {
 		t.reader, t.writer = t.writer, t.reader
 	}
+	t.purposes = strings.NewReplacer("The reader", t.reader, "the reader", t.reader, "The writer", t.writer, "the writer", t.writer)
 	return t
 }
 
@@ -132,24 +134,53 @@ func (t *jsonTeller) finding(p jsonPart, at, from string) registry.Finding {
 		Rule: rule.name, Severity: rule.severity(t.lenient), Direction: t.direction,
 		ReaderPath: below(at, p.at), WriterPath: below(from, p.from), Detail: p.detail(),
 	}
-	words := strings.NewReplacer("{R}", t.reader, "{W}", t.writer, "{at}", f.ReaderPath, "{name}", strconv.Quote(p.name), "{r}", p.r, "{w}", p.w)
-	if f.Message = words.Replace(rule.says); rule.says == "" {
+	words := func(text string) string { return t.fill(text, f.ReaderPath, p) }
+	if f.Message = words(rule.says); rule.says == "" {
 		purpose := strings.TrimSuffix(rule.purpose, ".")
-		purpose = strings.NewReplacer("The reader", t.reader, "the reader", t.reader, "The writer", t.writer, "the writer", t.writer).Replace(purpose)
+		purpose = t.purposes.Replace(purpose)
 		f.Message = fmt.Sprintf("at %s: %s%s", f.ReaderPath, strings.ToLower(purpose[:1]), purpose[1:])
 	}
-	f.Fix = words.Replace(rule.fix)
-	if t.direction == registry.Forward {
-		f.Fix = words.Replace(rule.forward)
-	}
-	if f.Severity != registry.SeverityError {
-		f.Fix = ""
+	if f.Severity == registry.SeverityError {
+		f.Fix = words(rule.fix)
+		if t.direction == registry.Forward {
+			f.Fix = words(rule.forward)
+		}
 	}
 	if reason := t.reason(p.because, below(at, p.name), below(from, p.name)); reason != nil {
 		f.Message += "; the nearest does not: " + reason.Message
 		f.Fix = reason.Fix
 	}
 	return f
+}
+
+// fill puts what a finding is about into a text of the table: {R} and {W} are
+// the two schemas, {at} is the place, {name} the name, {r} and {w} what the two
+// say.
+func (t *jsonTeller) fill(text, at string, p jsonPart) string {
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, "{")
+		b.WriteString(before)
+		word, rest, closed := strings.Cut(rest, "}")
+		if !found || !closed {
+			return b.String()
+		}
+		text = rest
+		switch word {
+		case "R":
+			b.WriteString(t.reader)
+		case "W":
+			b.WriteString(t.writer)
+		case "at":
+			b.WriteString(at)
+		case "name":
+			b.WriteString(strconv.Quote(p.name))
+		case "r":
+			b.WriteString(p.r)
+		case "w":
+			b.WriteString(p.w)
+		}
+	}
 }
 
 // reason is the first error of an outcome that explains a finding, or nil.

@@ -687,12 +687,15 @@ func labelOf(f protoreflect.FieldDescriptor) string {
 // cardinality speaks about what labels do not: they are written on both sides
 // for a part of the fields only.
 func (w *protobufWalk) cardinality(f, old protoreflect.FieldDescriptor, at, was *path) {
+	if old.Cardinality() == f.Cardinality() {
+		return
+	}
 	detail := fmt.Sprintf("expected: %s, found: %s", old.Cardinality(), f.Cardinality())
 	switch {
 	case old.IsList() && !f.IsList():
 		w.report(fieldCardinalityChanged, at, was, detail, w.fieldFix(f, old),
 			"the field %q at %s is one value in %s and a list in %s: whoever reads with %[3]s keeps the last, merges messages, and passes over packed numbers", f.Name(), at, w.reader, w.writer)
-	case f.Cardinality() == protoreflect.Required && old.Cardinality() != protoreflect.Required:
+	case f.Cardinality() == protoreflect.Required:
 		w.report(fieldCardinalityChanged, at, was, detail, "leave the field optional",
 			"the field %q at %s is required in %s and may be left out in %s: whoever reads with %[3]s refuses a message without it", f.Name(), at, w.reader, w.writer)
 	}

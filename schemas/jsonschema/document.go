@@ -11,3 +11,10 @@ func (s *Schema) Document() (text *schemas.JSONNode, base string) { return s.tex
 // to. It returns nil for any other, the drafts' own schemas among them. Treat
 // the text as read-only.
 func (s *Schema) Reference(address string) *schemas.JSONNode { return s.texts.read[address] }
+
+// Keep calls build the first time, and returns what that returned as long as
+// the schema lives. It is for the one who compares schemas.
+func (s *Schema) Keep(build func() any) any {
+	s.once.Do(func() { s.kept = build() })
+	return s.kept
+}

@@ -307,6 +307,8 @@ type Schema struct {
 	model     *schemas.Node
 	texts     *documents
 	counted   *sync.Pool // of *counted, where the schema may contain itself
+	once      sync.Once  // of Keep
+	kept      any
 }
 
 var (

@@ -14,7 +14,11 @@ import (
 	"github.com/bufbuild/protocompile/ast"
 	"github.com/bufbuild/protocompile/linker"
 	"github.com/bufbuild/protocompile/parser"
+	"github.com/bufbuild/protocompile/protoutil"
 	"github.com/bufbuild/protocompile/reporter"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
@@ -70,6 +74,26 @@ func compile(text string, refs map[string]string) (linker.File, *fileText, error
 		}
 	}
 	return compile(text, refs)
+}
+
+// index makes a file and what it imports anew, as descriptors that find a field
+// by its name or number at once: the compiler's look through all of them. known
+// are the files that were made before.
+func index(file linker.File, known *protoregistry.Files) (protoreflect.FileDescriptor, error) {
+	for i := range file.Imports().Len() {
+		imported := file.FindImportByPath(file.Imports().Get(i).Path())
+		if _, err := known.FindFileByPath(imported.Path()); err == nil {
+			continue
+		}
+		made, err := index(imported, known)
+		if err != nil {
+			return nil, err
+		}
+		if err := known.RegisterFile(made); err != nil {
+			return nil, err
+		}
+	}
+	return protodesc.NewFile(protoutil.ProtoFromFileDescriptor(file), known)
 }
 
 // find looks for a file among another and what it imports.

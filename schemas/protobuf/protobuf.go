@@ -43,6 +43,7 @@ import (
 	"github.com/bufbuild/protocompile/protoutil"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"penstock/schemas"
@@ -83,7 +84,11 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	if err != nil {
 		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
 	}
-	f := &file{canonical: source.print(false), descriptor: linked, declared: declare(source.messages)}
+	descriptor, err := index(linked, &protoregistry.Files{})
+	if err != nil {
+		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
+	}
+	f := &file{canonical: source.print(false), descriptor: descriptor, declared: declare(source.messages)}
 	if len(f.declared) == 0 {
 		return &Schema{file: f, model: &schemas.Node{}}, nil
 	}
@@ -93,7 +98,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 // file is what the messages of one file share.
 type file struct {
 	canonical  string
-	descriptor linker.File
+	descriptor protoreflect.FileDescriptor
 	declared   []declaredMessage
 }
 
@@ -165,7 +170,11 @@ func (s *Schema) Normalized() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	n := normalizer{linker.ResolverFromFile(s.descriptor), s.descriptor.Package()}
+	linked, err := linker.NewFileRecursive(s.descriptor)
+	if err != nil {
+		return "", fmt.Errorf("normalise Protobuf schema: %w", err)
+	}
+	n := normalizer{linker.ResolverFromFile(linked), s.descriptor.Package()}
 	n.file(source, s.descriptor)
 	return source.print(false), nil
 }

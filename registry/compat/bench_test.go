@@ -1,0 +1,78 @@
+package compat_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"penstock/registry"
+	"penstock/registry/compat"
+	"penstock/schemas"
+	"penstock/schemas/avro"
+	"penstock/schemas/jsonschema"
+	"penstock/schemas/protobuf"
+)
+
+// wide is a record of n optional fields in each language.
+var wide = map[schemas.Type]func(n int) string{
+	schemas.Avro: func(n int) string {
+		return `{"type":"record","name":"R","fields":[` + list(n, ",", `{"name":"f%[1]d","type":["null","string"],"default":null}`) + `]}`
+	},
+	schemas.JSON: func(n int) string {
+		return `{"type":"object","additionalProperties":false,"properties":{` + list(n, ",", `"f%[1]d":{"type":"string","maxLength":80,"description":"a field"}`) + `}}`
+	},
+	schemas.Protobuf: func(n int) string {
+		return "syntax = \"proto3\";\nmessage R {\n" + list(n, "\n", "  optional string f%[1]d = %[2]d;") + "\n}\n"
+	},
+}
+
+// list joins n lines of a form that names the numbers it takes: %[1]d counts
+// from 0 and %[2]d from 1.
+func list(n int, separator, form string) string {
+	lines := make([]string, n)
+	for i := range lines {
+		lines[i] = fmt.Sprintf(form, i, i+1)
+	}
+	return strings.Join(lines, separator)
+}
+
+var formats = []schemas.Format{avro.Format{}, jsonschema.Format{}, protobuf.Format{}}
+
+// BenchmarkCheck compares a record of 501 fields with 50 versions of it, in both
+// directions. All are parsed; cold, none has been compared before.
+func BenchmarkCheck(b *testing.B) {
+	for _, f := range formats {
+		parse := func() (schemas.Schema, []registry.Registered) {
+			versions := make([]registry.Registered, 51)
+			for i := range versions {
+				s, err := f.Parse(wide[f.Type()](451+i), nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				versions[i] = registry.Registered{Version: i + 1, Schema: s}
+			}
+			return versions[50].Schema, versions[:50]
+		}
+		check := func(candidate schemas.Schema, versions []registry.Registered) {
+			found, err := registry.CheckLevel(compat.Checker{}, registry.LevelFullTransitive, registry.PolicyLenient, candidate, versions)
+			if err != nil || !registry.Compatible(found) {
+				b.Fatal(found, err)
+			}
+		}
+		b.Run(string(f.Type())+"/warm", func(b *testing.B) {
+			candidate, versions := parse()
+			check(candidate, versions)
+			for b.Loop() {
+				check(candidate, versions)
+			}
+		})
+		b.Run(string(f.Type())+"/cold", func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				candidate, versions := parse()
+				b.StartTimer()
+				check(candidate, versions)
+			}
+		})
+	}
+}
