@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/big"
 )
 
 // ErrNoSchema is wrapped by the errors of whatever looks schemas up, where
@@ -138,7 +139,24 @@ type Node struct {
 	Fields   []Field // Record, in the order of the schema
 	Open     bool    // Record: fields beyond Fields are accepted
 	Items    *Node   // Array, Map
+	Keys     *Node   // Map: what a key spells, a String or Int or Bool; nil is any text
 	Branches []*Node // Union, in the order of the schema
+	Bounds   *Bounds // nil: none
+}
+
+// Bounds narrow what a Node accepts beyond its kind, as far as its language says
+// that of a single value. Check does not look at them: the language does. What
+// is nil or empty bounds nothing.
+type Bounds struct {
+	Least, Most  *big.Rat // Int, Float: from Least to Most
+	Above, Below *big.Rat // and without these themselves
+	Multiple     *big.Rat // and a whole multiple of this
+	MinSize      int      // characters of a String, items of an Array, entries of a Map
+	MaxSize      *int
+	Unique       bool   // Array: no item twice
+	Pattern      string // String: a regular expression that is found in it
+	Format       string // String: what it spells, as JSON Schema names it
+	Values       []any  // one of these
 }
 
 // Field is one field of a record.
@@ -154,6 +172,9 @@ type Field struct {
 	Required   bool
 	HasDefault bool
 	Default    any
+	// OneOf names the group of fields of which a value has one at most; empty
+	// is none.
+	OneOf string
 }
 
 // Nullable returns the node without its null branch, and whether it had one. A

@@ -23,7 +23,7 @@ type schemaCmd struct {
 	Check    schemaCheckCmd    `cmd:"" help:"Check whether a schema is compatible with a subject."`
 	Config   schemaConfigCmd   `cmd:"" help:"Show or set a compatibility level."`
 	Delete   schemaDeleteCmd   `cmd:"" help:"Delete a subject or one version."`
-	Sample   schemaSampleCmd   `cmd:"" help:"Print a sample schema."`
+	Sample   schemaSampleCmd   `cmd:"" help:"Print made-up events of a schema."`
 }
 
 // registryFlags are what the commands on a registry share. They find it beside
@@ -340,26 +340,6 @@ func (c *schemaDeleteCmd) Run(ctx context.Context, t *terminal) error {
 		t.printf("deleted from %s: %v\n", c.Subject, deleted)
 		return nil
 	})
-}
-
-// schemaSampleCmd prints a sample schema.
-type schemaSampleCmd struct {
-	Name string `arg:"" help:"One of ${samples}."`
-	Type string `enum:"avro,json,protobuf" default:"avro" help:"avro, json or protobuf."`
-}
-
-// Run prints the schema's text.
-func (c *schemaSampleCmd) Run(t *terminal) error {
-	sample, err := samples.Get(c.Name)
-	if err != nil {
-		return usageError{err}
-	}
-	text, err := sample.Schema(schemas.Type(strings.ToUpper(c.Type)))
-	if err != nil {
-		return err
-	}
-	t.printf("%s\n", strings.TrimSuffix(text, "\n"))
-	return nil
 }
 
 // maxSchemaFile bounds a schema file, in bytes.

@@ -188,6 +188,8 @@ func TestModel(t *testing.T) {
 		"o":{"oneOf":[{"type":"null"},{"type":"boolean"}]},
 		"x":{"not":{"type":"null"}},
 		"l":{"type":"array","items":{"type":"integer"}},
+		"u":{"type":"array","items":{"type":"string","maxLength":3,"pattern":"^x"},"minItems":1,"uniqueItems":true},
+		"k":{"type":"object","propertyNames":{"const":"one"}},
 		"w":{"type":"integer","minimum":-9223372036854775808,"maximum":9223372036854775807},
 		"p":{"type":"object","properties":{"q":true},"required":["s"]}
 	},"required":["z","extra"]}`)
@@ -198,20 +200,27 @@ func TestModel(t *testing.T) {
 	n.Field("r").Node = nil
 	anything := &schemas.Node{}
 	null := &schemas.Node{Kind: schemas.Null}
+	three := 3
 	want := &schemas.Node{Kind: schemas.Record, Name: "T", Doc: "d", Fields: []schemas.Field{
-		{Name: "z", Doc: "doc", Node: &schemas.Node{Kind: schemas.Int, Bits: 32, Doc: "doc"}, Required: true, HasDefault: true, Default: json.Number("5")},
-		{Name: "a", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, {Kind: schemas.String, Logical: schemas.Timestamp}}}},
+		{Name: "z", Doc: "doc", Node: &schemas.Node{Kind: schemas.Int, Bits: 32, Doc: "doc", Bounds: &schemas.Bounds{Least: big.NewRat(0, 1), Most: big.NewRat(100, 1)}}, Required: true, HasDefault: true, Default: json.Number("5")},
+		{Name: "a", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, {Kind: schemas.String, Logical: schemas.Timestamp, Bounds: &schemas.Bounds{Format: "date-time"}}}}},
 		{Name: "m", Node: &schemas.Node{Kind: schemas.Map, Items: &schemas.Node{Kind: schemas.Float}}},
 		{Name: "r"},
 		{Name: "e", Node: &schemas.Node{Kind: schemas.Enum, Symbols: []string{"A", "B"}}},
 		{Name: "o", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, {Kind: schemas.Bool}}}},
 		{Name: "x", Node: anything},
 		{Name: "l", Node: &schemas.Node{Kind: schemas.Array, Items: &schemas.Node{Kind: schemas.Int}}},
-		{Name: "w", Node: &schemas.Node{Kind: schemas.Int, Bits: 64}},
+		{Name: "u", Node: &schemas.Node{
+			Kind: schemas.Array, Bounds: &schemas.Bounds{MinSize: 1, Unique: true},
+			Items: &schemas.Node{Kind: schemas.String, Bounds: &schemas.Bounds{MaxSize: &three, Pattern: "^x"}},
+		}},
+		{Name: "k", Node: &schemas.Node{Kind: schemas.Map, Items: anything, Keys: &schemas.Node{Bounds: &schemas.Bounds{Values: []any{"one"}}}}},
+		{Name: "w", Node: &schemas.Node{Kind: schemas.Int, Bits: 64, Bounds: &schemas.Bounds{Least: big.NewRat(math.MinInt64, 1), Most: big.NewRat(math.MaxInt64, 1)}}},
 		{Name: "p", Node: &schemas.Node{Kind: schemas.Record, Open: true, Fields: []schemas.Field{{Name: "q", Node: anything}, {Name: "s", Node: anything, Required: true}}}},
 		{Name: "extra", Node: anything, Required: true},
 	}}
-	if diff := cmp.Diff(want, n); diff != "" {
+	sameNumber := cmp.Comparer(func(a, b *big.Rat) bool { return a == b || a != nil && b != nil && a.Cmp(b) == 0 })
+	if diff := cmp.Diff(want, n, sameNumber); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -55,6 +55,9 @@ func (m *modeller) node(s *jsonschema.Schema) *schemas.Node {
 	case len(s.AllOf) == 1:
 		return m.same(s, s.AllOf[0])
 	}
+	if n.Bounds == nil && n.Kind != schemas.Enum && n.Kind != schemas.Union {
+		n.Bounds = bounds(s, "")
+	}
 	return n
 }
 
@@ -96,8 +99,55 @@ func (m *modeller) same(s, other *jsonschema.Schema) *schemas.Node {
 	return n
 }
 
+// bounds is what s asks of its values where they are of type t, or nil if that
+// is nothing.
+func bounds(s *jsonschema.Schema, t string) *schemas.Bounds {
+	var b schemas.Bounds
+	size := func(least, most *int) {
+		if least != nil {
+			b.MinSize = *least
+		}
+		b.MaxSize = most
+	}
+	some := true
+	switch {
+	case t == "integer" || t == "number":
+		b.Least, b.Most, b.Above, b.Below, b.Multiple = s.Minimum, s.Maximum, s.ExclusiveMinimum, s.ExclusiveMaximum, s.MultipleOf
+		some = b.Least != nil || b.Most != nil || b.Above != nil || b.Below != nil || b.Multiple != nil
+	case t == "string":
+		size(s.MinLength, s.MaxLength)
+		if s.Pattern != nil {
+			b.Pattern = s.Pattern.String()
+		}
+		if s.Format != nil {
+			b.Format = s.Format.Name
+		}
+		some = b.MinSize > 0 || b.MaxSize != nil || b.Pattern != "" || b.Format != ""
+	case t == "array":
+		size(s.MinItems, s.MaxItems)
+		b.Unique = s.UniqueItems
+		some = b.MinSize > 0 || b.MaxSize != nil || b.Unique
+	case t == "object":
+		size(s.MinProperties, s.MaxProperties)
+		some = b.MinSize > 0 || b.MaxSize != nil
+	default:
+		some = false
+	}
+	switch {
+	case s.Const != nil:
+		b.Values, some = []any{*s.Const}, true
+	case s.Enum != nil:
+		b.Values, some = s.Enum.Values, true
+	}
+	if !some {
+		return nil
+	}
+	return &b
+}
+
 // fill describes s where its values are of type t.
 func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
+	n.Bounds = bounds(s, t)
 	switch t {
 	case "null":
 		n.Kind = schemas.Null
@@ -136,6 +186,9 @@ func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
 		closed := s.AdditionalProperties == false && len(s.PatternProperties) == 0
 		if len(s.Properties) == 0 && len(s.Required) == 0 && !closed {
 			n.Kind, n.Items = schemas.Map, &schemas.Node{}
+			if s.PropertyNames != nil {
+				n.Keys = m.node(s.PropertyNames)
+			}
 			if some {
 				n.Items = m.node(additional)
 			}

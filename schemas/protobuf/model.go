@@ -26,9 +26,15 @@ func (m modeller) record(d protoreflect.MessageDescriptor) *schemas.Node {
 
 func (m modeller) field(d protoreflect.FieldDescriptor) schemas.Field {
 	f := schemas.Field{Name: string(d.Name()), Number: int(d.Number()), Required: d.Cardinality() == protoreflect.Required}
+	if group := d.ContainingOneof(); group != nil && !group.IsSynthetic() {
+		f.OneOf = string(group.Name())
+	}
 	switch {
 	case d.IsMap():
 		f.Node = &schemas.Node{Kind: schemas.Map, Items: m.value(d.MapValue())}
+		if d.MapKey().Kind() != protoreflect.StringKind {
+			f.Node.Keys = m.value(d.MapKey())
+		}
 		f.HasDefault, f.Default = true, map[string]any{}
 	case d.IsList():
 		f.Node = &schemas.Node{Kind: schemas.Array, Items: m.value(d)}

@@ -1,6 +1,7 @@
 // Package samples holds events to try Penstock with, and their schemas in each
 // language: real departures and weather, real handwritten digits, and made-up
-// sensors and orders. README.md names the sources and licences.
+// sensors and orders. README.md names the sources and licences. A Maker makes up
+// events for any other schema.
 package samples
 
 import (
