@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"penstock/registry"
 	"penstock/registry/compat"
@@ -67,6 +68,49 @@ func BenchmarkCheck(b *testing.B) {
 		c, err := r.Check("s", registry.AllVersions, wide("f", 501))
 		if err != nil || !c.Compatible {
 			b.Fatal(c, err)
+		}
+	}
+}
+
+// BenchmarkOpen opens a log of 100,000 different schemas of 2 KB.
+func BenchmarkOpen(b *testing.B) {
+	dir := b.TempDir()
+	log, err := file.Open(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const count, batch = 100_000, 1000
+	var events []registry.Event
+	for i := range count {
+		name, id := fmt.Sprint("s", i), i+1
+		text := wide(fmt.Sprintf("f%d_", i), 36).Schema
+		events = append(events, registry.Event{
+			Time:  time.UnixMilli(int64(i)),
+			Key:   fmt.Appendf(nil, `{"keytype":"SCHEMA","subject":%q,"version":1,"magic":1}`, name),
+			Value: fmt.Appendf(nil, `{"subject":%q,"version":1,"id":%d,"md5":"1B2M2Y8AsgTpgAmY7PhCfg==","schema":%q,"deleted":false}`, name, id, text),
+		})
+		if len(events) == batch {
+			if _, err := log.Append(b.Context(), uint64(i+1-batch), events...); err != nil {
+				b.Fatal(err)
+			}
+			events = events[:0]
+		}
+	}
+	if err := log.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		log, err := file.Open(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r, err := registry.New(b.Context(), log, []schemas.Format{avro.Format{}}, compat.Checker{}, registry.Options{})
+		if err != nil || r.MaxID(".") != count {
+			b.Fatal(err)
+		}
+		r.Close()
+		if err := log.Close(); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

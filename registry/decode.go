@@ -8,10 +8,10 @@ import (
 	"penstock/schemas"
 )
 
-// flat reads JSON objects as this registry writes them, whose members are
-// strings, numbers and booleans. A registry reads a hundred thousand of them
-// before it serves. Whatever else is JSON it leaves to encoding/json: ok is
-// false then, and what was read is of no use.
+// flat reads JSON objects whose members are strings, numbers and booleans, as
+// this registry writes most, and clients send. A registry reads a hundred
+// thousand of them before it serves. Whatever else is JSON it leaves to
+// encoding/json: ok is false then, and what was read is of no use.
 type flat struct {
 	b  []byte
 	ok bool
@@ -24,20 +24,35 @@ func readFlat(b []byte, member func(f *flat, name string)) bool {
 	for f.ok {
 		name := f.bytes()
 		f.expect(':')
-		if member(f, string(name)); len(f.b) > 0 && f.b[0] == '}' {
-			return f.ok && len(f.b) == 1
+		member(f, string(name))
+		if f.skip(); len(f.b) > 0 && f.b[0] == '}' {
+			f.b = f.b[1:]
+			f.skip()
+			return f.ok && len(f.b) == 0
 		}
 		f.expect(',')
 	}
 	return false
 }
 
+// skip passes over white space.
+func (f *flat) skip() {
+	for len(f.b) > 0 && (f.b[0] == ' ' || f.b[0] == '\n' || f.b[0] == '\r' || f.b[0] == '\t') {
+		f.b = f.b[1:]
+	}
+}
+
+// expect reads c, and the white space around it.
 func (f *flat) expect(c byte) {
+	f.skip()
 	if len(f.b) == 0 || f.b[0] != c {
 		f.ok = false
 		return
 	}
 	f.b = f.b[1:]
+	if c != '"' {
+		f.skip()
+	}
 }
 
 // bytes reads a string that has no escapes. They share the memory of the input.
@@ -61,58 +76,61 @@ func (f *flat) bytes() []byte {
 // string reads a string.
 func (f *flat) string() string {
 	f.expect('"')
-	end, escapes := 0, 0
-	for ; end < len(f.b) && f.b[end] != '"'; end++ {
-		if f.b[end] < ' ' {
-			f.ok = false
-			return ""
-		}
-		if f.b[end] == '\\' {
-			end, escapes = end+1, escapes+1
-		}
-	}
-	if !f.ok || end >= len(f.b) || !utf8.Valid(f.b[:end]) {
-		f.ok = false
+	if !f.ok {
 		return ""
 	}
-	raw := f.b[:end]
-	f.b = f.b[end+1:]
-	if escapes == 0 {
-		return string(raw)
-	}
-	out := make([]byte, 0, len(raw)-escapes)
-	for i := 0; i < len(raw); i++ {
-		if raw[i] != '\\' {
-			out = append(out, raw[i])
+	var room [4 << 10]byte
+	out, from := room[:0], 0
+	for i := 0; i < len(f.b); i++ {
+		if c := f.b[i]; c >= ' ' && c != '"' && c != '\\' {
 			continue
 		}
-		i++
-		switch raw[i] {
-		case '"', '\\', '/':
-			out = append(out, raw[i])
-		case 'n':
-			out = append(out, '\n')
-		case 't':
-			out = append(out, '\t')
-		case 'r':
-			out = append(out, '\r')
-		case 'u':
-			n, err := uint64(0), strconv.ErrSyntax
-			if i+4 < len(raw) {
-				n, err = strconv.ParseUint(string(raw[i+1:i+5]), 16, 16)
+		out = append(out, f.b[from:i]...)
+		switch f.b[i] {
+		case '"':
+			f.b = f.b[i+1:]
+			f.ok = utf8.Valid(out)
+			return string(out)
+		case '\\':
+			var n int
+			if out, n = unescape(out, f.b[i:]); n > 0 {
+				from = i + n
+				i = from - 1
+				continue
 			}
-			if err != nil || n >= 0xd800 && n < 0xe000 {
-				f.ok = false
-				return ""
-			}
-			out = utf8.AppendRune(out, rune(n))
-			i += 4
-		default:
-			f.ok = false
-			return ""
 		}
+		break
 	}
-	return string(out)
+	f.ok = false
+	return ""
+}
+
+// unescape adds to out what the escape at the start of b stands for, and returns
+// its length, 0 if it is none or half of a character.
+func unescape(out, b []byte) ([]byte, int) {
+	if len(b) < 2 {
+		return out, 0
+	}
+	switch c := b[1]; c {
+	case '"', '\\', '/':
+		return append(out, c), 2
+	case 'n':
+		return append(out, '\n'), 2
+	case 't':
+		return append(out, '\t'), 2
+	case 'r':
+		return append(out, '\r'), 2
+	case 'u':
+		if len(b) < 6 {
+			return out, 0
+		}
+		n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+		if err != nil || n >= 0xd800 && n < 0xe000 {
+			return out, 0
+		}
+		return utf8.AppendRune(out, rune(n)), 6
+	}
+	return out, 0
 }
 
 // int reads a number that is 0 or more.
@@ -167,6 +185,30 @@ func kindOf(b []byte) string {
 		return schemaRecord
 	}
 	return string(b)
+}
+
+// readSent reads the body of a request that brings a schema.
+func readSent(raw []byte, s *Schema) error {
+	if readFlat(raw, func(f *flat, name string) {
+		switch name {
+		case "subject":
+			s.Subject = f.string()
+		case "version":
+			s.Version = f.int()
+		case "id":
+			s.ID = f.int()
+		case "schemaType":
+			s.SchemaType = schemas.Type(f.string())
+		case "schema":
+			s.Schema = f.string()
+		default:
+			f.ok = false
+		}
+	}) {
+		return nil
+	}
+	*s = Schema{}
+	return json.Unmarshal(raw, s)
 }
 
 // readSchema reads the value of a SCHEMA record.

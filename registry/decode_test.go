@@ -7,8 +7,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// FuzzDecode reads any bytes as a key and as a value: with the result that
-// encoding/json comes to.
+// FuzzDecode reads any bytes as a key, as a value, and as the body of a request:
+// with the result that encoding/json comes to.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"keytype":"SCHEMA","subject":"s","version":1,"magic":1}`))
 	f.Add([]byte(`{"keytype":"SC\u0048EMA","Subject":"s","version":-1,"magic":01}`))
@@ -17,6 +17,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"id":1,"schema":"a\"`))
 	f.Add([]byte(`{"id":1,"schema":"a\u12"}`))
 	f.Add([]byte(`{"schema":"a","references":[{"name":"n"}]}`))
+	f.Add([]byte(" {\t\"schema\" : \"a\" ,\r\n\"id\": 7 } "))
+	f.Add([]byte(`{"schemaType":"JSON","schema":"a","deleted":true}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var key, wantKey recordKey
@@ -28,6 +30,11 @@ func FuzzDecode(f *testing.F) {
 		err, wantErr = readSchema(b, &value), json.Unmarshal(b, &wantValue)
 		if (err == nil) != (wantErr == nil) || err == nil && !gocmp.Equal(value, wantValue) {
 			t.Errorf("value: got %+v (%v), encoding/json has %+v (%v)", value, err, wantValue, wantErr)
+		}
+		var sent, wantSent Schema
+		err, wantErr = readSent(b, &sent), json.Unmarshal(b, &wantSent)
+		if (err == nil) != (wantErr == nil) || err == nil && !gocmp.Equal(sent, wantSent) {
+			t.Errorf("body: got %+v (%v), encoding/json has %+v (%v)", sent, err, wantSent, wantErr)
 		}
 	})
 }

@@ -135,25 +135,85 @@ func schemaEvent(subject string, v *version, now time.Time) Event {
 // errNoRecord says that something in the log is no record of a registry.
 var errNoRecord = errors.New("not a record of a registry")
 
-// apply folds one event into x. It is the only place that changes an index, so
-// that replay yields what the writes made.
-func (x *index) apply(e Event) error {
-	var key recordKey
-	if err := readKey(e.Key, &key); err != nil || key.KeyType == "" {
-		return errNoRecord
+// record is an event that was read, as far as that can be done without an index:
+// the key, and the value of a SCHEMA record, which is most of the work.
+type record struct {
+	Event // without a Value if it is a tombstone
+	key   recordKey
+	// ours is whether the key's bytes are those that we write for it.
+	ours bool
+	// version is what a SCHEMA record says, unless it is a tombstone.
+	version *version
+	err     error // why it could not be read
+}
+
+func readRecord(e Event) record {
+	r := record{Event: e}
+	if err := readKey(e.Key, &r.key); err != nil || r.key.KeyType == "" {
+		r.err = errNoRecord
+		return r
 	}
-	if e.Value = valueOf(e.Value); e.Value == nil {
+	r.Value, r.ours = valueOf(e.Value), spelledOurWay(e.Key, r.key)
+	if r.key.Magic < 0 || r.key.Magic > 1 {
+		r.err = fmt.Errorf("record of kind %s has version %d, expected 0 or 1: it was written by a newer registry", r.key.KeyType, r.key.Magic)
+	} else if r.key.KeyType == schemaRecord && r.Value != nil {
+		r.err = r.unreadable(r.readVersion())
+	}
+	return r
+}
+
+func (r *record) readVersion() error {
+	var v schemaValue
+	if err := readSchema(r.Value, &v); err != nil {
+		return err
+	}
+	if r.key.Version < 1 || v.ID < 1 {
+		return fmt.Errorf("version %d with id %d, expected both above 0", r.key.Version, v.ID)
+	}
+	if v.SchemaType == "" {
+		v.SchemaType = schemas.Avro
+	}
+	r.version = &version{
+		number: r.key.Version, id: v.ID, deleted: v.Deleted, registered: r.Time,
+		content: newContent(v.SchemaType, v.Schema, v.References, v.Metadata, v.RuleSet),
+	}
+	return nil
+}
+
+func (r *record) unreadable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("read %s record of subject %q: %w", r.key.KeyType, r.key.Subject, err)
+}
+
+// apply reads an event and folds it into x.
+func (x *index) apply(e Event) error { return x.fold(readRecord(e)) }
+
+// fold folds a record into x. It is the only place that changes an index, so
+// that replay yields what the writes made.
+func (x *index) fold(r record) error {
+	key, e := r.key, r.Event
+	switch {
+	case errors.Is(r.err, errNoRecord):
+		return r.err
+	case e.Value == nil:
 		x.unspell(key, e.Key)
-	} else if !spelledOurWay(e.Key, key) {
+	case !r.ours:
 		x.spell(key, e.Key)
 	}
-	if key.Magic < 0 || key.Magic > 1 {
-		return fmt.Errorf("record of kind %s has version %d, expected 0 or 1: it was written by a newer registry", key.KeyType, key.Magic)
+	if r.err != nil {
+		return r.err
 	}
 	var err error
 	switch key.KeyType {
 	case schemaRecord:
-		err = x.applySchema(key, e)
+		if r.version == nil {
+			x.removeVersion(key.Subject, key.Version)
+			break
+		}
+		r.version.content = x.intern(r.version.content)
+		x.putVersion(key.Subject, r.version)
 	case configRecord:
 		var v configValue
 		if err = decode(e.Value, &v); err == nil {
@@ -192,32 +252,7 @@ func (x *index) apply(e Event) error {
 			x.removeAssociation(key)
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("read %s record of subject %q: %w", key.KeyType, key.Subject, err)
-	}
-	return nil
-}
-
-func (x *index) applySchema(key recordKey, e Event) error {
-	if e.Value == nil {
-		x.removeVersion(key.Subject, key.Version)
-		return nil
-	}
-	var v schemaValue
-	if err := readSchema(e.Value, &v); err != nil {
-		return err
-	}
-	if key.Version < 1 || v.ID < 1 {
-		return fmt.Errorf("version %d with id %d, expected both above 0", key.Version, v.ID)
-	}
-	if v.SchemaType == "" {
-		v.SchemaType = schemas.Avro
-	}
-	c := x.intern(newContent(v.SchemaType, v.Schema, v.References, v.Metadata, v.RuleSet))
-	x.putVersion(key.Subject, &version{
-		number: key.Version, id: v.ID, deleted: v.Deleted, content: c, registered: e.Time,
-	})
-	return nil
+	return r.unreadable(err)
 }
 
 // valueOf is nil for a tombstone, which Karapace writes as a value of no bytes.

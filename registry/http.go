@@ -351,7 +351,12 @@ func (q *query) body(v any) error {
 	if err != nil {
 		return &Error{Code: codeBadRequest, Message: "The body could not be read to its end", cause: err}
 	}
-	if err := json.Unmarshal(raw, v); err != nil {
+	if s, ok := v.(*Schema); ok {
+		err = readSent(raw, s)
+	} else {
+		err = json.Unmarshal(raw, v)
+	}
+	if err != nil {
 		return badJSON(err)
 	}
 	return nil

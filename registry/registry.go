@@ -95,7 +95,7 @@ func New(ctx context.Context, log Log, formats []schemas.Format, checker Checker
 		r.formats[f.Type()] = f
 		r.types = append(r.types, f.Type())
 	}
-	if err := r.catchUp(ctx); err != nil {
+	if err := r.load(ctx); err != nil {
 		return nil, err
 	}
 	run, stop := context.WithCancel(context.Background())
@@ -283,29 +283,16 @@ func (r *Registry) storeError(err error) *Error {
 // appending.
 func (r *Registry) catchUp(ctx context.Context) error {
 	position := r.position.Load()
-	broken := map[string]error{} // by key, unless a later record of it can be read
-	err := r.log.Replay(ctx, position, func(e Event) error {
-		position = e.Position
-		switch err := r.pending.apply(e); {
-		case err == nil:
-			delete(broken, string(e.Key))
-		case errors.Is(err, errNoRecord):
-			r.options.Logger.Warn("the registry's log holds what is no record of a registry; it is passed over", "position", e.Position, "error", err)
-		default:
-			broken[string(e.Key)] = fmt.Errorf("record before position %d: %w", e.Position, err)
-		}
-		return nil
-	})
-	for _, b := range broken {
-		err = errors.Join(err, b)
-	}
-	if err != nil {
-		r.pending.drop()
-		return fmt.Errorf("replay the registry's log: %w", err)
+	if err := r.replay(ctx, func(p uint64) { position = p }); err != nil {
+		return err
 	}
 	r.merge(position)
 	return nil
 }
+
+// load replays the whole log. Nobody reads yet, so what was folded can become
+// visible bit by bit, while the layer above it is small.
+func (r *Registry) load(ctx context.Context) error { return r.replay(ctx, r.merge) }
 
 // merge makes visible what was decided or replayed, which ends at position.
 func (r *Registry) merge(position uint64) {

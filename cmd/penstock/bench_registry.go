@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"penstock/registry"
@@ -61,7 +61,7 @@ func (c *benchRegistryCmd) Run(ctx context.Context, t *terminal) (err error) {
 	defer transport.CloseIdleConnections()
 	b := &registryBench{url: ours.url, client: &http.Client{Transport: transport}}
 
-	if err := b.register(ctx, 0); err != nil {
+	if _, err := b.registers(1)(ctx); err != nil {
 		return err
 	}
 	contentType, body, err := b.get(ctx, ours.url+"/schemas/ids/1")
@@ -90,7 +90,7 @@ func (c *benchRegistryCmd) Run(ctx context.Context, t *terminal) (err error) {
 	defer f.Close()
 	registers := &benchFlags{outputFlag: c.outputFlag, Records: c.Registers, Pairs: c.Pairs}
 	return registers.compare(ctx, t, "register", fmt.Sprintf("append and fsync, %d writers, %d bytes", benchWriters, len(record)),
-		timed(func(ctx context.Context) error { return spread(ctx, c.Registers, benchWriters, b.register) }),
+		b.registers(c.Registers),
 		timed(func(ctx context.Context) error { return rawAppend(ctx, f, record, c.Registers, benchWriters) }))
 }
 
@@ -106,7 +106,7 @@ func timed(do func(ctx context.Context) error) side {
 type registryBench struct {
 	url    string
 	client *http.Client
-	made   atomic.Int64 // schemas
+	made   int // schemas
 }
 
 func (b *registryBench) gets(n int, url string) side {
@@ -139,10 +139,27 @@ func (b *registryBench) get(ctx context.Context, url string) (contentType string
 	return reply.Header.Get("Content-Type"), body, err
 }
 
-// register registers a schema of 2 KB that is like no other, with a subject of
-// its own.
-func (b *registryBench) register(ctx context.Context, _ int) error {
-	n := b.made.Add(1)
+// registers returns a side that registers n schemas. They are written before the
+// clock starts.
+func (b *registryBench) registers(n int) side {
+	return func(ctx context.Context) (time.Duration, error) {
+		bodies := make([][]byte, n)
+		first := b.made
+		for i := range bodies {
+			bodies[i] = b.schema()
+		}
+		return timed(func(ctx context.Context) error {
+			return spread(ctx, n, benchWriters, func(ctx context.Context, i int) error {
+				return b.register(ctx, first+i, bodies[i])
+			})
+		})(ctx)
+	}
+}
+
+// schema is the body of a request with a schema of 2 KB that is like no other.
+func (b *registryBench) schema() []byte {
+	n := b.made
+	b.made++
 	var text strings.Builder
 	fmt.Fprintf(&text, `{"type":"record","name":"R%d","fields":[`, n)
 	for i := range 36 {
@@ -152,11 +169,13 @@ func (b *registryBench) register(ctx context.Context, _ int) error {
 		fmt.Fprintf(&text, `{"name":"f%d_%d","type":["null","string"],"default":null}`, i, n)
 	}
 	text.WriteString("]}")
-	body, err := json.Marshal(map[string]string{"schema": text.String()})
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("%s/subjects/bench-%d/versions", b.url, n), strings.NewReader(string(body)))
+	body, _ := json.Marshal(map[string]string{"schema": text.String()}) // strings are always JSON
+	return body
+}
+
+// register registers the n-th schema, with a subject of its own.
+func (b *registryBench) register(ctx context.Context, n int, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("%s/subjects/bench-%d/versions", b.url, n), bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -177,7 +196,7 @@ func (b *registryBench) recordSize(ctx context.Context, log string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	if err := b.register(ctx, 0); err != nil {
+	if _, err := b.registers(1)(ctx); err != nil {
 		return nil, err
 	}
 	after, err := os.Stat(log)

@@ -138,7 +138,7 @@ func (w *writer) write(b []byte) error {
 // compact writes what is needed of the first bytes of old, up to end.
 func (w *writer) compact(ctx context.Context, old file, end int64) error {
 	needed := registry.NewCompaction()
-	if _, err := scan(old, end, func(e registry.Event) error {
+	if _, err := scan(old, end, false, func(e registry.Event) error {
 		needed.Add(e)
 		return ctx.Err()
 	}); err != nil {
@@ -159,7 +159,7 @@ func (w *writer) compact(ctx context.Context, old file, end int64) error {
 		w.position, events, bytes = upTo, nil, 0
 		return w.write(b)
 	}
-	x, err := scan(old, end, func(e registry.Event) error {
+	x, err := scan(old, end, true, func(e registry.Event) error {
 		if needed.Keep(e) {
 			events, bytes = append(events, e), bytes+len(e.Key)+len(e.Value)
 		}

@@ -131,7 +131,7 @@ func (l *Log) recover() error {
 		return fmt.Errorf("read registry log %s: %w", l.path, err)
 	}
 	l.usage = newUsage()
-	x, err := scan(l.file, size, func(e registry.Event) error {
+	x, err := scan(l.file, size, false, func(e registry.Event) error {
 		l.usage.add(e)
 		return nil
 	})
@@ -206,7 +206,7 @@ func (l *Log) Replay(ctx context.Context, from uint64, fn func(registry.Event) e
 	if err != nil {
 		return err
 	}
-	_, err = scan(f, end, func(e registry.Event) error {
+	_, err = scan(f, end, true, func(e registry.Event) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -395,7 +395,7 @@ func FuzzScan(f *testing.F) {
 	f.Add(three)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var events []registry.Event
-		x, err := scan(bytes.NewReader(b), int64(len(b)), func(e registry.Event) error {
+		x, err := scan(bytes.NewReader(b), int64(len(b)), true, func(e registry.Event) error {
 			if n := len(events); n > 0 && e.Position <= events[n-1].Position || e.Position == 0 {
 				t.Fatalf("event %d has position %d", n, e.Position)
 			}

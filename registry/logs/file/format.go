@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"slices"
 
 	"penstock/registry"
 	"penstock/registry/logs/frame"
@@ -50,7 +51,11 @@ func appendHeader(b []byte, version uint32) []byte {
 
 // appendFrame writes the frame of one append after position prev.
 func appendFrame(b []byte, prev uint64, events []registry.Event) ([]byte, error) {
-	start := len(b)
+	start, size := len(b), frameHead+12
+	for _, e := range events {
+		size += 16 + len(e.Key) + len(e.Value)
+	}
+	b = slices.Grow(b, size)
 	b = append(b, make([]byte, frameHead)...)
 	b = frame.Append(binary.LittleEndian.AppendUint64(b, prev), events)
 	return seal(b, start)
@@ -100,12 +105,15 @@ type extent struct {
 // next begins, so a crash leaves at most one frame that is not whole, and
 // nothing after it. A frame that is damaged and has another after it is a
 // *CorruptError.
-func scan(r io.ReaderAt, size int64, fn func(registry.Event) error) (x extent, err error) {
+//
+// Events that are kept are fn's for good; others have their memory until fn
+// returns.
+func scan(r io.ReaderAt, size int64, kept bool, fn func(registry.Event) error) (x extent, err error) {
 	version, err := checkHeader(r, size)
 	if err != nil {
 		return x, err
 	}
-	x, err = scanFrames(r, size, fn)
+	x, err = scanFrames(&reader{r: r, size: size, kept: kept}, fn)
 	if err == nil && version == compactedVersion && x.compactedEnd == 0 {
 		// It was on the disk, as a whole, before it had its name.
 		err = &CorruptError{Offset: x.end, Reason: "the compacted part of the log does not come to its end"}
@@ -113,9 +121,9 @@ func scan(r io.ReaderAt, size int64, fn func(registry.Event) error) (x extent, e
 	return x, err
 }
 
-func scanFrames(r io.ReaderAt, size int64, fn func(registry.Event) error) (x extent, err error) {
+func scanFrames(in *reader, fn func(registry.Event) error) (x extent, err error) {
 	x.end = headerSize
-	in := reader{r: r, size: size}
+	size := in.size
 	for x.end < size {
 		if size-x.end < frameHead {
 			return x, nil
@@ -126,7 +134,7 @@ func scanFrames(r io.ReaderAt, size int64, fn func(registry.Event) error) (x ext
 		}
 		length, ok := frameLength(head)
 		if !ok {
-			if next, err := nextFrame(r, x.end+1, size); err != nil {
+			if next, err := nextFrame(in.r, x.end+1, size); err != nil {
 				return x, err
 			} else if next > 0 {
 				return x, &CorruptError{Offset: x.end, Reason: fmt.Sprintf("the length of a record does not fit its checksum, and there are more records from byte %d on", next)}
@@ -136,7 +144,7 @@ func scanFrames(r io.ReaderAt, size int64, fn func(registry.Event) error) (x ext
 		if length > size-x.end-frameHead {
 			return x, nil
 		}
-		sum := binary.LittleEndian.Uint32(head[8:])
+		sum := binary.LittleEndian.Uint32(head[8:]) // before reading on
 		content, err := in.read(x.end+frameHead, length)
 		if err != nil {
 			return x, err
@@ -165,10 +173,12 @@ func scanFrames(r io.ReaderAt, size int64, fn func(registry.Event) error) (x ext
 	return x, nil
 }
 
-// reader reads ahead. What it returns stays as it is.
+// reader reads ahead. What it returns stays as it is if that is kept, else until
+// it reads again.
 type reader struct {
 	r     io.ReaderAt
 	size  int64
+	kept  bool
 	at    int64
 	ahead []byte
 }
@@ -177,7 +187,11 @@ const readAhead = 256 << 10
 
 func (r *reader) read(at, n int64) ([]byte, error) {
 	if at < r.at || at+n > r.at+int64(len(r.ahead)) {
-		r.at, r.ahead = at, make([]byte, min(max(n, readAhead), r.size-at))
+		length := int(min(max(n, readAhead), r.size-at))
+		if r.kept || cap(r.ahead) < length {
+			r.ahead = make([]byte, length)
+		}
+		r.at, r.ahead = at, r.ahead[:length]
 		if _, err := r.r.ReadAt(r.ahead, at); err != nil {
 			r.ahead = nil
 			return nil, fmt.Errorf("read at byte %d: %w", at, err)
