@@ -124,14 +124,21 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		return refusal(answer)
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.As(err, &syntax), errors.As(err, &typ):
-		return fmt.Errorf("read the answer to %s %s: %w; is there a schema registry at that address?", method, path, err)
+	case errors.As(err, &syntax):
+		return notOurs(method, path, syntax)
+	case errors.As(err, &typ):
+		return notOurs(method, path, typ)
 	default:
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err // hosts say which address
 		}
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
+}
+
+// notOurs is the error of an answer that no registry gives.
+func notOurs(method, path string, err error) error {
+	return fmt.Errorf("read the answer to %s %s: %w; is there a schema registry at that address?", method, path, err)
 }
 
 // refusal is a registry's answer of a status above 299.

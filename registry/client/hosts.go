@@ -206,21 +206,21 @@ func (p *hosts) round(req *http.Request, body []byte) attempt {
 	return failed
 }
 
-// order is the hosts that may be asked, the best first: one whose time aside is
-// over, if a read can try it, then those in good health, the fastest first but
-// for differences below a factor of two, then others.
+// order is the hosts with the best first: one whose time aside is over, if a read
+// can try it, then those in good health, the fastest first but for differences
+// below a factor of two, then others.
 func (p *hosts) order(read bool) []*host {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	var probe, good, poor []*host
 	for _, h := range p.all {
-		switch over := !now.Before(h.due); {
+		switch {
 		case h.pause == 0:
 			good = append(good, h)
-		case over && read && probe == nil:
+		case read && probe == nil && !now.Before(h.due):
 			probe = append(probe, h)
-		case over || h.pause <= patience:
+		default:
 			poor = append(poor, h)
 		}
 	}
@@ -255,15 +255,15 @@ func (p *hosts) begin(h *host) (ok, probe bool) {
 // ask makes one attempt and takes note of what came of it.
 func (p *hosts) ask(ctx context.Context, h *host, req *http.Request, body []byte) attempt {
 	began := time.Now()
-	resp, err := p.send(ctx, h, req, body)
+	a := p.send(ctx, h, req, body)
 	took := max(time.Since(began), 1)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	read := req.Method == http.MethodGet
-	gone := err != nil && ctx.Err() != nil // lost a race, or nobody waits any more
+	gone := a.err != nil && ctx.Err() != nil // lost a race, or nobody waits any more
 	switch {
-	case read && err == nil:
+	case read && a.err == nil:
 		h.latency = cmp.Or(h.latency, took)
 		h.latency += (took - h.latency) / 8
 	case read && gone && 0 < h.latency && h.latency < took: // it is more than that
@@ -274,18 +274,18 @@ func (p *hosts) ask(ctx context.Context, h *host, req *http.Request, body []byte
 		if h.pause > 0 {
 			h.due = time.Now().Add(h.pause)
 		}
-	case err != nil:
-		h.setAside(max(took, 2*h.pause), err)
-	case unavailable(resp.StatusCode) && (read || retryAfter(resp) == 0):
-		h.setAside(2*h.pause, fmt.Errorf("%s answers with status %d", h.base, resp.StatusCode))
+	case a.err != nil:
+		h.setAside(max(took, 2*h.pause), a.err)
+	case unavailable(a.resp.StatusCode) && (read || retryAfter(a.resp) == 0):
+		h.setAside(2*h.pause, fmt.Errorf("%s answers with status %d", h.base, a.resp.StatusCode))
 	default: // a registry that cannot write for now can be read
 		h.pause, h.err = 0, nil
-		if read && resp.StatusCode < 500 {
+		if read && a.resp.StatusCode < 500 {
 			p.recent[p.reads%len(p.recent)] = took
 			p.reads++
 		}
 	}
-	return attempt{resp, err}
+	return a
 }
 
 // setAside leaves a host alone for about a time. The caller holds the lock.
@@ -334,7 +334,7 @@ func (p *hosts) spend() bool {
 }
 
 // send sends a request to a host and reads the answer.
-func (p *hosts) send(ctx context.Context, h *host, req *http.Request, body []byte) (*http.Response, error) {
+func (p *hosts) send(ctx context.Context, h *host, req *http.Request, body []byte) attempt {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	target := h.base + req.URL.EscapedPath()
@@ -343,7 +343,7 @@ func (p *hosts) send(ctx context.Context, h *host, req *http.Request, body []byt
 	}
 	inner, err := http.NewRequestWithContext(ctx, req.Method, target, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return attempt{err: err}
 	}
 	inner.Header = req.Header.Clone()
 	switch {
@@ -363,7 +363,7 @@ func (p *hosts) send(ctx context.Context, h *host, req *http.Request, body []byt
 		resp.Body = io.NopCloser(bytes.NewReader(text))
 	}
 	if err == nil {
-		return resp, nil
+		return attempt{resp: resp}
 	}
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		err = u.Err // without the address, which is said once
@@ -371,7 +371,7 @@ func (p *hosts) send(ctx context.Context, h *host, req *http.Request, body []byt
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
 		err = fmt.Errorf("no answer within %v: %w", p.timeout, err)
 	}
-	return nil, fmt.Errorf("%s: %w", h.base, err)
+	return attempt{err: fmt.Errorf("%s: %w", h.base, err)}
 }
 
 // elsewhere says whether another host may do better at once.

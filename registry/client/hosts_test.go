@@ -7,8 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -204,6 +203,27 @@ func TestDead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestImpatient: a registry that hangs is found dead by callers who do not wait
+// until its time-out, but not by those who leave at once.
+func TestImpatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(map[string]node{"a": {hangs: true}})
+		c := f.client(t, client.Options{}, "a")
+		for _, patience := range []time.Duration{time.Millisecond, time.Second} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			if _, err := c.Subjects(ctx, false); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want the end of the caller", err)
+			}
+			cancel()
+			f.want(t, map[string]int{"a": 1})
+		}
+		if err := read(t, c); !errors.Is(err, client.ErrUnreachable) {
+			t.Errorf("got %v, want ErrUnreachable", err)
+		}
+		f.want(t, map[string]int{})
+	})
 }
 
 // TestHedge: a read that hangs is sent to a second URL and given up at the first;
@@ -429,7 +449,7 @@ func TestWhose(t *testing.T) {
 		}
 		return nil, errors.New("down")
 	})
-	const urls = "http://a/path/, https://u:secret@b:9/"
+	const urls = "https://u:secret@b:9/, http://a/path/"
 	for _, o := range []client.Options{{}, {Username: "x", Password: "y"}, {Token: "t"}} {
 		clear(seen)
 		o.HTTP, o.Retries = &http.Client{Transport: transport}, -1
@@ -461,7 +481,7 @@ func TestTLS(t *testing.T) {
 		fmt.Fprintf(w, "%q", req.TLS.PeerCertificates[0].Subject.Organization)
 	}))
 	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.StartTLS()
 	defer server.Close()
 	roots := x509.NewCertPool()
