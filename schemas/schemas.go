@@ -218,4 +218,7 @@ type Registered struct {
 	// id was asked for.
 	Subject string
 	Version int
+	// Contract is a JSON object with the members "metadata" and "ruleSet" that
+	// the registry keeps with the schema, nil where it keeps neither.
+	Contract []byte
 }

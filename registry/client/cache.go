@@ -3,8 +3,10 @@ package client
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,13 +55,48 @@ type guidSource interface {
 	byGUID(ctx context.Context, guid schemas.GUID) (registry.Schema, error)
 }
 
+// metadataSource is a source that finds the newest version of a subject whose
+// metadata has these properties.
+type metadataSource interface {
+	byMetadata(ctx context.Context, subject string, properties map[string]string) (registry.Schema, error)
+}
+
+// registeringSource is a source that registers what it does not have.
+type registeringSource interface {
+	byRegistering(ctx context.Context, key registering) (registry.Schema, error)
+}
+
+// associationSource is a source that knows which subject a topic is associated
+// with. It is empty where there is none.
+type associationSource interface {
+	subjectOf(ctx context.Context, a association) (subject string, err error)
+}
+
+// choice is which version of a subject is asked for.
+type choice struct {
+	subject    string
+	version    int    // or latest
+	properties string // a JSON object, for the latest one with them; empty for any
+}
+
+// moves reports whether the answer for a key may be another one later.
+func moves(key any) bool {
+	switch k := key.(type) {
+	case choice:
+		return k.version == latest
+	case association:
+		return true
+	}
+	return false
+}
+
 // cache answers for a source. A hit takes no lock.
 type cache struct {
 	source  source
 	formats map[schemas.Type]schemas.Format
 	options CacheOptions
 
-	entries sync.Map // from an ID, a GUID or a subject (string) to its *entry
+	entries sync.Map // from an ID, a GUID, a choice, a registering or an association to its *entry
 
 	mu      sync.Mutex
 	flights map[any]*flight
@@ -76,9 +113,8 @@ type cache struct {
 // entry is an answer. It is immutable but for used, retry and at.
 type entry struct {
 	key     any
-	id      schemas.ID
-	schema  schemas.Schema // nil where there is none
-	err     error          // then
+	found   schemas.Registered
+	err     error // why there is none
 	fetched time.Time
 	bytes   int
 	used    atomic.Bool // since the hand last passed
@@ -127,52 +163,86 @@ func (c *cache) Close() error {
 // of that id, schemas.ErrBadSchema if it has one that cannot be used here, and
 // ErrUnreachable if it cannot be reached.
 func (c *cache) Schema(ctx context.Context, id schemas.ID) (schemas.Schema, error) {
-	return c.get(ctx, id)
+	if e := c.load(id); c.holds(e) { // without a copy of id on the heap
+		return e.found.Schema, e.err
+	}
+	found, err := c.fixed(ctx, id)
+	return found.Schema, err
 }
 
-// get returns the schema of an ID or a GUID.
-func (c *cache) get(ctx context.Context, key any) (schemas.Schema, error) {
-	if e := c.load(key); e != nil && (e.err == nil || time.Since(e.fetched) < c.options.MissingAge) {
-		return e.schema, e.err
+// holds reports whether an answer that never changes needs no fetch.
+func (c *cache) holds(e *entry) bool {
+	return e != nil && (e.err == nil || time.Since(e.fetched) < c.options.MissingAge)
+}
+
+// fixed returns what stands under a key whose answer never changes.
+func (c *cache) fixed(ctx context.Context, key any) (schemas.Registered, error) {
+	if e := c.load(key); c.holds(e) {
+		return e.found, e.err
 	}
 	e, err := c.fetch(ctx, key)
 	if err != nil {
-		return nil, err
+		return schemas.Registered{}, err
 	}
-	return e.schema, e.err
+	return e.found, e.err
 }
 
 // Latest returns the newest schema of a subject and its id. The answer may be
 // as old as CacheOptions.LatestAge; while the registry cannot be reached, the
 // last answer holds. Errors are those of Schema.
 func (c *cache) Latest(ctx context.Context, subject string) (schemas.ID, schemas.Schema, error) {
-	e := c.load(subject)
-	if e != nil {
-		age := time.Since(e.fetched)
-		switch {
-		case e.err != nil && age >= c.options.MissingAge:
-			e = nil
-		case e.err != nil, age < c.options.LatestAge, time.Now().UnixNano() < e.retry.Load():
-			return e.id, e.schema, e.err
-		case age < 2*c.options.LatestAge:
-			c.start(subject) // for the next who asks
-			return e.id, e.schema, nil
-		}
+	found, err := c.Newest(ctx, subject)
+	return found.ID, found.Schema, err
+}
+
+// Newest is Latest with all that the registry says of the schema.
+func (c *cache) Newest(ctx context.Context, subject string) (schemas.Registered, error) {
+	key := choice{subject: subject, version: latest}
+	if e := c.load(key); c.recent(e) { // without a copy of key on the heap
+		return e.found, e.err
+	}
+	return c.moving(ctx, key)
+}
+
+// recent reports whether an answer that may change needs no fetch.
+func (c *cache) recent(e *entry) bool {
+	if e == nil {
+		return false
+	}
+	age := time.Since(e.fetched)
+	if e.err != nil {
+		return age < c.options.MissingAge
+	}
+	return age < c.options.LatestAge || time.Now().UnixNano() < e.retry.Load()
+}
+
+// moving returns what stands under a key whose answer may change.
+func (c *cache) moving(ctx context.Context, key any) (schemas.Registered, error) {
+	e := c.load(key)
+	if c.recent(e) {
+		return e.found, e.err
+	}
+	if e != nil && e.err != nil {
+		e = nil
 	}
 	waiting := ctx
 	if e != nil {
+		if time.Since(e.fetched) < 2*c.options.LatestAge {
+			c.start(key) // for the next who asks
+			return e.found, nil
+		}
 		var cancel context.CancelFunc
 		waiting, cancel = context.WithTimeout(ctx, staleWait)
 		defer cancel()
 	}
-	got, err := c.fetch(waiting, subject)
+	got, err := c.fetch(waiting, key)
 	if err != nil {
 		if e != nil && ctx.Err() == nil {
-			return e.id, e.schema, nil // an outage
+			return e.found, nil // an outage
 		}
-		return 0, nil, err
+		return schemas.Registered{}, err
 	}
-	return got.id, got.schema, got.err
+	return got.found, got.err
 }
 
 func (c *cache) load(key any) *entry {
@@ -238,6 +308,10 @@ func (c *cache) start(key any) *flight {
 
 // ask fetches and parses what key stands for.
 func (c *cache) ask(ctx context.Context, key any) (*entry, error) {
+	if a, ok := key.(association); ok {
+		subject, err := c.source.(associationSource).subjectOf(ctx, a)
+		return &entry{key: key, found: schemas.Registered{Subject: subject}, fetched: time.Now(), bytes: entryBytes}, err
+	}
 	var s registry.Schema
 	var err error
 	switch key := key.(type) {
@@ -251,8 +325,17 @@ func (c *cache) ask(ctx context.Context, key any) (*entry, error) {
 		if err != nil {
 			err = fmt.Errorf("get schema %s: %w", key, err)
 		}
-	case string:
-		s, err = c.source.byVersion(ctx, key, latest)
+	case registering:
+		s, err = c.source.(registeringSource).byRegistering(ctx, key)
+	case choice:
+		if key.properties == "" {
+			s, err = c.source.byVersion(ctx, key.subject, key.version)
+			break
+		}
+		var properties map[string]string
+		if err = json.Unmarshal([]byte(key.properties), &properties); err == nil {
+			s, err = c.source.(metadataSource).byMetadata(ctx, key.subject, properties)
+		}
 	}
 	e := &entry{key: key, fetched: time.Now(), bytes: entryBytes}
 	if errors.Is(err, schemas.ErrNoSchema) {
@@ -266,16 +349,36 @@ func (c *cache) ask(ctx context.Context, key any) (*entry, error) {
 	if err := c.references(ctx, s.References, texts); err != nil {
 		return nil, fmt.Errorf("get what schema %d refers to: %w", s.ID, err)
 	}
-	e.id, e.bytes = schemas.ID(s.ID), e.bytes+len(s.Schema)
+	e.found = schemas.Registered{ID: schemas.ID(s.ID), Subject: s.Subject, Version: s.Version}
+	if k, ok := key.(schemas.GUID); ok {
+		e.found.GUID = k
+	} else if s.GUID != "" {
+		if e.found.GUID, err = schemas.ParseGUID(s.GUID); err != nil {
+			return nil, fmt.Errorf("read the answer for schema %d: %w", s.ID, err)
+		}
+	}
+	if s.Metadata != nil || s.RuleSet != nil {
+		e.found.Contract, err = json.Marshal(contract{s.Metadata, s.RuleSet})
+		if err != nil {
+			return nil, fmt.Errorf("keep what goes with schema %d: %w", s.ID, err)
+		}
+	}
+	e.bytes += len(s.Schema) + len(e.found.Contract)
 	for _, t := range texts {
 		e.bytes += len(t)
 	}
-	e.schema, err = c.parse(s, texts)
-	if _, newest := key.(string); newest {
+	e.found.Schema, err = c.parse(s, texts)
+	if moves(key) {
 		return e, err // the last answer holds
 	}
 	e.err = err
 	return e, nil
+}
+
+// contract is the JSON of schemas.Registered's Contract.
+type contract struct {
+	Metadata *registry.Metadata `json:"metadata,omitempty"`
+	RuleSet  *registry.RuleSet  `json:"ruleSet,omitempty"`
 }
 
 // parse parses what the registry has. Its errors wrap schemas.ErrBadSchema.
@@ -351,16 +454,24 @@ func (c *cache) drop(e *entry) {
 	c.clock = c.clock[:len(c.clock)-1]
 }
 
-// forget makes the next Latest of a subject ask the registry, since it was
+// forget makes the next Newest of a subject ask the registry, since it was
 // changed.
 func (c *cache) forget(subject string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f := c.flights[subject]; f != nil {
-		f.stale = true
-		delete(c.flights, subject)
+	of := func(key any) bool {
+		k, ok := key.(choice)
+		return ok && k.subject == subject && moves(key)
 	}
-	if e, ok := c.entries.Load(subject); ok {
-		c.drop(e.(*entry))
+	for key, f := range c.flights {
+		if of(key) {
+			f.stale = true
+			delete(c.flights, key)
+		}
+	}
+	for _, e := range slices.Clone(c.clock) {
+		if of(e.key) {
+			c.drop(e)
+		}
 	}
 }

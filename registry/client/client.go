@@ -11,8 +11,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -197,13 +199,27 @@ func (c *Client) byGUID(ctx context.Context, guid schemas.GUID) (s registry.Sche
 
 // SchemaByGUID is to a GUID what Schema is to an id.
 func (c *Client) SchemaByGUID(ctx context.Context, guid schemas.GUID) (schemas.Schema, error) {
-	return c.get(ctx, guid)
+	found, err := c.fixed(ctx, guid)
+	return found.Schema, err
 }
 
 // byVersion implements source.
 func (c *Client) byVersion(ctx context.Context, subject string, number int) (s registry.Schema, err error) {
 	// A version that is referred to is needed even after its soft deletion.
 	return c.Version(ctx, subject, number, number != latest)
+}
+
+// byMetadata implements metadataSource.
+func (c *Client) byMetadata(ctx context.Context, subject string, properties map[string]string) (s registry.Schema, err error) {
+	query := url.Values{}
+	for _, k := range slices.Sorted(maps.Keys(properties)) {
+		query.Add("key", k)
+		query.Add("value", properties[k])
+	}
+	if err = c.do(ctx, http.MethodGet, subjectPath(subject, "metadata"), query, nil, &s); err != nil {
+		return s, fmt.Errorf("get the version of subject %q with metadata %v: %w", subject, properties, err)
+	}
+	return s, nil
 }
 
 // ByID returns what the registry has under an id: text, type and references.
@@ -216,7 +232,7 @@ func (c *Client) ByID(ctx context.Context, id schemas.ID) (registry.Schema, erro
 // *registry.Error with CodeIncompatible and the findings.
 func (c *Client) Register(ctx context.Context, subject string, s registry.Schema) (schemas.ID, error) {
 	var got registry.Schema
-	if err := c.do(ctx, http.MethodPost, subjectPath(subject, "versions"), nil, request(s), &got); err != nil {
+	if err := c.do(ctx, http.MethodPost, subjectPath(subject, "versions"), flag("normalize", s.Normalize), request(s), &got); err != nil {
 		return 0, fmt.Errorf("register schema of subject %q: %w", subject, err)
 	}
 	c.forget(subject)
@@ -226,7 +242,7 @@ func (c *Client) Register(ctx context.Context, subject string, s registry.Schema
 // Lookup returns the version of a subject that says what s says. The error
 // wraps ErrNotFound if there is none.
 func (c *Client) Lookup(ctx context.Context, subject string, s registry.Schema) (got registry.Schema, err error) {
-	if err := c.do(ctx, http.MethodPost, subjectPath(subject), nil, request(s), &got); err != nil {
+	if err := c.do(ctx, http.MethodPost, subjectPath(subject), flag("normalize", s.Normalize), request(s), &got); err != nil {
 		return got, fmt.Errorf("look up schema of subject %q: %w", subject, err)
 	}
 	return got, nil
