@@ -48,7 +48,7 @@ var mayImport = map[string][]string{
 	"registry/logs/jetstream": {"registry", "registry/logs/frame", "github.com/nats-io/nats.go"},
 	"registry/logs/kafka":     {"registry", "github.com/twmb/franz-go"},
 	"registry/logs/memory":    {"registry"},
-	"registry/registrytest":   {"registry", "github.com/anishathalye/porcupine", "github.com/google/go-cmp"},
+	"registry/registrytest":   {"registry", "registry/compat", "schemas", "schemas/avro", "github.com/anishathalye/porcupine", "github.com/google/go-cmp"},
 
 	"access": {
 		"github.com/golang-jwt/jwt/v5", "go.yaml.in/yaml/v4", "golang.org/x/crypto",

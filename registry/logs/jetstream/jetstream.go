@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	neturl "net/url"
 	"strconv"
 	"strings"
@@ -74,6 +75,18 @@ type Config struct {
 	Replicas int
 	// Logger hears of lost and regained connections. nil is silence.
 	Logger *slog.Logger
+	// Dial opens connections in place of net.Dialer. TLS goes on top of it.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// dialer is Config.Dial as the client asks for it.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Dial implements nats.CustomDialer.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	return d(ctx, network, address)
 }
 
 // Log is a registry.SharedLog.
@@ -86,6 +99,10 @@ type Log struct {
 
 	mu   sync.Mutex
 	left remains
+	// connected ends, by lose, when the connection is lost; then there is
+	// another one.
+	connected context.Context
+	lose      context.CancelFunc
 }
 
 // remains are the messages of an append that is not complete: it is just being
@@ -109,13 +126,21 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if strings.ContainsAny(c.Stream, " \t\r\n.*>/\\") {
 		return nil, fmt.Errorf("open the registry's stream %q: the name has a space or one of .*>/\\, which NATS does not allow", c.Stream)
 	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
 	l := &Log{name: c.Stream}
+	l.connected, l.lose = context.WithCancel(context.Background())
 	l.nc, err = nats.Connect(c.URL,
-		nats.Name("penstock registry"), nats.Token(c.Token), nats.Timeout(connectTimeout),
+		nats.Name("penstock registry"), nats.Token(c.Token), nats.Timeout(connectTimeout), nats.SetCustomDialer(dialer(c.Dial)),
 		nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1), // what cannot be sent now is an error now
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			c.Logger.Warn("lost the connection to the registry's log", "error", err)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.lose()
+			l.connected, l.lose = context.WithCancel(context.Background())
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			c.Logger.Info("connected to the registry's log again", "server", nc.ConnectedUrlRedacted())
@@ -157,7 +182,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the registry's stream %q: %w", c.Stream, l.explain(err))
+		return nil, fmt.Errorf("open the registry's stream %q: %w", c.Stream, l.explain(ctx, err))
 	}
 	if err := check(l.stream.CachedInfo().Config); err != nil {
 		return nil, fmt.Errorf("open the registry's stream %q: %w: %w; give another name, or correct the stream", c.Stream, ErrUnusable, err)
@@ -207,23 +232,23 @@ func (l *Log) Append(ctx context.Context, prev uint64, events ...registry.Event)
 		return 0, fmt.Errorf("append to the registry's stream: %w", err)
 	}
 	messages[0].Header.Set("Nats-Expected-Last-Sequence", strconv.FormatUint(expected, 10))
-	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	asking, cancel := l.asking(ctx)
 	defer cancel()
 	last := len(messages) - 1
 	for _, m := range messages[:last] {
 		// Without its end a batch is nothing.
 		if err := l.nc.PublishMsg(m); err != nil {
-			return 0, fmt.Errorf("append to the registry's stream: %w", l.explain(err))
+			return 0, fmt.Errorf("append to the registry's stream: %w", l.explain(ctx, err))
 		}
 	}
 	// Never sent twice: the condition would fail, and a conflict be reported
 	// that was none.
-	ack, err := l.js.PublishMsg(ctx, messages[last], jetstream.WithRetryAttempts(0))
+	ack, err := l.js.PublishMsg(asking, messages[last], jetstream.WithRetryAttempts(0))
 	if refused := (*jetstream.APIError)(nil); errors.As(err, &refused) && conflicts(refused.ErrorCode) {
 		return 0, registry.ErrConflict
 	}
 	if err != nil {
-		return 0, fmt.Errorf("append to the registry's stream: %w", l.explain(err))
+		return 0, fmt.Errorf("append to the registry's stream: %w", l.explain(ctx, err))
 	}
 	return ack.Sequence * step, nil
 }
@@ -270,12 +295,12 @@ func (l *Log) last(ctx context.Context) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	asking, cancel := l.asking(ctx)
 	defer cancel()
 	// A handle of its own: Info changes the one it is called on.
-	s, err := l.js.Stream(ctx, l.name)
+	s, err := l.js.Stream(asking, l.name)
 	if err != nil {
-		return 0, fmt.Errorf("ask for the end of the registry's stream: %w", l.explain(err))
+		return 0, fmt.Errorf("ask for the end of the registry's stream: %w", l.explain(ctx, err))
 	}
 	state := s.CachedInfo().State
 	if state.FirstSeq > 1 || state.Msgs != state.LastSeq {
@@ -314,11 +339,11 @@ func (l *Log) Replay(ctx context.Context, from uint64, fn func(registry.Event) e
 // replayEach asks for one message at a time, up to sequence last.
 func (l *Log) replayEach(ctx context.Context, r *replay, last uint64) error {
 	for r.next <= last {
-		asking, cancel := context.WithTimeout(ctx, replyTimeout)
+		asking, cancel := l.asking(ctx)
 		m, err := l.stream.GetMsg(asking, r.next)
 		cancel()
 		if err != nil {
-			return l.explain(err)
+			return l.explain(ctx, err)
 		}
 		if err := r.take(m.Sequence, m.Header.Get(partHeader), m.Data); err != nil {
 			return err
@@ -333,17 +358,17 @@ func (l *Log) replayAll(ctx context.Context, r *replay, last uint64) error {
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next,
 	})
 	if err != nil {
-		return l.explain(err)
+		return l.explain(ctx, err)
 	}
 	messages, err := consumer.Messages()
 	if err != nil {
-		return l.explain(err)
+		return l.explain(ctx, err)
 	}
 	defer messages.Stop()
 	for r.next <= last {
 		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return l.explain(err)
+			return l.explain(ctx, err)
 		}
 		about, err := m.Metadata()
 		if err != nil {
@@ -410,15 +435,33 @@ func (r *replay) take(sequence uint64, part string, data []byte) error {
 // Close ends the connection.
 func (l *Log) Close() error {
 	l.nc.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lose()
 	return nil
 }
 
-// explain adds what to do about what the client says.
-func (l *Log) explain(err error) error {
+// asking is the context of one question under ctx. It ends after replyTimeout,
+// and when the connection is lost on which the answer would come.
+func (l *Log) asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stop := context.AfterFunc(l.connected, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// explain adds what to do about what the client says to a question under ctx.
+func (l *Log) explain(ctx context.Context, err error) error {
 	var refused *jetstream.APIError
 	switch {
-	case errors.Is(err, context.Canceled):
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("%w: the connection was lost before the answer", ErrUnreachable)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: no answer in time: %w", ErrUnreachable, err)
 	case errors.Is(err, nats.ErrConnectionClosed):
