@@ -29,6 +29,8 @@ var mayImport = map[string][]string{
 	"schemas/protobuf":   {"schemas", "github.com/bufbuild/protocompile", "google.golang.org/protobuf"},
 	"schemas/samples":    {"schemas"},
 
+	"rules": {"schemas", "cel.dev/cel-go"},
+
 	"stream":            {},
 	"stream/kafka":      {"stream", "github.com/twmb/franz-go"},
 	"stream/memory":     {"stream"},

@@ -19,6 +19,9 @@
 // a Schema encodes and decodes values and says, with a pointer into the value,
 // what does not fit. Below it lies one package for each language.
 //
+// [penstock/rules] runs the data contract rules that stand beside a schema, for
+// those who write and those who read.
+//
 // [penstock/registry] keeps the schemas: one deterministic state machine,
 // rebuilt from an append-only log, behind the HTTP interface that Confluent's
 // clients speak. registry/compat holds the rules of evolution, registry/logs

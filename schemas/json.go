@@ -98,6 +98,21 @@ func (n *JSONNode) Get(name string) *JSONNode {
 	return nil
 }
 
+// Strings returns the strings of an array; of anything else there are none, nor
+// of no node.
+func (n *JSONNode) Strings() []string {
+	if n == nil || n.Kind != JSONArray {
+		return nil
+	}
+	var out []string
+	for _, item := range n.Items {
+		if item.Kind == JSONString {
+			out = append(out, item.Text)
+		}
+	}
+	return out
+}
+
 // JSONOptions say how a schema text is read.
 type JSONOptions struct {
 	// Comments allows /* */ and // comments.

@@ -133,6 +133,9 @@ type Node struct {
 	// Precision and Scale belong to Decimal.
 	Precision, Scale int
 	Symbols          []string // Enum
+	// Numbers are those of the Symbols on the wire, where the language has
+	// them (Protobuf).
+	Numbers []int32
 	// Fallback is the symbol that an Enum reads for one it does not know; it
 	// is one of Symbols, or empty if there is none.
 	Fallback string
@@ -165,7 +168,10 @@ type Field struct {
 	Aliases []string
 	Doc     string
 	Number  int // Protobuf's field number, else 0
-	Node    *Node
+	// Tags are the words that the schema's text labels the field with, in
+	// Confluent's way: what kind of data it is, such as PII.
+	Tags []string
+	Node *Node
 	// Required says that a value without this field does not fit. An Avro
 	// field is required unless it has a default or is a union that begins with
 	// null; a Protobuf field only where it is marked so.

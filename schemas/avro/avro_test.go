@@ -313,7 +313,7 @@ func TestReferences(t *testing.T) {
 
 func TestModel(t *testing.T) {
 	s := parse(t, `{"type":"record","name":"n.R","doc":"d","aliases":["Old"],"fields":[
-		{"name":"i","type":"int","default":5,"aliases":["j"],"doc":"an int"},
+		{"name":"i","type":"int","default":5,"aliases":["j"],"doc":"an int","confluent:tags":["PII","X"]},
 		{"name":"n","type":["null","long"]},
 		{"name":"m","type":["long","null"]},
 		{"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2},"default":"\u00ff\u0001"},
@@ -334,7 +334,7 @@ func TestModel(t *testing.T) {
 	micros := &schemas.Node{Kind: schemas.Int, Bits: 64, Logical: schemas.Timestamp}
 	null, long := &schemas.Node{Kind: schemas.Null}, &schemas.Node{Kind: schemas.Int, Bits: 64}
 	want := &schemas.Node{Kind: schemas.Record, Name: "n.R", Doc: "d", Aliases: []string{"n.Old"}, Fields: []schemas.Field{
-		{Name: "i", Aliases: []string{"j"}, Doc: "an int", Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, HasDefault: true, Default: int32(5)},
+		{Name: "i", Aliases: []string{"j"}, Doc: "an int", Tags: []string{"PII", "X"}, Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, HasDefault: true, Default: int32(5)},
 		{Name: "n", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, long}}},
 		{Name: "m", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{long, null}}, Required: true},
 		{Name: "d", Node: &schemas.Node{Kind: schemas.Bytes, Logical: schemas.Decimal, Precision: 9, Scale: 2}, HasDefault: true, Default: []byte{255, 1}},

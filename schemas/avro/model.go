@@ -74,7 +74,9 @@ func (m *modeller) definition(n *schemas.Node, t *typ) {
 		n.Kind = schemas.Record
 		n.Fields = make([]schemas.Field, len(t.fields))
 		for i, f := range t.fields {
-			out := schemas.Field{Name: f.name, Aliases: f.aliases, Node: m.node(f.typ)}
+			out := schemas.Field{
+				Name: f.name, Aliases: f.aliases, Node: m.node(f.typ), Tags: property(f.props, "confluent:tags").Strings(),
+			}
 			if f.doc != nil {
 				out.Doc = *f.doc
 			}
@@ -98,15 +100,7 @@ type logicalType struct {
 // unknown, or one that cannot stand there; the specification has all those
 // ignored.
 func (t *typ) logical() *logicalType {
-	property := func(name string) *schemas.JSONNode {
-		for _, p := range t.props {
-			if p.Name == name {
-				return p.Value
-			}
-		}
-		return nil
-	}
-	kind, _ := text(property("logicalType"))
+	kind, _ := text(property(t.props, "logicalType"))
 	l := &logicalType{name: kind}
 	switch kind + " on " + t.kind {
 	case "date on int", "time-millis on int", "time-micros on long",
@@ -124,13 +118,23 @@ func (t *typ) logical() *logicalType {
 		}
 	case "decimal on bytes", "decimal on fixed":
 		var whole, fits bool
-		l.precision, whole = size(property("precision"))
+		l.precision, whole = size(property(t.props, "precision"))
 		l.scale, fits = 0, true
-		if scale := property("scale"); scale != nil {
+		if scale := property(t.props, "scale"); scale != nil {
 			l.scale, fits = size(scale)
 		}
 		if whole && fits && l.precision > 0 && l.scale <= l.precision && (t.kind == "bytes" || l.precision <= digitsOf(t.size)) {
 			return l
+		}
+	}
+	return nil
+}
+
+// property returns what a type or a field says beyond the specification.
+func property(props []schemas.JSONMember, name string) *schemas.JSONNode {
+	for _, p := range props {
+		if p.Name == name {
+			return p.Value
 		}
 	}
 	return nil

@@ -180,7 +180,7 @@ func TestReferences(t *testing.T) {
 
 func TestModel(t *testing.T) {
 	s := parse(t, `{"title":"T","description":"d","type":"object","additionalProperties":false,"properties":{
-		"z":{"type":"integer","minimum":0,"maximum":100,"default":5,"description":"doc"},
+		"z":{"type":"integer","minimum":0,"maximum":100,"default":5,"description":"doc","confluent:tags":["PII",1,"X"]},
 		"a":{"type":["null","string"],"format":"date-time"},
 		"m":{"type":"object","additionalProperties":{"type":"number"}},
 		"r":{"$ref":"#"},
@@ -202,7 +202,7 @@ func TestModel(t *testing.T) {
 	null := &schemas.Node{Kind: schemas.Null}
 	three := 3
 	want := &schemas.Node{Kind: schemas.Record, Name: "T", Doc: "d", Fields: []schemas.Field{
-		{Name: "z", Doc: "doc", Node: &schemas.Node{Kind: schemas.Int, Bits: 32, Doc: "doc", Bounds: &schemas.Bounds{Least: big.NewRat(0, 1), Most: big.NewRat(100, 1)}}, Required: true, HasDefault: true, Default: json.Number("5")},
+		{Name: "z", Doc: "doc", Tags: []string{"PII", "X"}, Node: &schemas.Node{Kind: schemas.Int, Bits: 32, Doc: "doc", Bounds: &schemas.Bounds{Least: big.NewRat(0, 1), Most: big.NewRat(100, 1)}}, Required: true, HasDefault: true, Default: json.Number("5")},
 		{Name: "a", Node: &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, {Kind: schemas.String, Logical: schemas.Timestamp, Bounds: &schemas.Bounds{Format: "date-time"}}}}},
 		{Name: "m", Node: &schemas.Node{Kind: schemas.Map, Items: &schemas.Node{Kind: schemas.Float}}},
 		{Name: "r"},

@@ -201,6 +201,9 @@ func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
 			f := schemas.Field{Name: name, Node: m.node(p), Required: slices.Contains(s.Required, name)}
 			if p != nil {
 				f.Doc = p.Description
+				if at := m.locate(p.Location); at != nil {
+					f.Tags = at.Get("confluent:tags").Strings()
+				}
 				if p.Default != nil {
 					f.HasDefault, f.Default = true, *p.Default
 				}

@@ -25,7 +25,7 @@ func (m modeller) record(d protoreflect.MessageDescriptor) *schemas.Node {
 }
 
 func (m modeller) field(d protoreflect.FieldDescriptor) schemas.Field {
-	f := schemas.Field{Name: string(d.Name()), Number: int(d.Number()), Required: d.Cardinality() == protoreflect.Required}
+	f := schemas.Field{Name: string(d.Name()), Number: int(d.Number()), Required: d.Cardinality() == protoreflect.Required, Tags: tags(d)}
 	if group := d.ContainingOneof(); group != nil && !group.IsSynthetic() {
 		f.OneOf = string(group.Name())
 	}
@@ -56,6 +56,24 @@ func (m modeller) field(d protoreflect.FieldDescriptor) schemas.Field {
 	return f
 }
 
+// tags are those of the option (confluent.field_meta).
+func tags(d protoreflect.FieldDescriptor) []string {
+	var out []string
+	d.Options().ProtoReflect().Range(func(o protoreflect.FieldDescriptor, meta protoreflect.Value) bool {
+		if o.FullName() != "confluent.field_meta" || o.Message() == nil {
+			return true
+		}
+		if f := o.Message().Fields().ByName("tags"); f != nil && f.IsList() && f.Kind() == protoreflect.StringKind {
+			list := meta.Message().Get(f).List()
+			for i := range list.Len() {
+				out = append(out, list.Get(i).String())
+			}
+		}
+		return false
+	})
+	return out
+}
+
 // value describes one value of a field.
 func (m modeller) value(d protoreflect.FieldDescriptor) *schemas.Node {
 	n := &schemas.Node{}
@@ -83,6 +101,7 @@ func (m modeller) value(d protoreflect.FieldDescriptor) *schemas.Node {
 		values := d.Enum().Values()
 		for i := range values.Len() {
 			n.Symbols = append(n.Symbols, string(values.Get(i).Name()))
+			n.Numbers = append(n.Numbers, int32(values.Get(i).Number()))
 		}
 	default:
 		return m.wellKnown(d.Message())

@@ -269,8 +269,8 @@ func TestCanonical(t *testing.T) {
 }
 
 func TestModel(t *testing.T) {
-	s := parse(t, `syntax = "proto3"; package p; import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto";
-		message A { int32 i = 1; optional string s = 2; A a = 3; repeated uint64 r = 4; map<string, bytes> m = 5; google.protobuf.Timestamp t = 6; google.protobuf.BoolValue w = 7; E e = 8; }
+	s := parse(t, `syntax = "proto3"; package p; import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto"; import "confluent/meta.proto";
+		message A { int32 i = 1 [(confluent.field_meta) = { tags: "PII", tags: "X" }]; optional string s = 2; A a = 3; repeated uint64 r = 4; map<string, bytes> m = 5; google.protobuf.Timestamp t = 6; google.protobuf.BoolValue w = 7; E e = 8; }
 		enum E { X = 0; Y = 1; }`)
 	n := s.Model()
 	if inner, nullable := n.Field("a").Node.Nullable(); inner != n || !nullable {
@@ -282,14 +282,14 @@ func TestModel(t *testing.T) {
 		return &schemas.Node{Kind: schemas.Union, Branches: []*schemas.Node{null, n}}
 	}
 	want := &schemas.Node{Kind: schemas.Record, Name: "p.A", Fields: []schemas.Field{
-		{Name: "i", Number: 1, Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, HasDefault: true, Default: int32(0)},
+		{Name: "i", Number: 1, Tags: []string{"PII", "X"}, Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, HasDefault: true, Default: int32(0)},
 		{Name: "s", Number: 2, Node: or(&schemas.Node{Kind: schemas.String})},
 		{Name: "a", Number: 3},
 		{Name: "r", Number: 4, Node: &schemas.Node{Kind: schemas.Array, Items: &schemas.Node{Kind: schemas.Int, Bits: 64, Unsigned: true}}, HasDefault: true, Default: []any{}},
 		{Name: "m", Number: 5, Node: &schemas.Node{Kind: schemas.Map, Items: &schemas.Node{Kind: schemas.Bytes}}, HasDefault: true, Default: map[string]any{}},
 		{Name: "t", Number: 6, Node: or(&schemas.Node{Kind: schemas.String, Logical: schemas.Timestamp})},
 		{Name: "w", Number: 7, Node: or(&schemas.Node{Kind: schemas.Bool})},
-		{Name: "e", Number: 8, Node: &schemas.Node{Kind: schemas.Enum, Name: "p.E", Symbols: []string{"X", "Y"}}, HasDefault: true, Default: "X"},
+		{Name: "e", Number: 8, Node: &schemas.Node{Kind: schemas.Enum, Name: "p.E", Symbols: []string{"X", "Y"}, Numbers: []int32{0, 1}}, HasDefault: true, Default: "X"},
 	}}
 	if diff := cmp.Diff(want, n); diff != "" {
 		t.Error(diff)
