@@ -158,3 +158,59 @@ func TestTags(t *testing.T) {
 	s.has("POST", "/subjects/plain/versions/1/tags", `{"tagsToAdd":[{"schemaEntity":{"entityPath":"M.a"},"tags":["A","B"]}]}`, 200,
 		`import \"confluent/meta.proto\";`, `(confluent.field_meta).tags = \"A\",\n    (confluent.field_meta).tags = \"B\"`)
 }
+
+// TestImportOfWhatMakesNoSense: what another registry let pass is taken over,
+// found again, and told of where it matters.
+func TestImportOfWhatMakesNoSense(t *testing.T) {
+	s := serveLanguages(t)
+	for language, l := range map[schemas.Type]struct{ bad, canonical, good, syntax string }{
+		schemas.Avro: {
+			`{"type": "record", "name": "R", "fields": [{"name": "a", "type": "int", "default": "x"}]}`,
+			`{"type":"record","name":"R","fields":[{"name":"a","type":"int","default":"x"}]}`,
+			`{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}`, `{"type":"record"`,
+		},
+		schemas.JSON: {
+			`{"$ref": "https://example.com/other.json"}`, `{"$ref":"https://example.com/other.json"}`, `{"type":"string"}`, `{"type"`,
+		},
+		schemas.Protobuf: {
+			`syntax = "proto3"; import "gone.proto"; message M { Gone g = 1; }`,
+			"syntax = \"proto3\";\n\nimport \"gone.proto\";\n\nmessage M {\n  Gone g = 1;\n}\n",
+			`syntax = "proto3"; message M { int32 g = 1; }`, `message {`,
+		},
+	} {
+		subject := "/subjects/" + string(language)
+		s.want("POST", subject+"/versions", body(language, l.bad, ""), 422, "42201 Invalid schema")
+		s.has("PUT", "/mode/"+string(language), `{"mode":"IMPORT"}`, 200)
+		s.want("POST", subject+"/versions", body(language, l.syntax, `,"id":9`), 422, "42201 Invalid schema")
+		id := fmt.Sprintf(`,"id":%d,"version":3`, 100*int(language[0])) // of its own
+		s.has("POST", subject+"/versions", body(language, l.bad, id), 200, quote(l.canonical), `"version":3`)
+		s.has("PUT", "/mode/"+string(language), `{"mode":"READWRITE"}`, 200)
+
+		s.has("POST", subject+"/versions", body(language, l.bad, ""), 200, `"version":3`)
+		s.has("POST", subject, body(language, l.bad, ""), 200, `"version":3`)
+		s.has("GET", subject+"/versions/3?format=serialized", "", 200, quote(l.canonical))
+		s.want("POST", subject, body(language, l.syntax, ""), 422, "42201")
+		s.want("POST", "/subjects/other/versions", body(language, l.bad, ""), 422, "42201 Invalid schema")
+		if language == schemas.Avro { // whose default is all that makes no sense
+			s.has("POST", subject+"/versions", body(language, l.good, ""), 200, `"version":4`)
+			continue
+		}
+		s.want("POST", subject+"/versions", body(language, l.good, ""), 422, "42201 Version 3, with which the schema is to be compared")
+		s.has("POST", subject+"/versions?force=true", body(language, l.good, ""), 200, `"version":4`)
+		s.want("POST", subject+"/versions/3/tags", `{"tagsToAdd":[]}`, 422, "42201 cannot have any")
+	}
+}
+
+func TestFixedModes(t *testing.T) {
+	r, err := registry.New(t.Context(), memory.New(), nil, compat.Checker{}, registry.Options{FixedModes: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	server := httptest.NewServer(registry.Handler(r, registry.HandlerOptions{}))
+	t.Cleanup(server.Close)
+	s := &session{T: t, server: server}
+	s.want("PUT", "/mode?force=true", `{"mode":"IMPORT"}`, 422, "42205 Mode changes are not allowed")
+	s.want("DELETE", "/mode/s?recursive=true", "", 422, "42205 Mode changes are not allowed")
+	s.want("GET", "/mode", "", 200, `{"mode":"READWRITE"}`)
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,6 +20,9 @@ type candidate struct {
 	content *content
 	schema  schemas.Schema
 	texts   map[string]string // what its references stand for
+	// refused is why it cannot be registered, nil if it can: what another
+	// registry let pass is imported, and found again.
+	refused error
 	// same remembers which versions say the same by structure.
 	same map[*version]bool
 }
@@ -64,7 +68,12 @@ func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
 		}
 	}
 	if err != nil {
-		return nil, errorf(CodeInvalidSchema, "Invalid schema of type %s: %v", s.SchemaType, err)
+		refused := errorf(CodeInvalidSchema, "Invalid schema of type %s: %v", s.SchemaType, err)
+		if parsed, err = parseRegistered(format, s.Schema, texts); err != nil {
+			return nil, refused
+		}
+		c := newContent(s.SchemaType, parsed.Canonical(), refs, s.Metadata, s.RuleSet)
+		return &candidate{content: c, schema: parsed, texts: texts, refused: refused, same: map[*version]bool{}}, nil
 	}
 	c := newContent(s.SchemaType, text, refs, s.Metadata, s.RuleSet)
 	c.canonical.Store(&c.text)
@@ -199,11 +208,23 @@ func (r *Registry) parse(c *content, texts map[string]string) (schemas.Schema, e
 		return nil, errorf(CodeInvalidSchema, "A registered version is of type %s, which this registry was not set up for", c.schemaType)
 	}
 	s, err := format.Parse(c.text, texts)
-	if err != nil {
-		return nil, fmt.Errorf("parse stored schema %s: %w", c.guid, err)
+	if err == nil {
+		r.parsed.put(key, s, len(c.text))
+		return s, nil
 	}
-	r.parsed.put(key, s, len(c.text))
-	return s, nil
+	// Not kept in the cache, where a candidate of that text would find it.
+	if s, err := parseRegistered(format, c.text, texts); err == nil {
+		return s, nil
+	}
+	return nil, errorf(CodeInvalidSchema, "A registered version cannot be read by this registry: %v", err)
+}
+
+// parseRegistered parses what Parse refused, see schemas.Lenient.
+func parseRegistered(format schemas.Format, text string, texts map[string]string) (schemas.Schema, error) {
+	if l, ok := format.(schemas.Lenient); ok {
+		return l.ParseRegistered(text, texts)
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // resolve gives each reference of a schema its version, and collects the texts

@@ -397,12 +397,13 @@ func (r *Registry) lookup(name string, s Schema, deleted bool) (Schema, error) {
 	if v == nil {
 		// Karapace keeps JSON Schemas in normal form, whatever clients send.
 		if text, err := schemas.Normalized(c.schema); err == nil && text != c.content.text {
-			normal := &candidate{newContent(s.SchemaType, text, c.content.references, s.Metadata, s.RuleSet), c.schema, c.texts, c.same}
-			v = r.twin(normal, s.Metadata, s.RuleSet, versions)
+			normal := *c
+			normal.content = newContent(c.content.schemaType, text, c.content.references, s.Metadata, s.RuleSet)
+			v = r.twin(&normal, s.Metadata, s.RuleSet, versions)
 		}
 	}
 	if v == nil {
-		return Schema{}, errSchemaNotFound
+		return Schema{}, cmp.Or(c.refused, error(errSchemaNotFound))
 	}
 	return reply(name, v), nil
 }

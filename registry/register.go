@@ -86,6 +86,9 @@ func (reg *registration) look() (done bool, err error) {
 		reg.result = reply(reg.name, existing)
 		return true, nil
 	}
+	if err := state.validate(reg.candidate); err != nil {
+		return false, err
+	}
 	if against := reg.comparison(state); against.needed() {
 		reg.verdict = reg.r.compare(reg.candidate, against)
 	}
@@ -119,10 +122,13 @@ func (s subjectState) contract(c *content) (*Metadata, *RuleSet) {
 	return s.config.extend(c.metadata, c.ruleSet, s.latest())
 }
 
-// validate refuses what a new schema must not have where
-// Config.ValidateNewSchemas is not off: properties of a JSON Schema that begin
-// with $$, which clients keep for themselves.
+// validate refuses a new schema that makes no sense and, where
+// Config.ValidateNewSchemas is not off, properties of a JSON Schema that begin
+// with $$, which clients keep for themselves. What is imported is taken as it is.
 func (s subjectState) validate(c *candidate) error {
+	if c.refused != nil && !s.mode.imports() {
+		return c.refused
+	}
 	if s.mode.imports() || c.content.schemaType != schemas.JSON || !deref(cmp.Or(s.config.ValidateNewSchemas, new(true))) {
 		return nil
 	}
@@ -356,6 +362,9 @@ func (r *Registry) compare(c *candidate, against comparison) verdict {
 	registered := make([]Registered, len(versions))
 	for i, old := range versions {
 		s, err := r.parse(old.content, old.texts)
+		if opaque, ok := s.(*schemas.Opaque); ok {
+			err = errorf(CodeInvalidSchema, "Version %d, with which the schema is to be compared, makes no sense to this registry: %v; delete it, or set the level to NONE", old.number, opaque.Cause())
+		}
 		if err != nil {
 			v.err = err
 			return v

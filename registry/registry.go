@@ -43,6 +43,8 @@ type Options struct {
 	// WriteTimeout bounds how long an append may take; a write that exceeds it
 	// may or may not have been stored. Zero is 30 s.
 	WriteTimeout time.Duration
+	// FixedModes refuses to set and to take away modes, with CodeNotPermitted.
+	FixedModes bool
 	// Now is the clock. nil is time.Now.
 	Now func() time.Time
 }

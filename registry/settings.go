@@ -175,6 +175,9 @@ func (r *Registry) Mode(name string, inherit bool) (m Mode, err error) {
 // those that others refer to.
 func (r *Registry) SetMode(ctx context.Context, name string, m Mode, force bool) error {
 	name = normalName(name)
+	if r.options.FixedModes {
+		return errModesFixed
+	}
 	if err := checkScope(name); err != nil {
 		return err
 	}
@@ -197,6 +200,8 @@ func (r *Registry) SetMode(ctx context.Context, name string, m Mode, force bool)
 		return append(events, event(recordKey{KeyType: modeRecord, Subject: name}, modeValue{name, m}, r.options.Now())), nil
 	})
 }
+
+var errModesFixed = &Error{Code: CodeNotPermitted, Message: "Mode changes are not allowed: the registry was started so"}
 
 // makeRoom clears a scope for an import.
 func (r *Registry) makeRoom(x *index, scope string, force bool) ([]Event, error) {
@@ -227,6 +232,9 @@ func (r *Registry) makeRoom(x *index, scope string, force bool) ([]Event, error)
 // otherwise that is CodeSubjectNotFound.
 func (r *Registry) DeleteMode(ctx context.Context, name string, recursive bool) (old Mode, err error) {
 	name = normalName(name)
+	if r.options.FixedModes {
+		return "", errModesFixed
+	}
 	err = r.write(ctx, func(x *index) ([]Event, error) {
 		going := map[string]bool{}
 		if recursive {

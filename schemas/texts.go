@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"cmp"
+	"fmt"
 	"unicode/utf8"
 )
 
@@ -65,6 +66,51 @@ func Same(a, b Schema) bool {
 		return c.Same(b)
 	}
 	return a.Canonical() == b.Canonical()
+}
+
+// Lenient is a Format that keeps texts which Parse refuses. A registry has such,
+// if it copies another one that has let them pass.
+type Lenient interface {
+	Format
+	// ParseRegistered is Parse for a text that was registered somewhere. What
+	// the language's syntax does not allow it refuses too; of anything else it
+	// makes what can be made of it, an Opaque if need be.
+	ParseRegistered(text string, refs map[string]string) (Schema, error)
+}
+
+// Opaque is a schema that can be kept, and no more: a text of its language which
+// makes no sense, or refers to what is not there.
+type Opaque struct {
+	language  Type
+	canonical string
+	cause     error
+}
+
+// NewOpaque makes one of a canonical text. cause says what is wrong with it.
+func NewOpaque(language Type, canonical string, cause error) *Opaque {
+	return &Opaque{language, canonical, cause}
+}
+
+// Type returns the language.
+func (o *Opaque) Type() Type { return o.language }
+
+// Canonical returns the text.
+func (o *Opaque) Canonical() string { return o.canonical }
+
+// Model says nothing.
+func (o *Opaque) Model() *Node { return &Node{} }
+
+// Cause says why the schema cannot be used.
+func (o *Opaque) Cause() error { return o.cause }
+
+// AppendEncode refuses.
+func (o *Opaque) AppendEncode(dst []byte, _ any) ([]byte, error) {
+	return dst, fmt.Errorf("encode: %w: %w", ErrBadSchema, o.cause)
+}
+
+// Decode refuses.
+func (o *Opaque) Decode([]byte) (any, error) {
+	return nil, fmt.Errorf("decode: %w: %w", ErrBadSchema, o.cause)
 }
 
 // TopFielder is a Schema whose Model does not tell all the fields at its top.

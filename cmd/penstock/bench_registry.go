@@ -47,7 +47,7 @@ func (c *benchRegistryCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	reg, err := openStore(ctx, "file:"+filepath.Join(dir, "registry"), "", t.log)
+	reg, err := openStore(ctx, "file:"+filepath.Join(dir, "registry"), "", registry.Options{Logger: t.log})
 	if err != nil {
 		return err
 	}

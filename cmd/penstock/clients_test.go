@@ -33,7 +33,7 @@ func TestForeignClients(t *testing.T) {
 // script that imports from a folder is run there.
 func session(t *testing.T, interpreter, folder, script string) {
 	logger := newTerminal(nil, nil, new(bytes.Buffer), false).log
-	reg, err := openStore(t.Context(), "memory:", "", logger)
+	reg, err := openStore(t.Context(), "memory:", "", registry.Options{Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,7 @@ func TestSessions(t *testing.T) {
 			"certificate": certificate,
 			"ready":       ready,
 			"status":      status,
+			"answers":     answers,
 		},
 	})
 }

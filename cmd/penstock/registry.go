@@ -34,7 +34,20 @@ type registryServeCmd struct {
 	Listen    string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
 	Store     string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM][?replicas=N] or kafka://HOST:PORT,…[/TOPIC] (default ${default})."`
 	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the address to listen on."`
+	dialectFlags
 	secureFlags
+}
+
+// dialectFlags are how a registry behaves where Confluent's can behave in two
+// ways.
+type dialectFlags struct {
+	Dialect        registry.Dialect `enum:"v8,v7" default:"v8" placeholder:"v8|v7" help:"Answer as Confluent's registry does from 8.0 on, or as up to 7.9, for clients that refuse members they do not know (default ${default})."`
+	ModeMutability bool             `negatable:"" default:"true" help:"Let modes be set and taken away (default)."`
+}
+
+// options are those of a registry that logs to log.
+func (f dialectFlags) options(log *slog.Logger) registry.Options {
+	return registry.Options{Logger: log, FixedModes: !f.ModeMutability}
 }
 
 // Help shows examples.
@@ -53,7 +66,7 @@ writes, and the others pass writes on to it.`
 
 // Run serves until it is stopped.
 func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
-	reg, err := openStore(ctx, c.Store, advertised(c.Advertise, c.Listen), t.log)
+	reg, err := openStore(ctx, c.Store, advertised(c.Advertise, c.Listen), c.options(t.log))
 	if err != nil {
 		return err
 	}
@@ -62,7 +75,7 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 		return errors.Join(err, reg.close())
 	}
 	ends := []func() error{reg.close, f.close}
-	s, more, err := f.serveRegistry(c.Listen, reg)
+	s, more, err := f.serveRegistry(c.Listen, reg, c.Dialect)
 	if err == nil {
 		ends = append(ends, more...)
 		debug.FreeOSMemory() // what reading the log took is not needed again
@@ -87,7 +100,7 @@ func advertised(url, listen string) string { return cmp.Or(url, "http://"+listen
 
 // openStore opens the registry whose log lies where the URL says. Other nodes,
 // if there are any, reach this one at the URL self.
-func openStore(ctx context.Context, where, self string, log *slog.Logger) (*store, error) {
+func openStore(ctx context.Context, where, self string, o registry.Options) (*store, error) {
 	var (
 		l      registry.Log
 		finish = func() error { return nil }
@@ -106,14 +119,14 @@ func openStore(ctx context.Context, where, self string, log *slog.Logger) (*stor
 		if err != nil {
 			return nil, usageError{err}
 		}
-		c.Logger = log
+		c.Logger = o.Logger
 		j, err := jetstream.Open(ctx, c)
 		if err != nil {
 			return nil, err
 		}
 		l, finish = j, j.Close
 	case strings.HasPrefix(where, "kafka://"):
-		k, err := openKafkaLog(ctx, where, self, log)
+		k, err := openKafkaLog(ctx, where, self, o.Logger)
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +134,7 @@ func openStore(ctx context.Context, where, self string, log *slog.Logger) (*stor
 	default:
 		return nil, usagef("--store %q is none that penstock knows; write memory:, file:DIR, nats://HOST:PORT or kafka://HOST:PORT", where)
 	}
-	r, err := registry.New(ctx, l, formats(), compat.Checker{}, registry.Options{Logger: log})
+	r, err := registry.New(ctx, l, formats(), compat.Checker{}, o)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the registry kept in %s: %w", where, err), finish())
 	}

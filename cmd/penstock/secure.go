@@ -129,12 +129,12 @@ func (f *front) authorize(ctx context.Context, op registry.Operation, subject st
 
 // serveRegistry serves a registry and, if asked for, what is shown of it.
 // Whoever calls it calls the functions returned, the last first.
-func (f *front) serveRegistry(addr string, reg *store) (*server, []func() error, error) {
+func (f *front) serveRegistry(addr string, reg *store, dialect registry.Dialect) (*server, []func() error, error) {
 	exporters, err := reg.exporters(f.log)
 	if err != nil {
 		return nil, nil, err
 	}
-	h := reg.handler(registry.HandlerOptions{Authorize: f.authorize, Routes: linking.Routes(exporters.Manager)})
+	h := reg.handler(registry.HandlerOptions{Dialect: dialect, Authorize: f.authorize, Routes: linking.Routes(exporters.Manager)})
 	shown := http.NewServeMux()
 	if f.flags.Metrics {
 		shown.Handle("GET /metrics", f.only(opMetrics, f.telemetry.Metrics()))

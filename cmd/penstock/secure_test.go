@@ -9,10 +9,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -86,6 +88,27 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if strconv.Itoa(code) != args[0] {
 		ts.Fatalf("status %d, want %s", code, args[0])
+	}
+}
+
+// answers wants the body of an answer to fit a pattern: answers METHOD URL FILE
+// PATTERN. The file is the body of the request.
+func answers(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: answers METHOD URL FILE PATTERN")
+	}
+	body, err := os.Open(ts.MkAbs(args[2]))
+	ts.Check(err)
+	defer body.Close()
+	req, err := http.NewRequest(args[0], args[1], body)
+	ts.Check(err)
+	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if !regexp.MustCompile(args[3]).Match(text) {
+		ts.Fatalf("%s %s: %s, want %s", args[0], args[1], text, args[3])
 	}
 }
 

@@ -48,7 +48,7 @@ func TestDemoOnServers(t *testing.T) {
 func TestKafkaToPostgres(t *testing.T) {
 	broker, database := "kafka://"+servertest.Kafka(t), servertest.Postgres(t)
 	topic := "flights-" + strings.ToLower(filepath.Base(t.TempDir())) + "-" + strings.ReplaceAll(freeAddr(t), ":", "-")
-	reg, err := openStore(t.Context(), "memory:", "", newTerminal(nil, nil, new(bytes.Buffer), false).log)
+	reg, err := openStore(t.Context(), "memory:", "", registry.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

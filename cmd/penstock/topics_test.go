@@ -82,7 +82,7 @@ func foreignTopic(t *testing.T, records []*kgo.Record) {
 		t.Fatal(err)
 	}
 
-	reg, err := openStore(t.Context(), "kafka://"+strings.Join(cluster.ListenAddrs(), ","), "http://127.0.0.1:8081", newTerminal(nil, nil, new(bytes.Buffer), false).log)
+	reg, err := openStore(t.Context(), "kafka://"+strings.Join(cluster.ListenAddrs(), ","), "http://127.0.0.1:8081", registry.Options{Logger: newTerminal(nil, nil, new(bytes.Buffer), false).log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ type upCmd struct {
 	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM] or kafka://HOST:PORT,…[/TOPIC]. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
 
 	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the registry's address."`
+	dialectFlags
 	secureFlags
 }
 
@@ -41,7 +42,7 @@ Then, in another terminal in the same folder:
 
 // Run serves until it is stopped.
 func (c *upCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
+	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, options: c.options(t.log), dialect: c.Dialect, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
 	if err != nil {
 		return err
 	}
@@ -55,6 +56,8 @@ func (c *upCmd) Run(ctx context.Context, t *terminal) error {
 type stackConfig struct {
 	broker, store, advertise string // URLs
 	registry, gateway        string // addresses to listen on
+	options                  registry.Options
+	dialect                  registry.Dialect
 	secure                   secureFlags
 	out                      io.Writer // of logs that secure asks for
 	log                      *slog.Logger
@@ -90,7 +93,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		}
 		c.store = "file:" + filepath.Join(dir, "registry")
 	}
-	reg, err := openStore(ctx, c.store, advertised(c.advertise, c.registry), c.log)
+	reg, err := openStore(ctx, c.store, advertised(c.advertise, c.registry), c.options)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		return nil, err
 	}
 	s.ends = append(s.ends, front.close)
-	registryServer, ends, err := front.serveRegistry(c.registry, reg)
+	registryServer, ends, err := front.serveRegistry(c.registry, reg, c.dialect)
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,17 @@ func (Format) Type() schemas.Type { return schemas.Avro }
 // keys of refs need not be the names of the types they define: every name is
 // looked up in all of refs.
 func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error) {
-	t, err := parseText(text, refs)
+	return newSchema(text, refs, true)
+}
+
+// ParseRegistered implements schemas.Lenient: defaults may be of other types
+// than their fields. Such a schema cannot encode or decode.
+func (Format) ParseRegistered(text string, refs map[string]string) (schemas.Schema, error) {
+	return newSchema(text, refs, false)
+}
+
+func newSchema(text string, refs map[string]string, strict bool) (schemas.Schema, error) {
+	t, err := parseText(text, refs, strict)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +142,7 @@ func (s *Schema) Text(format string) (string, error) {
 // text reads the canonical text again: what it takes to write the others is
 // not worth keeping.
 func (s *Schema) text(f form) (string, error) {
-	t, err := parseText(s.canonical, s.refs)
+	t, err := parseText(s.canonical, s.refs, false)
 	if err != nil {
 		return "", err
 	}

@@ -127,8 +127,9 @@ func (p *parser) fail(pointer, format string, args ...any) error {
 	return fmt.Errorf("parse Avro schema: %s: %s", where, fmt.Sprintf(format, args...))
 }
 
-// parseText reads text and what it needs of refs.
-func parseText(text string, refs map[string]string) (*typ, error) {
+// parseText reads text and what it needs of refs. Only a strict reader looks
+// whether defaults are values of their types.
+func parseText(text string, refs map[string]string, strict bool) (*typ, error) {
 	p := &parser{
 		types: map[string]*typ{},
 		texts: map[string]*schemas.JSONNode{},
@@ -154,10 +155,10 @@ func parseText(text string, refs map[string]string) (*typ, error) {
 		return nil, fmt.Errorf("parse Avro schema: %w", err)
 	}
 	t, err := p.typ(n, "", "")
-	if err != nil {
-		return nil, err
+	if err == nil && strict {
+		err = p.defaults()
 	}
-	return t, p.defaults()
+	return t, err
 }
 
 // definitions appends the full names of the types that n defines.

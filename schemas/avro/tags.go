@@ -6,7 +6,7 @@ var _ schemas.Tagger = (*Schema)(nil)
 
 // Retag implements schemas.Tagger.
 func (s *Schema) Retag(change func(schemas.Entity, []string) []string) (string, error) {
-	t, err := parseText(s.canonical, s.refs)
+	t, err := parseText(s.canonical, s.refs, false)
 	if err != nil {
 		return "", err
 	}

@@ -70,6 +70,19 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	return s, nil
 }
 
+// ParseRegistered implements schemas.Lenient: any JSON may be a schema.
+func (f Format) ParseRegistered(text string, refs map[string]string) (schemas.Schema, error) {
+	s, cause := f.Parse(text, refs)
+	if cause == nil {
+		return s, nil
+	}
+	top, err := read(text)
+	if err != nil {
+		return nil, cause
+	}
+	return schemas.NewOpaque(schemas.JSON, string(appendText(nil, top, false)), cause), nil
+}
+
 // compile hands top to the library, with an extension of the schemas in it if
 // there is one.
 func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema.SchemaExt) (*jsonschema.Schema, *documents, error) {

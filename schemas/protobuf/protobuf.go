@@ -95,6 +95,28 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	return f.message([]int{0})
 }
 
+// ParseRegistered implements schemas.Lenient: what a file imports need not be
+// there, nor what it names. A descriptor has to be whole.
+func (f Format) ParseRegistered(text string, refs map[string]string) (_ schemas.Schema, err error) {
+	s, cause := f.Parse(text, refs)
+	if cause == nil {
+		return s, nil
+	}
+	defer func() {
+		if recover() != nil {
+			err = cause
+		}
+	}()
+	if len(text) > maxText {
+		return nil, cause
+	}
+	tree, err := parseText("schema.proto", text)
+	if err != nil {
+		return nil, cause
+	}
+	return schemas.NewOpaque(schemas.Protobuf, readSource(tree).print(false), cause), nil
+}
+
 // file is what the messages of one file share.
 type file struct {
 	canonical  string
