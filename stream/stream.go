@@ -60,8 +60,8 @@ type Record struct {
 	// sets it where it is zero.
 	Time time.Time
 
-	// Partition and Offset say where the record lies. A Source sets them; a
-	// Publisher ignores them.
+	// Partition and Offset say where the record lies. A Source sets them, and
+	// so does a Publisher, which ignores what they were.
 	Partition int32
 	Offset    int64
 }
@@ -112,6 +112,7 @@ type Publisher interface {
 	// one key arrive in the order given. If only some records failed, it
 	// returns a *BatchError that names them by index; the others are durable.
 	// After any other error each record may or may not have been written.
+	// It sets Partition and Offset of each record of the slice that is durable.
 	// Once it has returned nil, nothing refers to the records or their bytes
 	// any more, and the caller may use them again; after an error it may not.
 	// Publish may be called concurrently.

@@ -28,6 +28,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	}
 	p.waiting.Wait()
 	if len(p.failed) == 0 {
+		place(records, out)
 		return nil
 	}
 	if again := p.again(out); len(again) > 0 {
@@ -50,7 +51,15 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 			failed.Fail(i, p.explain(ctx, &out[i], err))
 		}
 	}
+	place(records, out)
 	return failed.OrNil()
+}
+
+// place says of records where they lie.
+func place(records []stream.Record, out []kgo.Record) {
+	for i := range out {
+		records[i].Partition, records[i].Offset = out[i].Partition, out[i].Offset
+	}
 }
 
 // publication is one call of Publish.

@@ -142,7 +142,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 			failed.Fail(i, err)
 			continue
 		}
-		t.append(r, now)
+		records[i].Partition, records[i].Offset = t.append(r, now)
 	}
 	if len(failed.Errs) < len(records) {
 		s.wake()
@@ -150,8 +150,8 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	return failed.OrNil()
 }
 
-// append stores a copy of r.
-func (t *topic) append(r stream.Record, now time.Time) {
+// append stores a copy of r and returns where.
+func (t *topic) append(r stream.Record, now time.Time) (partition int32, offset int64) {
 	if r.Key == nil {
 		r.Partition = int32(t.keyless)
 		t.keyless = (t.keyless + 1) % len(t.partitions)
@@ -169,6 +169,7 @@ func (t *topic) append(r stream.Record, now time.Time) {
 	}
 	r.Time = r.Time.Truncate(time.Millisecond)
 	t.partitions[r.Partition] = append(t.partitions[r.Partition], r)
+	return r.Partition, r.Offset
 }
 
 // Ranges implements stream.Broker.

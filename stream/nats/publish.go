@@ -79,7 +79,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 		if err != nil {
 			return err // nothing was sent
 		}
-		m, err := b.message(t, r)
+		m, partition, err := b.message(t, r)
 		if err != nil {
 			failed.Fail(i, err)
 			continue
@@ -89,6 +89,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 			j = &job{topic: t, done: make(chan struct{})}
 			jobs[t.name] = j
 		}
+		records[i].Partition = int32(partition)
 		j.messages = append(j.messages, m)
 		j.index = append(j.index, i)
 	}
@@ -102,8 +103,10 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 			lost = cmp.Or(lost, fmt.Errorf("%w: %w", ctx.Err(), errUnknown))
 			continue
 		}
-		for k, err := range j.errs {
+		for k, o := range j.outcomes {
+			err := o.err
 			if err == nil {
+				records[j.index[k]].Offset = o.offset
 				written++
 				continue
 			}
@@ -119,13 +122,13 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	return failed.OrNil()
 }
 
-// message encodes r for topic t, within all limits.
-func (b *Broker) message(t *topic, r stream.Record) (*nats.Msg, error) {
+// message encodes r for topic t, within all limits, and says for which partition.
+func (b *Broker) message(t *topic, r stream.Record) (*nats.Msg, int, error) {
 	if limit := b.options.MaxValueBytes; len(r.Value) > limit {
-		return nil, fmt.Errorf("%w: the value has %d bytes, the limit is %d", stream.ErrTooLarge, len(r.Value), limit)
+		return nil, 0, fmt.Errorf("%w: the value has %d bytes, the limit is %d", stream.ErrTooLarge, len(r.Value), limit)
 	}
 	if len(t.subjects) == 0 {
-		return nil, fmt.Errorf("topic %q: the stream was not made by Penstock and has no single subject to publish to", t.name)
+		return nil, 0, fmt.Errorf("topic %q: the stream was not made by Penstock and has no single subject to publish to", t.name)
 	}
 	p := 0
 	if n := t.partitions; n > 1 {
@@ -139,15 +142,15 @@ func (b *Broker) message(t *topic, r stream.Record) (*nats.Msg, error) {
 	// Room for the headers of a batch.
 	size := messageSize(m) + 128
 	if n := size - len(m.Data); n > maxHeaderBytes {
-		return nil, fmt.Errorf("%w: its key and headers have %d bytes in base64, the limit of NATS is %d", stream.ErrTooLarge, n, maxHeaderBytes)
+		return nil, 0, fmt.Errorf("%w: its key and headers have %d bytes in base64, the limit of NATS is %d", stream.ErrTooLarge, n, maxHeaderBytes)
 	}
 	if limit := b.nc.MaxPayload(); int64(size) > limit {
-		return nil, fmt.Errorf("%w: with its key and headers it has %d bytes, the server's max_payload is %d", stream.ErrTooLarge, size, limit)
+		return nil, 0, fmt.Errorf("%w: with its key and headers it has %d bytes, the server's max_payload is %d", stream.ErrTooLarge, size, limit)
 	}
 	if limit := t.maxMessage; limit >= 0 && size > limit {
-		return nil, fmt.Errorf("%w: with its key and headers it has %d bytes, the stream's max_msg_size is %d", stream.ErrTooLarge, size, limit)
+		return nil, 0, fmt.Errorf("%w: with its key and headers it has %d bytes, the stream's max_msg_size is %d", stream.ErrTooLarge, size, limit)
 	}
-	return m, nil
+	return m, p, nil
 }
 
 // messageSize is what a server counts: value and headers.
@@ -168,13 +171,19 @@ func messageSize(m *nats.Msg) int {
 type job struct {
 	topic    *topic
 	messages []*nats.Msg
-	index    []int   // of each message, among the records of the call
-	errs     []error // of each message; nil: written. Set before done is closed.
+	index    []int     // of each message, among the records of the call
+	outcomes []outcome // of each message. Set before done is closed.
 	done     chan struct{}
 
 	committer *committer // nil: never submitted
 	sent      int        // how many messages were sent; belongs to the committer
 	cancelled bool       // guarded by committer.mu
+}
+
+// outcome is what became of a message: it was written at an offset, or not.
+type outcome struct {
+	err    error
+	offset int64
 }
 
 // ended reports whether the job is done.
@@ -189,8 +198,8 @@ func (j *job) ended() bool {
 
 // finish ends the job: what was not sent failed with err.
 func (j *job) finish(err error) {
-	for len(j.errs) < len(j.messages) {
-		j.errs = append(j.errs, err)
+	for len(j.outcomes) < len(j.messages) {
+		j.outcomes = append(j.outcomes, outcome{err: err})
 	}
 	close(j.done)
 }
@@ -333,16 +342,16 @@ func (c *committer) commit(queue []*job) []*job {
 		shares = append(shares, share{j, n})
 	}
 
-	errs := c.write(t, shares, messages)
+	outcomes := c.write(t, shares, messages)
 	for _, s := range shares {
 		j := s.job
 		j.sent += s.n
-		j.errs, errs = append(j.errs, errs[:s.n]...), errs[s.n:]
-		i := slices.IndexFunc(j.errs, func(err error) bool { return err != nil })
+		j.outcomes, outcomes = append(j.outcomes, outcomes[:s.n]...), outcomes[s.n:]
+		i := slices.IndexFunc(j.outcomes, func(o outcome) bool { return o.err != nil })
 		switch {
 		case i >= 0:
 			c.b.forget(t.name)
-			j.finish(errors.New("not sent, because an earlier record failed: " + j.errs[i].Error()))
+			j.finish(errors.New("not sent, because an earlier record failed: " + j.outcomes[i].err.Error()))
 		case j.sent == len(j.messages):
 			j.finish(nil)
 		}
@@ -350,9 +359,9 @@ func (c *committer) commit(queue []*job) []*job {
 	return slices.DeleteFunc(queue, (*job).ended)
 }
 
-// write writes messages to the stream of t and returns the error of each.
-func (c *committer) write(t *topic, shares []share, messages []*nats.Msg) []error {
-	all := func(err error) []error { return slices.Repeat([]error{err}, len(messages)) }
+// write writes messages to the stream of t and returns what became of each.
+func (c *committer) write(t *topic, shares []share, messages []*nats.Msg) []outcome {
+	all := func(err error) []outcome { return slices.Repeat([]outcome{{err: err}}, len(messages)) }
 	for attempt := 1; ; attempt++ {
 		l, err := c.b.connected(c.b.ctx)
 		if err != nil {
@@ -374,7 +383,14 @@ func (c *committer) write(t *topic, shares []share, messages []*nats.Msg) []erro
 		}
 		c.mu.Unlock()
 		if err == nil {
-			err = c.waitBatch(l, len(messages))
+			var last int64
+			if last, err = c.waitBatch(l, len(messages)); err == nil {
+				outcomes := all(nil)
+				for i := range outcomes {
+					outcomes[i].offset = last - int64(len(messages)-1-i) // they lie side by side
+				}
+				return outcomes
+			}
 		}
 		if !errors.Is(err, errRefused) || attempt == batchAttempts {
 			return all(err)
@@ -416,8 +432,9 @@ func (c *committer) sendBatch(messages []*nats.Msg) error {
 	return nil
 }
 
-// waitBatch waits for the answer to the last batch, of n messages.
-func (c *committer) waitBatch(l *link, n int) error {
+// waitBatch waits for the answer to the last batch, of n messages, and returns
+// the offset of its last one.
+func (c *committer) waitBatch(l *link, n int) (int64, error) {
 	timer := time.NewTimer(replyTimeout)
 	defer timer.Stop()
 	look := time.NewTicker(time.Second)
@@ -432,39 +449,40 @@ func (c *committer) waitBatch(l *link, n int) error {
 		case <-look.C:
 			// A server that could not write does not always answer.
 			if err := c.b.full(); err != nil {
-				return fmt.Errorf("%w: %w", err, errUnknown)
+				return 0, fmt.Errorf("%w: %w", err, errUnknown)
 			}
 		case <-l.down:
-			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
 		case <-timer.C:
-			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
 		case <-c.b.ctx.Done():
-			return fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
 		}
 	}
 }
 
 // answer reads the server's answer to a batch of n messages.
-func (c *committer) answer(m *nats.Msg, n int) error {
+func (c *committer) answer(m *nats.Msg, n int) (last int64, err error) {
 	if m.Header.Get("Status") == "503" {
-		return c.noStream()
+		return 0, c.noStream()
 	}
 	var ack struct {
-		Stream string              `json:"stream"`
-		Batch  string              `json:"batch"`
-		Count  int                 `json:"count"`
-		Error  *jetstream.APIError `json:"error"`
+		Stream   string              `json:"stream"`
+		Sequence int64               `json:"seq"`
+		Batch    string              `json:"batch"`
+		Count    int                 `json:"count"`
+		Error    *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil {
-		return fmt.Errorf("%w: the answer cannot be read: %w", errUnknown, err)
+		return 0, fmt.Errorf("%w: the answer cannot be read: %w", errUnknown, err)
 	}
 	if ack.Error != nil {
-		return c.refusal(ack.Error)
+		return 0, c.refusal(ack.Error)
 	}
 	if ack.Count != n {
-		return fmt.Errorf("%w: the answer speaks of %d records, not of %d", errUnknown, ack.Count, n)
+		return 0, fmt.Errorf("%w: the answer speaks of %d records, not of %d", errUnknown, ack.Count, n)
 	}
-	return nil
+	return ack.Sequence, nil
 }
 
 // sendEach hands messages to the connection one by one. On return they may
@@ -484,42 +502,42 @@ type future struct {
 	err error
 }
 
-func (c *committer) waitEach(l *link, futures []future) []error {
+func (c *committer) waitEach(l *link, futures []future) []outcome {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	errs := make([]error, len(futures))
+	outcomes := make([]outcome, len(futures))
 	for i, f := range futures {
-		errs[i] = c.waitOne(l, f, look.C)
+		outcomes[i].offset, outcomes[i].err = c.waitOne(l, f, look.C)
 	}
-	return errs
+	return outcomes
 }
 
-func (c *committer) waitOne(l *link, f future, look <-chan time.Time) error {
+func (c *committer) waitOne(l *link, f future, look <-chan time.Time) (int64, error) {
 	if f.err != nil {
-		return c.b.explain(c.b.ctx, f.err)
+		return 0, c.b.explain(c.b.ctx, f.err)
 	}
 	for {
 		select {
-		case <-f.ack.Ok():
-			return nil
+		case ack := <-f.ack.Ok():
+			return int64(ack.Sequence), nil
 		case err := <-f.ack.Err():
 			var refused *jetstream.APIError
 			switch {
 			case errors.As(err, &refused):
-				return c.refusal(refused)
+				return 0, c.refusal(refused)
 			case errors.Is(err, nats.ErrNoResponders):
-				return c.noStream()
+				return 0, c.noStream()
 			}
-			return fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
+			return 0, fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
 		case <-look:
 			// A server that could not write does not always answer.
 			if err := c.b.full(); err != nil {
-				return fmt.Errorf("%w: %w", err, errUnknown)
+				return 0, fmt.Errorf("%w: %w", err, errUnknown)
 			}
 		case <-l.down:
-			return fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
 		case <-c.b.ctx.Done():
-			return fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
 		}
 	}
 }

@@ -73,6 +73,51 @@ func (s *suite) roundTrip() {
 	}
 }
 
+// Publish says where each record lies, whatever number of them it is given, and
+// where others fail.
+func (s *suite) places() {
+	topic := s.topic(3)
+	type place struct {
+		partition int32
+		offset    int64
+	}
+	want := map[string]place{}
+	note := func(records ...stream.Record) {
+		for _, r := range records {
+			want[string(r.Value)] = place{r.Partition, r.Offset}
+		}
+	}
+	n := 0
+	next := func(count int) (records []stream.Record) {
+		for range count {
+			r := stream.Record{Topic: topic, Value: fmt.Append(nil, n), Partition: -1, Offset: -1}
+			if n%4 > 0 {
+				r.Key = fmt.Append(nil, n)
+			}
+			records = append(records, r)
+			n++
+		}
+		return records
+	}
+	for _, count := range []int{1, 2, 300, 1, 40} {
+		records := next(count)
+		s.publish(records...)
+		note(records...)
+	}
+	records := next(3)
+	records[1].Value = bytes.Repeat([]byte("x"), stream.MaxValueBytes+1)
+	var failed *stream.BatchError
+	if err := s.b.Publish(s.ctx, records...); !errors.As(err, &failed) || len(failed.Errs) != 1 || failed.Errs[1] == nil {
+		s.Fatalf("publish with a record too large: %v", err)
+	}
+	note(records[0], records[2])
+	for _, r := range s.subscribe(topic, "g").take(len(want)) {
+		if got := (place{r.Partition, r.Offset}); got != want[string(r.Value)] {
+			s.Errorf("record %s lies at %+v, Publish said %+v", r.Value, got, want[string(r.Value)])
+		}
+	}
+}
+
 // A key lies where Kafka's own clients put it.
 func (s *suite) partitionOfKey() {
 	const partitions = 7

@@ -55,6 +55,7 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		run  func(*suite)
 	}{
 		{"publish/round trip", (*suite).roundTrip},
+		{"publish/places", (*suite).places},
 		{"publish/partition of a key", (*suite).partitionOfKey},
 		{"publish/order of a key", (*suite).orderOfKey},
 		{"publish/limit", (*suite).limit},
