@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
 
 	"penstock/schemas"
 )
@@ -37,6 +39,20 @@ func (c *Client) DeleteSetting(ctx context.Context, kind, scope string) error {
 		return fmt.Errorf("delete %s of %q: %w", kind, scope, err)
 	}
 	return nil
+}
+
+// MaxID returns the highest id that was ever given in the context of a scope, 0
+// where the registry does not say. id is one that is in use there.
+func (c *Client) MaxID(ctx context.Context, scope string, id int) (int, error) {
+	query := url.Values{"fetchMaxId": {"true"}}
+	if scope != "" {
+		query.Set("subject", scope)
+	}
+	var got struct{ MaxID int }
+	if err := c.do(ctx, http.MethodGet, "/schemas/ids/"+strconv.Itoa(id), query, nil, &got); err != nil {
+		return 0, fmt.Errorf("get highest id of %q: %w", scope, err)
+	}
+	return got.MaxID, nil
 }
 
 // Local returns a client of a registry in this process, which makes its

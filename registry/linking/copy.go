@@ -28,6 +28,9 @@ type Reader interface {
 	// the registry writes it, and an error that wraps schemas.ErrNoSchema or
 	// has CodeConfigNotFound or CodeModeNotFound where nothing is.
 	Setting(ctx context.Context, kind, scope string) (map[string]json.RawMessage, error)
+	// MaxID returns the highest id that was ever given in the context of a
+	// scope, where id is in use, or 0 if the registry does not say.
+	MaxID(ctx context.Context, scope string, id int) (int, error)
 }
 
 // Writer is what copying asks of the registry that it copies to; a
@@ -70,6 +73,7 @@ type Link struct {
 	o    Options
 	held map[string]map[int]bool // by the target's names: is the version deleted?
 	open map[string]bool         // contexts of the target that take ids as given
+	most map[string]int          // by scope of the target: ids up to there were given
 	also map[string]bool         // subjects of the source that others were found to refer to
 }
 
@@ -81,7 +85,7 @@ func New(from Reader, to Writer, o Options) *Link {
 	if o.Progress == nil {
 		o.Progress = func(int, int) {}
 	}
-	return &Link{from: from, to: to, o: o, held: map[string]map[int]bool{}, open: map[string]bool{}, also: map[string]bool{}}
+	return &Link{from: from, to: to, o: o, held: map[string]map[int]bool{}, open: map[string]bool{}, most: map[string]int{}, also: map[string]bool{}}
 }
 
 // Counts is what a Copy did.
@@ -99,9 +103,26 @@ type Counts struct {
 // With Options.Settings the modes of the source replace that in the end; else
 // it stays, so that nothing but the link gives ids there.
 //
+// A context that holds nothing but what an earlier Copy brought there is set to
+// IMPORT again. The highest id comes along, so that the target gives no id that
+// the source has given, even where nothing has it any more.
+//
 // An error leaves the rest undone; another Copy goes on. Versions are copied
 // after those that they refer to.
 func (l *Link) Copy(ctx context.Context) (Counts, error) {
+	for {
+		counts, err := l.copy(ctx)
+		if !errors.Is(err, errTaken) {
+			return counts, err
+		}
+	}
+}
+
+// errTaken says that a context was cleared of what is deleted, which is to be
+// copied again.
+var errTaken = errors.New("the context was set to mode IMPORT by force")
+
+func (l *Link) copy(ctx context.Context) (Counts, error) {
 	p := &pass{Link: l, versions: map[string]map[int]bool{}, done: map[registry.SubjectVersion]bool{}}
 	if err := p.list(ctx); err != nil {
 		return p.counts, err
@@ -115,6 +136,9 @@ func (l *Link) Copy(ctx context.Context) (Counts, error) {
 		}
 	}
 	if err := p.delete(ctx); err != nil {
+		return p.counts, err
+	}
+	if err := p.highest(ctx); err != nil {
 		return p.counts, err
 	}
 	if l.o.Settings {
@@ -267,12 +291,123 @@ func (p *pass) take(ctx context.Context, subject string) error {
 		return err
 	}
 	if string(mode["mode"]) != importMode {
-		if err := p.to.PutSetting(ctx, "mode", scope, map[string]json.RawMessage{"mode": []byte(importMode)}, false); err != nil {
+		set := func(force bool) error {
+			return p.to.PutSetting(ctx, "mode", scope, map[string]json.RawMessage{"mode": []byte(importMode)}, force)
+		}
+		err := set(false)
+		again := false
+		if errors.Is(err, &registry.Error{Code: registry.CodeNotPermitted}) {
+			if again, err = p.copied(ctx, scope, err); again {
+				err = set(true)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("set mode IMPORT for %s: %w", cmp.Or(scope, "the registry"), err)
+		}
+		if again {
+			p.open[scope] = true
+			clear(p.held)
+			return errTaken
 		}
 	}
 	p.open[scope] = true
 	return nil
+}
+
+// copied reports whether all that lives in a scope of the target is what the
+// source has too; if not, its error says
+// what is not and wraps the one given.
+func (p *pass) copied(ctx context.Context, scope string, otherwise error) (bool, error) {
+	kept := p.kept()
+	names, err := p.to.Subjects(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if registry.ScopeOf(name) != scope {
+			continue
+		}
+		numbers, err := p.to.Versions(ctx, name, false)
+		if err != nil {
+			return false, err
+		}
+		for _, n := range numbers {
+			if _, there := kept[name][n]; !there {
+				return false, fmt.Errorf("version %d of subject %q is not of the source: %w", n, name, otherwise)
+			}
+		}
+	}
+	return true, nil
+}
+
+// kept are the versions of the source, by the target's names.
+func (p *pass) kept() map[string]map[int]bool {
+	kept := map[string]map[int]bool{}
+	for _, subject := range p.subjects {
+		kept[p.o.Rename(subject)] = p.versions[subject]
+	}
+	return kept
+}
+
+// highest carries the highest id of each context over.
+func (p *pass) highest(ctx context.Context) error {
+	asked := map[string]bool{}
+	for _, subject := range p.subjects {
+		scope, numbers := registry.ScopeOf(subject), ascending(p.versions[subject])
+		if asked[scope] || len(numbers) == 0 {
+			continue
+		}
+		s, err := p.from.Version(ctx, subject, numbers[0], true)
+		if errors.Is(err, schemas.ErrNoSchema) {
+			continue // deleted for good meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		asked[scope] = true
+		most, err := p.from.MaxID(ctx, scope, s.ID)
+		if err != nil {
+			return err
+		}
+		target := registry.ScopeOf(p.o.Rename(subject))
+		if most <= p.most[target] {
+			continue
+		}
+		given, err := p.to.MaxID(ctx, target, s.ID)
+		if err == nil && given > 0 && given < most {
+			err = p.give(ctx, target, most)
+		}
+		if err != nil {
+			return err
+		}
+		p.most[target] = most
+	}
+	return nil
+}
+
+// give lets a scope of the target give an id to a schema that is deleted for
+// good at once.
+func (p *pass) give(ctx context.Context, scope string, id int) error {
+	name := scope + "highest-id-of-a-copy"
+	gone := func() error {
+		for _, permanent := range []bool{false, true} {
+			_, err := p.to.DeleteVersion(ctx, name, 1, permanent)
+			if err != nil && !errors.Is(err, schemas.ErrNoSchema) && !errors.Is(err, &registry.Error{Code: registry.CodeVersionDeleted}) {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := p.take(ctx, name); err != nil {
+		return err
+	}
+	if err := gone(); err != nil { // what a copy that was cut off left
+		return err
+	}
+	if _, err := p.to.Register(ctx, name, registry.Schema{Schema: `"null"`, SchemaType: schemas.Avro, ID: id, Version: 1}); err != nil {
+		return err
+	}
+	return gone()
 }
 
 const importMode = `"` + string(registry.Import) + `"`
@@ -300,10 +435,7 @@ func (p *pass) delete(ctx context.Context) error {
 	if !p.o.Prune {
 		return nil
 	}
-	kept := map[string]map[int]bool{}
-	for _, subject := range p.subjects {
-		kept[p.o.Rename(subject)] = p.versions[subject]
-	}
+	kept := p.kept()
 	for name, held := range p.held {
 		for _, number := range slices.Backward(ascending(held)) {
 			if _, there := kept[name][number]; there {

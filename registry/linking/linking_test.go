@@ -131,6 +131,67 @@ func TestCopyEverything(t *testing.T) {
 	to.register("new", record("N", "")) // it gives ids again
 }
 
+// TestCopyByAndBy: a copy with settings leaves the target as the source is, and
+// yet goes on from there, until the target has something of its own.
+func TestCopyByAndBy(t *testing.T) {
+	from, to := full(t), fresh(t)
+	do := func() error {
+		_, err := linking.New(from.client, to.client, linking.Options{Settings: true}).Copy(t.Context())
+		return err
+	}
+	for i := range 3 {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(from.state(), to.state()); diff != "" {
+			t.Fatalf("after %d more versions (-source +target):\n%s", i, diff)
+		}
+		from.register("new", record(fmt.Sprint("N", i), ""))
+		if _, err := from.registry.DeleteVersion(t.Context(), "new", i+1, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to.register("mine", record("M", ""))
+	if err := do(); err == nil || !strings.Contains(err.Error(), `version 1 of subject "mine"`) {
+		t.Errorf("copied beside a schema of the target's own: %v", err)
+	}
+}
+
+// TestHighestID: an id that the source has given is not given again by a copy of
+// it, even if it is gone: not by another registry, and not by one from a file.
+func TestHighestID(t *testing.T) {
+	from, to := full(t), fresh(t)
+	for range 2 { // a second time there is nothing to do
+		from.register("last", record("L", ""))
+		for _, permanent := range []bool{false, true} {
+			if _, err := from.registry.DeleteSubject(t.Context(), "last", permanent); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := linking.New(from.client, to.client, linking.Options{Settings: true}).Copy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var file bytes.Buffer
+	if _, err := linking.WriteRecords(t.Context(), &file, to.log); err != nil {
+		t.Fatal(err)
+	}
+	log := memory.New()
+	if _, err := linking.ReadRecords(t.Context(), &file, log); err != nil {
+		t.Fatal(err)
+	}
+	for what, r := range map[string]*home{"the copy": to, "the file": over(t, log)} {
+		for _, context := range []string{".", ".other"} {
+			if got, want := r.registry.MaxID(context), from.registry.MaxID(context); got != want || want == 0 {
+				t.Errorf("%s, context %s: the highest id is %d, in the source %d", what, context, got, want)
+			}
+		}
+		if diff := cmp.Diff(from.state(), r.state()); diff != "" {
+			t.Errorf("%s (-source +copy):\n%s", what, diff)
+		}
+	}
+}
+
 // A second copy asks for little, and sends what is new and what is gone.
 func TestCopyAgain(t *testing.T) {
 	from, to := full(t), fresh(t)

@@ -25,12 +25,12 @@ type record struct {
 }
 
 // WriteRecords writes what a log holds, a JSON object a line with key, value
-// and ts, the time of the record in milliseconds since 1970. Records that a
-// later one of their key replaces are left out, and so are tombstones.
+// and ts, the time of the record in milliseconds since 1970. Records that make
+// no difference are left out, see registry.Compaction.
 func WriteRecords(ctx context.Context, w io.Writer, log registry.Log) (written int, err error) {
-	last := map[string]uint64{}
+	c := registry.NewCompaction()
 	err = log.Replay(ctx, 0, func(e registry.Event) error {
-		last[string(e.Key)] = e.Position
+		c.Add(e)
 		return nil
 	})
 	if err != nil {
@@ -40,11 +40,15 @@ func WriteRecords(ctx context.Context, w io.Writer, log registry.Log) (written i
 	lines := json.NewEncoder(out)
 	lines.SetEscapeHTML(false)
 	err = log.Replay(ctx, 0, func(e registry.Event) error {
-		if e.Value == nil || last[string(e.Key)] != e.Position {
+		if !c.Keep(e) {
 			return nil
 		}
 		written++
-		return lines.Encode(record{e.Key, e.Value, e.Time.UnixMilli()})
+		r := record{e.Key, e.Value, e.Time.UnixMilli()}
+		if e.Value == nil {
+			r.Value = json.RawMessage("null")
+		}
+		return lines.Encode(r)
 	})
 	if err = errors.Join(err, out.Flush()); err != nil {
 		return written, fmt.Errorf("write records: %w", err)
