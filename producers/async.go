@@ -26,6 +26,12 @@ type AsyncConfig struct {
 	Lanes int
 }
 
+// Place is where an event lies.
+type Place struct {
+	Partition int32
+	Offset    int64
+}
+
 // Async queues events and publishes them in the background, in batches that grow
 // with the load: while one call of the publisher is on its way, the next batch
 // gathers. There is no linger, since a publisher that has none to wait for does
@@ -58,7 +64,7 @@ type lane struct {
 // asyncBatch is what a lane publishes at once.
 type asyncBatch struct {
 	records []stream.Record
-	done    []func(error)
+	done    []func(Place, error)
 }
 
 // Async returns a queue in front of p. Whoever calls it calls Close.
@@ -90,7 +96,7 @@ func (p *Producer) Async(o AsyncConfig) *Async {
 //
 // Send waits while the queue is full, until ctx ends. Events of one key that one
 // goroutine sends arrive in that order.
-func (a *Async) Send(ctx context.Context, e Event, done func(error)) error {
+func (a *Async) Send(ctx context.Context, e Event, done func(Place, error)) error {
 	b := a.p.batches.Get().(*batch)
 	defer a.p.release(b)
 	failed, err := a.p.encode(ctx, b, []Event{e})
@@ -244,13 +250,16 @@ func (a *Async) publish(ctx context.Context, b asyncBatch) {
 	}
 	size := 0
 	for i, done := range b.done {
-		size += sizeOf(b.records[i])
+		r := b.records[i]
+		size += sizeOf(r)
 		switch {
 		case done == nil:
-		case partly != nil:
-			done(partly.Errs[i])
+		case partly != nil && partly.Errs[i] != nil:
+			done(Place{}, partly.Errs[i])
+		case partly == nil && err != nil:
+			done(Place{}, err)
 		default:
-			done(err)
+			done(Place{r.Partition, r.Offset}, nil)
 		}
 	}
 	a.release(size)

@@ -68,7 +68,7 @@ func TestAsync(t *testing.T) {
 			key := []byte(fmt.Sprint("k", i%keys))
 			e := event("", fmt.Sprint(i))
 			e.Key = key
-			if err := a.Send(t.Context(), e, func(err error) {
+			if err := a.Send(t.Context(), e, func(_ Place, err error) {
 				told[i]++
 				if err != nil {
 					t.Error(err)
@@ -179,7 +179,7 @@ func TestAsyncFailures(t *testing.T) {
 		told := map[string]error{}
 		send := func(values ...string) {
 			for _, v := range values {
-				if err := a.Send(t.Context(), event("k", v), func(err error) { told[v] = err }); err != nil {
+				if err := a.Send(t.Context(), event("k", v), func(_ Place, err error) { told[v] = err }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -202,7 +202,7 @@ func TestAsyncFailures(t *testing.T) {
 		if len(pub.calls) != 3 {
 			t.Errorf("%d calls, want 3: nothing is sent again", len(pub.calls))
 		}
-		if err := a.Send(t.Context(), Event{Topic: "none", Value: 1}, func(error) { t.Error("told") }); !errors.Is(err, schemas.ErrNoSchema) {
+		if err := a.Send(t.Context(), Event{Topic: "none", Value: 1}, func(Place, error) { t.Error("told") }); !errors.Is(err, schemas.ErrNoSchema) {
 			t.Errorf("an event without a schema: %v", err)
 		}
 
@@ -230,7 +230,7 @@ func TestAsyncConcurrent(t *testing.T) {
 		for g := range 8 {
 			work.Go(func() {
 				for i := range 40 {
-					err := a.Send(t.Context(), event(fmt.Sprint("k", g), fmt.Sprint(i)), func(error) {
+					err := a.Send(t.Context(), event(fmt.Sprint("k", g), fmt.Sprint(i)), func(Place, error) {
 						mu.Lock()
 						told++
 						mu.Unlock()

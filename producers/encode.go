@@ -29,7 +29,10 @@ type span struct {
 }
 
 // targetName is what a target depends on.
-type targetName struct{ topic, typ string }
+type targetName struct {
+	topic, typ string
+	how        *Topic
+}
 
 // target is what the events of one topic and type need.
 type target struct {
@@ -76,11 +79,15 @@ func (p *Producer) encode(ctx context.Context, b *batch, events []Event) (*strea
 	)
 	for i := range events {
 		e := &events[i]
-		if t == nil || e.Topic != name.topic || e.Type != name.typ {
-			name = targetName{e.Topic, e.Type}
+		if t == nil || e.Topic != name.topic || e.Type != name.typ || e.How != name.how {
+			name = targetName{e.Topic, e.Type, e.How}
 			known, ok := b.targets[name]
-			if !ok {
-				known = target{topic: p.config.Topic(e.Topic)}
+			switch {
+			case ok:
+			case e.How != nil:
+				known.topic = *e.How
+			default:
+				known.topic = p.config.Topic(e.Topic)
 			}
 			t = &known
 		}
@@ -152,6 +159,27 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 	if key {
 		part, what = &t.key, "key of the event"
 	}
+	var bytes []byte
+	isBytes := true
+	switch v := v.(type) {
+	default:
+		isBytes = false
+	case Raw:
+		if !t.topic.AllowRaw {
+			return span{}, fmt.Errorf("%s: %w", what, ErrRaw)
+		}
+		bytes = v
+	case Framed:
+		if err := p.fits(ctx, v); err != nil {
+			return span{}, fmt.Errorf("%s: %w", what, err)
+		}
+		bytes = v
+	}
+	if isBytes {
+		begin := len(b.bytes)
+		b.bytes = append(b.bytes, bytes...)
+		return span{begin, len(b.bytes), true}, nil
+	}
 	if !part.asked {
 		if err := p.ask(ctx, name, t, key); err != nil {
 			return span{}, err
@@ -171,6 +199,43 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 		record.Headers = append(record.Headers[:len(record.Headers):len(record.Headers)], part.header)
 	}
 	return span{begin, len(grown), true}, nil
+}
+
+// ErrRaw refuses a Raw whose topic does not admit it.
+var ErrRaw = errors.New("expected an event that a schema can check, found bytes that none describes; the topic admits no raw bytes")
+
+// fits decodes a payload under the schema that it names. An error is a
+// *schemas.ValueError unless there is no such schema or it cannot be asked for.
+func (p *Producer) fits(ctx context.Context, payload Framed) error {
+	misfit := func(expected string, err error) error {
+		return &schemas.ValueError{Violations: []schemas.Violation{{Expected: expected, Found: err.Error()}}}
+	}
+	header, rest, err := schemas.ParseHeader(payload)
+	if err == nil && header.ByGUID {
+		err = fmt.Errorf("%w: a GUID, which cannot be looked up here", schemas.ErrNotFramed)
+	}
+	if err != nil {
+		return misfit("bytes that begin with a byte 0 and the id of a schema", err)
+	}
+	known, ok := p.registry.(SchemaRegistry)
+	if !ok {
+		return errors.New("bytes that name a schema cannot be checked: this registry is asked for the newest ones only")
+	}
+	schema, err := known.Schema(ctx, header.ID)
+	switch {
+	case errors.Is(err, schemas.ErrNoSchema):
+		return misfit("the id of a schema that the registry has", err)
+	case err != nil:
+		return &registryError{fmt.Errorf("look up schema %d: %w", header.ID, err)}
+	}
+	one, body, err := schemas.SelectMessage(schema, rest)
+	if err == nil {
+		_, err = schemas.Decode(one, body, schemas.Limits{})
+	}
+	if err != nil {
+		return misfit(fmt.Sprintf("an encoding under schema %d", header.ID), err)
+	}
+	return nil
 }
 
 // NoSchemaError says that a topic's subject has no schema. It wraps

@@ -33,13 +33,37 @@ type Event struct {
 	// Key. nil: there is none.
 	KeyValue any
 	// Value is what schemas.Schema encodes; nil is a tombstone, which needs no
-	// schema.
+	// schema. A Raw or a Framed is bytes already.
 	Value any
 	// Type is the full name of the value's type, for subjects that are made of
 	// it: see RecordSubject.
 	Type    string
 	Headers []stream.Header
 	Time    time.Time // zero: now
+	// How says how this event becomes a record, in place of Config.Topic.
+	// Events of one call that are made alike best share it.
+	How *Topic
+
+	// Partition and Offset say where the event lies, once Publish has returned.
+	// It sets those of the events of its slice that are durable.
+	Partition int32
+	Offset    int64
+}
+
+// Raw is a key or a value that is published as it is, checked by nobody: see
+// Topic.
+type Raw []byte
+
+// Framed is a key or a value in bytes that name their schema, as other producers
+// write them. It is decoded to see that it fits, and published as it is. The
+// registry then has to be a SchemaRegistry.
+type Framed []byte
+
+// SchemaRegistry is a Registry that knows schemas by their ids. Its errors are
+// like those of Latest.
+type SchemaRegistry interface {
+	Registry
+	Schema(ctx context.Context, id schemas.ID) (schemas.Schema, error)
 }
 
 // Config says how a Producer works. The zero value is the usual one.
@@ -62,6 +86,8 @@ type Topic struct {
 	// DeadLetters is where misfits go with DeadLetter; empty is the topic's
 	// name, then ".dlq". It must exist.
 	DeadLetters string
+	// AllowRaw admits Raw keys and values, which are refused otherwise.
+	AllowRaw bool
 }
 
 // Part says how the key or the value of an event is encoded.
@@ -119,8 +145,10 @@ func (p *Producer) Publish(ctx context.Context, events ...Event) error {
 		err = p.publisher.Publish(ctx, b.records...)
 		if err != nil {
 			// The publisher may hold on to b, which is not used again.
+			b.place(events)
 			return b.blame(failed, err)
 		}
+		b.place(events)
 	}
 	p.release(b)
 	if err != nil {
@@ -140,6 +168,13 @@ func (p *Producer) Check(ctx context.Context, events ...Event) error {
 		return err
 	}
 	return failed.OrNil()
+}
+
+// place says of events where they lie, as far as the publisher has said it.
+func (b *batch) place(events []Event) {
+	for n, i := range b.indexes {
+		events[i].Partition, events[i].Offset = b.records[n].Partition, b.records[n].Offset
+	}
 }
 
 // blame adds the publisher's error to the failed events, by their own index.

@@ -16,6 +16,7 @@ import (
 	"penstock/schemas/avro"
 	"penstock/schemas/protobuf"
 	"penstock/stream"
+	"penstock/stream/memory"
 )
 
 func parse(t testing.TB, f schemas.Format, text string) schemas.Schema {
@@ -194,6 +195,89 @@ func TestMisfits(t *testing.T) {
 		if !errors.As(err, &failed) || len(failed.Errs) != 2 || !errors.Is(failed.Errs[1], schemas.ErrNoSchema) {
 			t.Errorf("Publish returns %v", err)
 		}
+	}
+}
+
+// byID knows the schemas of registry by their ids.
+type byID struct{ *registry }
+
+func (r byID) Schema(_ context.Context, id schemas.ID) (schemas.Schema, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	if id < 1 || int(id) > len(r.schemas) {
+		return nil, schemas.ErrNoSchema
+	}
+	return r.schemas[id-1], nil
+}
+
+func TestBytes(t *testing.T) {
+	reg := byID{&registry{subjects: []string{"orders-value"}, schemas: []schemas.Schema{order(t)}}}
+	var pub publisher
+	p := New(&pub, reg, Config{})
+	raw := &Topic{AllowRaw: true}
+	good := Framed(encoded(t, "a"))
+	events := []Event{
+		{Topic: "orders", Value: good},
+		{Topic: "orders", KeyValue: Raw("k"), Value: Raw("anything"), How: raw},
+		{Topic: "orders", Value: Raw("anything")},
+		{Topic: "orders", Value: Framed("\x00\x00\x00\x00\x09x")},
+		{Topic: "orders", Value: good[:len(good)-1]},
+		{Topic: "orders", Value: Framed("no frame")},
+		{Topic: "orders", Value: Framed(schemas.AppendGUID(nil, schemas.GUID{}))},
+		{Topic: "orders", KeyValue: good, Value: value("b")},
+		{Topic: "orders", Value: Raw{}, How: raw},
+	}
+	err := p.Publish(t.Context(), events...)
+	var failed *stream.BatchError
+	if !errors.As(err, &failed) || len(failed.Errs) != 5 || !errors.Is(failed.Errs[2], ErrRaw) {
+		t.Fatalf("got %v, want five refused", err)
+	}
+	for i := 3; i < 7; i++ {
+		if !errors.As(failed.Errs[i], new(*schemas.ValueError)) {
+			t.Errorf("event %d: %v, want that it does not fit", i, failed.Errs[i])
+		}
+	}
+	want := []stream.Record{
+		{Topic: "orders", Value: good},
+		{Topic: "orders", Key: []byte("k"), Value: []byte("anything")},
+		{Topic: "orders", Key: good, Value: encoded(t, "b")},
+		{Topic: "orders", Value: []byte{}},
+	}
+	if diff := cmp.Diff(want, pub.records); diff != "" {
+		t.Error("published (-want +got):\n", diff)
+	}
+	reg.err = errors.New("away")
+	if err := p.Publish(t.Context(), Event{Topic: "orders", Value: good}); !errors.Is(err, reg.err) {
+		t.Errorf("the registry is away: %v", err)
+	}
+	if err := New(&pub, reg.registry, Config{}).Publish(t.Context(), Event{Topic: "orders", Value: good}); err == nil {
+		t.Error("bytes were not checked")
+	}
+}
+
+// Publish says where the events lie, the refused ones apart.
+func TestPlaces(t *testing.T) {
+	b := memory.New()
+	defer b.Close()
+	if err := b.Create(t.Context(), "orders", 1); err != nil {
+		t.Fatal(err)
+	}
+	p := New(b, &registry{subjects: []string{"orders-value"}, schemas: []schemas.Schema{order(t)}}, Config{})
+	events := []Event{{Topic: "orders", Value: value("a")}, {Topic: "orders", Value: 1}, {Topic: "orders", Value: value("b")}}
+	if err := p.Publish(t.Context(), events...); !errors.As(err, new(*stream.BatchError)) {
+		t.Fatal(err)
+	}
+	if events[0].Offset != 0 || events[2].Offset != 1 {
+		t.Errorf("offsets %d and %d, want 0 and 1", events[0].Offset, events[2].Offset)
+	}
+	a := p.Async(AsyncConfig{})
+	var at Place
+	if err := a.Send(t.Context(), events[0], func(p Place, err error) { at = p }); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(t.Context()); err != nil || at != (Place{0, 2}) {
+		t.Errorf("placed at %+v, %v; want offset 2", at, err)
 	}
 }
 
