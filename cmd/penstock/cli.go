@@ -31,11 +31,6 @@ type brokerFlag struct {
 	Broker string `default:"${broker}" placeholder:"URL" help:"embedded:DIR, kafka://HOST:PORT,… or nats://HOST:PORT. Default: ${default}."`
 }
 
-// registryFlag is embedded by the commands that talk to a registry.
-type registryFlag struct {
-	Registry string `env:"PENSTOCK_REGISTRY" placeholder:"URL" help:"Schema registry. Default: the one 'penstock up' serves beside an embedded broker, else ${registry}."`
-}
-
 // outputFlag is embedded by the commands that print an answer.
 type outputFlag struct {
 	Output string `short:"o" enum:"text,json" default:"text" help:"Print text or json."`

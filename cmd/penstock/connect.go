@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
-	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,7 +12,6 @@ import (
 	"penstock/consumers/sinks/postgres"
 	"penstock/consumers/sinks/sqlite"
 	"penstock/consumers/sinks/sqlsink"
-	"penstock/registry/client"
 	"penstock/schemas"
 	"penstock/schemas/avro"
 	"penstock/schemas/jsonschema"
@@ -80,32 +76,6 @@ func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Br
 	default:
 		return nil, usagef("--broker begins with %q, which penstock does not know; write embedded:DIR, kafka://HOST:PORT or nats://HOST:PORT", scheme)
 	}
-}
-
-// openRegistry is a client of the registry that the flag names, else of the one
-// announced beside an embedded broker, else of the default one.
-func openRegistry(flag, broker string) (*client.Client, error) {
-	address := flag
-	if dir, ok := embeddedDir(broker); ok && address == "" {
-		info, err := nats.ReadServerFile(dir)
-		switch {
-		case err == nil:
-			address = info.Registry
-		case !errors.Is(err, os.ErrNotExist):
-			return nil, err
-		}
-	}
-	if address == "" {
-		address = defaultRegistry
-	}
-	if u, err := url.Parse(address); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, usagef("--registry must be an http or https URL, as in %s", defaultRegistry)
-	}
-	c, err := client.New(address, formats(), client.Options{})
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return c, nil
 }
 
 // sink is a database that holds positions.

@@ -162,7 +162,7 @@ func (c *tailCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer broker.Close()
-	reg, err := openRegistry(c.Registry, c.Broker)
+	reg, err := c.openRegistry(c.Broker)
 	if err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func shorten(b []byte, n int) []byte {
 
 // run runs a job from the command line, and says what it did.
 func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.Broker, j job, done string) error {
-	reg, err := openRegistry(f.Registry, f.Broker)
+	reg, err := f.openRegistry(f.Broker)
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,7 @@ func natsRisks(ctx context.Context, url string) ([]diagnosis, error) {
 
 // registry asks the registry for the level that holds by default.
 func (c *doctorCmd) registry(ctx context.Context) ([]diagnosis, error) {
-	reg, err := openRegistry(c.Registry, c.Broker)
+	reg, err := c.openRegistry(c.Broker)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 	if (c.File == "") == (c.Sample == "") {
 		return usagef("give either a FILE (- for standard input) or --sample NAME")
 	}
-	reg, err := openRegistry(c.Registry, c.Broker)
+	reg, err := c.openRegistry(c.Broker)
 	if err != nil {
 		return err
 	}

@@ -16,14 +16,16 @@ import (
 
 // schemaCmd looks at, registers and checks schemas.
 type schemaCmd struct {
-	List     schemaListCmd     `cmd:"" help:"List subjects and their versions."`
-	Get      schemaGetCmd      `cmd:"" help:"Print the schema of a subject."`
-	Register schemaRegisterCmd `cmd:"" help:"Register a schema under a subject."`
-	Lookup   schemaLookupCmd   `cmd:"" help:"Find the version of a subject that says what a file says."`
-	Check    schemaCheckCmd    `cmd:"" help:"Check whether a schema is compatible with a subject."`
-	Config   schemaConfigCmd   `cmd:"" help:"Show or set a compatibility level."`
-	Delete   schemaDeleteCmd   `cmd:"" help:"Delete a subject or one version."`
-	Sample   schemaSampleCmd   `cmd:"" help:"Print made-up events of a schema."`
+	List       schemaListCmd       `cmd:"" help:"List subjects and their versions."`
+	Get        schemaGetCmd        `cmd:"" help:"Print the schema of a subject."`
+	Register   schemaRegisterCmd   `cmd:"" help:"Register a schema under a subject."`
+	Lookup     schemaLookupCmd     `cmd:"" help:"Find the version of a subject that says what a file says."`
+	Check      schemaCheckCmd      `cmd:"" help:"Check whether a schema is compatible with a subject."`
+	References schemaReferencesCmd `cmd:"" help:"Show what a version refers to, and what refers to it."`
+	Config     schemaConfigCmd     `cmd:"" help:"Show, set or take away a compatibility level."`
+	Mode       schemaModeCmd       `cmd:"" help:"Show, set or take away a mode, such as READONLY."`
+	Delete     schemaDeleteCmd     `cmd:"" help:"Delete a subject or one version."`
+	Sample     schemaSampleCmd     `cmd:"" help:"Print made-up events of a schema."`
 }
 
 // registryFlags are what the commands on a registry share. They find it beside
@@ -41,12 +43,12 @@ type connectFlags struct {
 
 // with calls do with a client of the registry.
 func (f *connectFlags) with(do func(reg *client.Client) error) error {
-	reg, err := openRegistry(f.Registry, f.Broker)
+	reg, err := f.openRegistry(f.Broker)
 	if err != nil {
 		return err
 	}
 	defer reg.Close()
-	return do(reg)
+	return advised(do(reg))
 }
 
 // versionNumber is the number that a version's name stands for.
@@ -60,18 +62,29 @@ func versionNumber(name string) (int, error) {
 
 // schemaListCmd lists subjects.
 type schemaListCmd struct {
+	Deleted bool `help:"List deleted ones too, as far as they are not gone for good."`
 	registryFlags
+}
+
+// Help shows examples.
+func (schemaListCmd) Help() string {
+	return `Examples:
+  penstock schema list
+  penstock schema list -o json | jq -r .subject
+  penstock schema list --registry https://registry.example --registry-user @login
+
+Every schema command works with any registry that speaks Confluent's dialect.`
 }
 
 // Run prints a line a subject.
 func (c *schemaListCmd) Run(ctx context.Context, t *terminal) error {
 	return c.with(func(reg *client.Client) error {
-		subjects, err := reg.Subjects(ctx, false)
+		subjects, err := reg.Subjects(ctx, c.Deleted)
 		if err != nil {
 			return err
 		}
 		for _, name := range subjects {
-			versions, err := reg.Versions(ctx, name, false)
+			versions, err := reg.Versions(ctx, name, c.Deleted)
 			if errors.Is(err, client.ErrNotFound) {
 				continue // deleted meanwhile
 			}
@@ -99,6 +112,15 @@ type schemaGetCmd struct {
 	Subject string `arg:"" help:"Subject."`
 	Version string `arg:"" optional:"" default:"latest" help:"Version, or latest (default)."`
 	registryFlags
+}
+
+// Help shows examples.
+func (schemaGetCmd) Help() string {
+	return `Examples:
+  penstock schema get flights-value > flights.avsc
+  penstock schema get flights-value 2 -o json
+
+-o json adds id, type, references and what else the registry says of it.`
 }
 
 // Run prints the schema's text, or all that the registry says of it.
@@ -170,6 +192,16 @@ type schemaRegisterCmd struct {
 	schemaFileFlags
 }
 
+// Help shows examples.
+func (schemaRegisterCmd) Help() string {
+	return `Examples:
+  penstock schema register flights.avsc --subject flights-value
+  penstock schema register order.proto --subject orders-value --reference money.proto=common-money:1
+
+Registering what is there already gives its id again. Exit code 1 is a schema
+that the subject's level refuses.`
+}
+
 // Run registers, or explains why the schema is refused.
 func (c *schemaRegisterCmd) Run(ctx context.Context, t *terminal) error {
 	return c.with(func(reg *client.Client, s registry.Schema) error {
@@ -197,6 +229,14 @@ func refusedSchema(err error) error {
 // schemaLookupCmd finds a schema.
 type schemaLookupCmd struct {
 	schemaFileFlags
+}
+
+// Help shows examples.
+func (schemaLookupCmd) Help() string {
+	return `Examples:
+  penstock schema lookup flights.avsc --subject flights-value
+
+Exit code 1 is that there is none.`
 }
 
 // Run prints the version, or exits with 1.
@@ -275,16 +315,32 @@ func printFindings(t *terminal, findings []registry.Finding, indent string) {
 	}
 }
 
-// schemaConfigCmd shows or sets a compatibility level.
+// schemaConfigCmd shows, sets or takes away a compatibility level.
 type schemaConfigCmd struct {
-	Subject string `arg:"" optional:"" help:"Subject. Default: all that have no level of their own."`
-	Level   string `placeholder:"LEVEL" help:"NONE, BACKWARD, FORWARD, FULL, or the last three with _TRANSITIVE. Default: show it."`
+	Subject string `arg:"" optional:"" help:"Subject, or a context as :.name:. Default: all that have no level of their own."`
+	Level   string `placeholder:"LEVEL" xor:"change" help:"NONE, BACKWARD, FORWARD, FULL, or the last three with _TRANSITIVE. Default: show it."`
+	Delete  bool   `xor:"change" help:"Take the configuration of this subject away, so that the one of all holds."`
 	registryFlags
 }
 
-// Run sets the level if there is one, and prints what holds.
+// Help shows examples.
+func (schemaConfigCmd) Help() string {
+	return `Examples:
+  penstock schema config
+  penstock schema config flights-value --level full_transitive
+  penstock schema config flights-value --delete
+
+-o json shows what else is configured.`
+}
+
+// Run changes the level if that is asked for, and prints what holds.
 func (c *schemaConfigCmd) Run(ctx context.Context, t *terminal) error {
 	return c.with(func(reg *client.Client) error {
+		if c.Delete {
+			if err := deleteSetting(ctx, reg, "config", c.Subject); err != nil {
+				return err
+			}
+		}
 		if c.Level != "" {
 			level, err := registry.ParseLevel(c.Level)
 			if err != nil {
@@ -312,6 +368,17 @@ type schemaDeleteCmd struct {
 	Version   string `arg:"" optional:"" help:"Version, or latest. Default: the whole subject."`
 	Permanent bool   `help:"Delete for good what was deleted before."`
 	registryFlags
+}
+
+// Help shows examples.
+func (schemaDeleteCmd) Help() string {
+	return `Examples:
+  penstock schema delete flights-value 2
+  penstock schema delete flights-value
+  penstock schema delete flights-value --permanent
+
+Deleted versions are still there for who reads old events by id. What is deleted
+for good must have been deleted before, and is gone.`
 }
 
 // Run deletes, and prints what.

@@ -97,7 +97,7 @@ func (c *schemaSampleCmd) schema(ctx context.Context) (schemas.Schema, error) {
 		}
 		return parseFile(c.Source, s.SchemaType, s.Schema)
 	}
-	reg, err := openRegistry(c.Registry, c.Broker)
+	reg, err := c.openRegistry(c.Broker)
 	if err != nil {
 		return nil, err
 	}

@@ -175,6 +175,13 @@ func versionName(number int) string {
 	return strconv.Itoa(number)
 }
 
+func versionWords(number int) string {
+	if number == latest {
+		return "the latest version"
+	}
+	return "version " + strconv.Itoa(number)
+}
+
 func flag(name string, set bool) url.Values {
 	if !set {
 		return nil
@@ -352,7 +359,7 @@ func (c *Client) Versions(ctx context.Context, subject string, deleted bool) (nu
 func (c *Client) Version(ctx context.Context, subject string, number int, deleted bool) (s registry.Schema, err error) {
 	path := subjectPath(subject, "versions", versionName(number))
 	if err := c.do(ctx, http.MethodGet, path, flag("deleted", deleted), nil, &s); err != nil {
-		return s, fmt.Errorf("get version %s of subject %q: %w", versionName(number), subject, err)
+		return s, fmt.Errorf("get %s of subject %q: %w", versionWords(number), subject, err)
 	}
 	s.SchemaType = cmp.Or(s.SchemaType, schemas.Avro)
 	return s, nil
@@ -367,12 +374,24 @@ func (c *Client) ReferencedBy(ctx context.Context, subject string, number int) (
 	return ids, nil
 }
 
+// UsesOf returns the versions that have an id in the context of a subject.
+func (c *Client) UsesOf(ctx context.Context, subject string, id schemas.ID) (uses []registry.SubjectVersion, err error) {
+	path := "/schemas/ids/" + strconv.Itoa(int(id)) + "/versions"
+	if name := strings.Trim(registry.ScopeOf(subject), ":"); name != "" {
+		path = "/contexts/" + url.PathEscape(name) + path
+	}
+	if err := c.do(ctx, http.MethodGet, path, nil, nil, &uses); err != nil {
+		return nil, fmt.Errorf("list versions of schema %d: %w", id, err)
+	}
+	return uses, nil
+}
+
 // DeleteVersion deletes one version, -1 the newest; see
 // registry.Registry.DeleteVersion.
 func (c *Client) DeleteVersion(ctx context.Context, subject string, number int, permanent bool) (deleted int, err error) {
 	path := subjectPath(subject, "versions", versionName(number))
 	if err := c.do(ctx, http.MethodDelete, path, flag("permanent", permanent), nil, &deleted); err != nil {
-		return 0, fmt.Errorf("delete version %s of subject %q: %w", versionName(number), subject, err)
+		return 0, fmt.Errorf("delete %s of subject %q: %w", versionWords(number), subject, err)
 	}
 	c.forget(subject)
 	return deleted, nil
@@ -397,11 +416,19 @@ func settingPath(kind, subject string) string {
 	return "/" + kind + "/" + url.PathEscape(subject)
 }
 
+// scopeWords is whose a setting is.
+func scopeWords(scope string) string {
+	if scope == "" {
+		return "the registry"
+	}
+	return fmt.Sprintf("%q", scope)
+}
+
 // Config returns the configuration that holds for a subject, or, with the empty
 // name, for all.
 func (c *Client) Config(ctx context.Context, subject string) (cfg registry.Config, err error) {
 	if err := c.do(ctx, http.MethodGet, settingPath("config", subject), flag("defaultToGlobal", subject != ""), nil, &cfg); err != nil {
-		return cfg, fmt.Errorf("get configuration of subject %q: %w", subject, err)
+		return cfg, fmt.Errorf("get configuration of %s: %w", scopeWords(subject), err)
 	}
 	return cfg, nil
 }
@@ -415,7 +442,7 @@ func (c *Client) SetConfig(ctx context.Context, subject string, cfg registry.Con
 	}{cfg.CompatibilityLevel, cfg}
 	body.CompatibilityLevel = "" // has the other name in a request
 	if err := c.do(ctx, http.MethodPut, settingPath("config", subject), nil, body, nil); err != nil {
-		return fmt.Errorf("configure subject %q: %w", subject, err)
+		return fmt.Errorf("configure %s: %w", scopeWords(subject), err)
 	}
 	return nil
 }
@@ -424,7 +451,7 @@ func (c *Client) SetConfig(ctx context.Context, subject string, cfg registry.Con
 // one holds; with the empty name, the global one.
 func (c *Client) DeleteConfig(ctx context.Context, subject string) error {
 	if err := c.do(ctx, http.MethodDelete, settingPath("config", subject), nil, nil, nil); err != nil {
-		return fmt.Errorf("delete configuration of subject %q: %w", subject, err)
+		return fmt.Errorf("delete configuration of %s: %w", scopeWords(subject), err)
 	}
 	return nil
 }
@@ -438,7 +465,7 @@ type modeBody struct {
 func (c *Client) Mode(ctx context.Context, subject string) (registry.Mode, error) {
 	var got modeBody
 	if err := c.do(ctx, http.MethodGet, settingPath("mode", subject), flag("defaultToGlobal", subject != ""), nil, &got); err != nil {
-		return "", fmt.Errorf("get mode of subject %q: %w", subject, err)
+		return "", fmt.Errorf("get mode of %s: %w", scopeWords(subject), err)
 	}
 	return got.Mode, nil
 }
@@ -447,7 +474,7 @@ func (c *Client) Mode(ctx context.Context, subject string) (registry.Mode, error
 // registry.Registry.SetMode.
 func (c *Client) SetMode(ctx context.Context, subject string, m registry.Mode, force bool) error {
 	if err := c.do(ctx, http.MethodPut, settingPath("mode", subject), flag("force", force), modeBody{m}, nil); err != nil {
-		return fmt.Errorf("set mode of subject %q: %w", subject, err)
+		return fmt.Errorf("set mode of %s: %w", scopeWords(subject), err)
 	}
 	return nil
 }

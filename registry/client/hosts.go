@@ -123,8 +123,13 @@ func (p *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	ctx, began := req.Context(), time.Now()
+	var last attempt
 	for try := 0; ; try++ {
 		a := p.round(req, body)
+		if try > 0 && errors.Is(a.err, errLeftAlone) {
+			return last.resp, last.err // by its own tries
+		}
+		last = a
 		wait := rand.N(min(firstPause<<try, longestBackoff)) + 1
 		if a.resp != nil {
 			wait = max(wait, retryAfter(a.resp))

@@ -19,7 +19,7 @@ import (
 // a *registry.Error with CodeConfigNotFound or CodeModeNotFound.
 func (c *Client) Setting(ctx context.Context, kind, scope string) (value map[string]json.RawMessage, err error) {
 	if err := c.do(ctx, http.MethodGet, settingPath(kind, scope), nil, nil, &value); err != nil {
-		return nil, fmt.Errorf("get %s of %q: %w", kind, scope, err)
+		return nil, fmt.Errorf("get %s of %s: %w", kind, scopeWords(scope), err)
 	}
 	return value, nil
 }
@@ -28,7 +28,7 @@ func (c *Client) Setting(ctx context.Context, kind, scope string) (value map[str
 // registry would refuse because of what it holds.
 func (c *Client) PutSetting(ctx context.Context, kind, scope string, value map[string]json.RawMessage, force bool) error {
 	if err := c.do(ctx, http.MethodPut, settingPath(kind, scope), flag("force", force), value, nil); err != nil {
-		return fmt.Errorf("set %s of %q: %w", kind, scope, err)
+		return fmt.Errorf("set %s of %s: %w", kind, scopeWords(scope), err)
 	}
 	return nil
 }
@@ -36,7 +36,7 @@ func (c *Client) PutSetting(ctx context.Context, kind, scope string, value map[s
 // DeleteSetting takes a setting away; see Setting.
 func (c *Client) DeleteSetting(ctx context.Context, kind, scope string) error {
 	if err := c.do(ctx, http.MethodDelete, settingPath(kind, scope), nil, nil, nil); err != nil {
-		return fmt.Errorf("delete %s of %q: %w", kind, scope, err)
+		return fmt.Errorf("delete %s of %s: %w", kind, scopeWords(scope), err)
 	}
 	return nil
 }
