@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"time"
 
 	"penstock/registry"
 	"penstock/schemas"
@@ -21,6 +22,8 @@ const (
 	// jsonDepth is how many pairs may lie within each other. References in
 	// circles of different length make it more than the schemas are deep.
 	jsonDepth = 2000
+	// jsonMatching is how long patterns may try names.
+	jsonMatching = 500 * time.Millisecond
 	// jsonFindings is how many findings of errors, and of anything else, are
 	// told.
 	jsonFindings = 1000
@@ -51,6 +54,7 @@ func checkJSON(reader, writer schemas.Schema, d registry.Direction, p registry.P
 type jsonWalk struct {
 	lenient  bool
 	left     int // of jsonWork
+	matching time.Duration
 	depth    int
 	broken   map[jsonPair]bool
 	outcomes map[jsonPair]*jsonOutcome

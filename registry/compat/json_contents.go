@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"penstock/schemas"
 )
@@ -56,13 +57,20 @@ func (k *jsonWalk) required(o *jsonOutcome, ro, wo *jsonProperties) {
 }
 
 // covering returns the schema that a content model has for a property that it
-// does not name, and where it stands, or nil.
+// does not name, and where it stands, or nil. Where a pattern cannot be decided
+// in time, or all together take too long, the comparison is given up.
 func (k *jsonWalk) covering(o *jsonProperties, name string) (*jsonNode, string) {
 	for _, p := range o.patterns {
 		if !k.spend(1 + len(name)/64) {
 			return nil, ""
 		}
-		if p.re != nil && p.re.MatchString(name) {
+		start := time.Now()
+		found, err := p.match(name)
+		if k.matching += time.Since(start); err != nil || k.matching > jsonMatching {
+			k.left = -1
+			return nil, ""
+		}
+		if found {
 			return p.node, "patternProperties/" + p.name
 		}
 	}

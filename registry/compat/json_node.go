@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"math/big"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 type jsonSource interface {
 	Document() (text *schemas.JSONNode, base string)
 	Reference(address string) *schemas.JSONNode
+	Pattern(text string) (match func(string) (bool, error), err error)
 	Keep(build func() any) any
 }
 
@@ -125,9 +125,9 @@ type jsonProperties struct {
 }
 
 type jsonPattern struct {
-	name string
-	re   *regexp.Regexp // nil if it is beyond RE2: it matches nothing
-	node *jsonNode
+	name  string
+	match func(string) (bool, error)
+	node  *jsonNode
 }
 
 type jsonList struct {
@@ -702,11 +702,11 @@ func (b *jsonBuilder) properties(p jsonPlace, said *jsonNode) *jsonProperties {
 		}
 	}
 	for _, m := range members("patternProperties") {
-		re, err := regexp.Compile(m.Name)
+		match, err := b.source.Pattern(m.Name)
 		if err != nil {
-			re = nil
+			match = func(string) (bool, error) { return false, err }
 		}
-		o.patterns = append(o.patterns, jsonPattern{m.Name, re, b.node(p.below(m.Value))})
+		o.patterns = append(o.patterns, jsonPattern{m.Name, match, b.node(p.below(m.Value))})
 	}
 	for _, keyword := range []string{"dependencies", "dependentRequired", "dependentSchemas"} {
 		for _, m := range members(keyword) {

@@ -354,6 +354,13 @@ func TestJSONBounds(t *testing.T) {
 		t.Errorf("10,000 broken fields: found %v", got)
 	}
 
+	// A name that a pattern cannot be decided for in time.
+	bomb := `{"patternProperties":{"^(?=a)(a+)+$":{}},"additionalProperties":false}`
+	named := `{"properties":{"` + strings.Repeat("a", 40) + `!":{}},"additionalProperties":false}`
+	if got := rules(bomb, named); len(got) != 1 || got["TOO_COMPLEX_TO_COMPARE ERR"] != 1 {
+		t.Errorf("a pattern that takes too long: found %v", got)
+	}
+
 	// A ring of n schemas that refer to the next one; only a walk through all
 	// pairs of two rings sees where they differ.
 	ring := func(n int, last string) string {

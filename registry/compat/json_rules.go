@@ -458,10 +458,10 @@ var jsonRules = append([]jsonRule{
 	},
 	jsonNotNarrowed: {name: "NOT_TYPE_NARROWED", verdict: 'y', purpose: "The reader forbids nothing that the writer does not."},
 	jsonTooComplex: {
-		"TOO_COMPLEX_TO_COMPARE", 'n', "The schemas have so many alternatives or circles of references that comparing them was given up.",
-		"comparing {R} with {W} was given up after about half a million steps or 2,000 levels: whether data can be read is not known",
-		"let the combinations have fewer members, or the references shorter circles; or set the level of the subject to NONE to register without a check",
-		"let the combinations have fewer members, or the references shorter circles; or set the level of the subject to NONE to register without a check",
+		"TOO_COMPLEX_TO_COMPARE", 'n', "The schemas have so many alternatives, circles of references or ways to match a pattern that comparing them was given up.",
+		"comparing {R} with {W} was given up after about half a million steps, 2,000 levels or half a second of matching patterns: whether data can be read is not known",
+		"let the combinations have fewer members, the references shorter circles, or the patterns fewer repetitions within each other; or set the level of the subject to NONE to register without a check",
+		"let the combinations have fewer members, the references shorter circles, or the patterns fewer repetitions within each other; or set the level of the subject to NONE to register without a check",
 	},
 	jsonMoreFindings: {
 		name: "MORE_FINDINGS", verdict: 'y', purpose: "There are more findings than are told.",

@@ -91,7 +91,9 @@ func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema
 	c.DefaultDraft(jsonschema.Draft7)
 	c.AssertFormat()
 	c.UseLoader(d)
-	c.UseRegexpEngine(compilePattern)
+	p := &patterns{maxSteps, map[string]*pattern{}}
+	defer func() { p.known = nil }()
+	c.UseRegexpEngine(p.compile)
 	if extension != nil {
 		c.AssertVocabs()
 		c.RegisterVocabulary(&jsonschema.Vocabulary{
