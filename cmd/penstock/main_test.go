@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,11 +11,27 @@ import (
 	"testing"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"penstock": main})
+	testscript.Main(m, map[string]func(){"penstock": main, "nats-server": natsServerMain})
+}
+
+// natsServerMain is nats-server as a process: nats-server CONFIG.
+func natsServerMain() {
+	options, err := natsserver.ProcessConfigFile(os.Args[1])
+	var s *natsserver.Server
+	if err == nil {
+		s, err = natsserver.NewServer(options)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	s.Start()
+	s.WaitForShutdown()
 }
 
 // TestSessions runs testdata/*.txtar: the command line as a person types it.

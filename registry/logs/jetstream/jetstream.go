@@ -5,7 +5,7 @@
 // atomic batch of them. Its condition is the stream's last sequence, so the
 // stream is the arbiter of who comes first, and there is no writer to elect.
 // The stream keeps everything, and refuses to delete: a log with holes might
-// give an id twice.
+// give an id twice. Why it is not compacted either is in docs/adr/0006.
 package jetstream
 
 import (
@@ -36,6 +36,9 @@ const (
 	connectTimeout = 2 * time.Second
 	// replyTimeout bounds the wait for an answer.
 	replyTimeout = 5 * time.Second
+	// pingEvery is how often the server is asked for a sign of life. One that
+	// has given none three times is left for another.
+	pingEvery = 2 * time.Second
 	// maxPart is how many bytes of an append one message carries, or less
 	// where the server takes less. maxParts is what a server admits in an
 	// atomic batch by default.
@@ -134,6 +137,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	l.nc, err = nats.Connect(c.URL,
 		nats.Name("penstock registry"), nats.Token(c.Token), nats.Timeout(connectTimeout), nats.SetCustomDialer(dialer(c.Dial)),
 		nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond), nats.IgnoreAuthErrorAbort(),
+		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(-1), // what cannot be sent now is an error now
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			c.Logger.Warn("lost the connection to the registry's log", "error", err)
