@@ -77,7 +77,6 @@ func (r *Registry) prepare(name string, s Schema) (*candidate, error) {
 	}
 	c := newContent(s.SchemaType, text, refs, s.Metadata, s.RuleSet)
 	c.canonical.Store(&c.text)
-	r.parsed.put(parsedKey(c, texts), parsed, len(c.text))
 	return &candidate{content: c, schema: parsed, texts: texts, same: map[*version]bool{}}, nil
 }
 

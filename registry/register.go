@@ -91,6 +91,10 @@ func (reg *registration) look() (done bool, err error) {
 	}
 	if against := reg.comparison(state); against.needed() {
 		reg.verdict = reg.r.compare(reg.candidate, against)
+		// The next version will be compared with this one. What has no other
+		// version rarely gets one, and a parsed schema is much larger than its text.
+		c := reg.candidate
+		reg.r.parsed.put(parsedKey(c.content, c.texts), c.schema, len(c.content.text))
 	}
 	return false, nil
 }

@@ -21,8 +21,9 @@ const (
 	maxReferences = 1000
 	// maxBatch is how many waiting writes share one append.
 	maxBatch = 256
-	// parsedBytes bounds the text of the schemas that are kept in parsed form.
-	parsedBytes = 4 << 20
+	// parsedBytes bounds the text of the schemas that are kept in parsed form,
+	// which takes about 15 times as much memory.
+	parsedBytes = 2 << 20
 )
 
 // DefaultMaxSchemaBytes is the largest schema text taken where Options say
