@@ -569,6 +569,59 @@ func TestAssociations(t *testing.T) {
 	s.want("POST", "/associations:batchMutate", `{"requests":[`+strings.Repeat("{},", 1000)+`{}]}`, 409, "40902")
 }
 
+// TestAssociationsAreAtomic: the schemas and associations of a request are
+// stored in one append, or not at all.
+func TestAssociationsAreAtomic(t *testing.T) {
+	log := &appendLog{Log: memory.New()}
+	r := open(t, log)
+	server := httptest.NewServer(registry.Handler(r, registry.HandlerOptions{}))
+	t.Cleanup(server.Close)
+	s := &session{T: t, server: server}
+	s.has("POST", "/subjects/old/versions", quoted("+y"), 200, `"id":1`)
+	log.appends = nil
+	both := func(key, value string) string {
+		return `{"resourceName":"r","resourceNamespace":"n","resourceId":"i","associations":[{"associationType":"key","subject":"k","lifecycle":"STRONG","schema":` + key + `},{"subject":"v","schema":` + value + `}]}`
+	}
+	refused := func(request string, status int, want string) {
+		t.Helper()
+		s.want("POST", "/associations", request, status, want)
+		s.want("POST", "/associations?dryRun=true", request, status, want)
+		if len(log.appends) > 0 || len(r.Subjects("", registry.WithDeleted)) != 1 {
+			t.Errorf("%s: refused, and yet stored: %d appends, subjects %q", want, len(log.appends), r.Subjects("", registry.WithDeleted))
+		}
+	}
+	refused(both(quoted("+a"), `{"schema":"nonsense"}`), 422, "42201")
+	refused(strings.Replace(both(quoted("+a"), quoted("-c +c")), `"subject":"v"`, `"subject":"old"`, 1), 409, "40901")
+	// The value builds on the key, which belongs to the resource alone.
+	refused(both(quoted("+a"), with("@k", `"references":[{"name":"k","subject":"k","version":1}]`)), 422, "42201")
+
+	s.has("POST", "/associations?dryRun=true", both(quoted("+a"), quoted("+b")), 200, `"subject":"k"`)
+	s.want("GET", "/subjects", "", 200, `["old"]`)
+	s.has("POST", "/associations", both(quoted("+a"), quoted("+b")), 200, `"schema":{"subject":"k","version":1,"id":2,`, `"schema":{"subject":"v","version":1,"id":3,`)
+	if len(log.appends) != 1 || log.appends[0] != 4 {
+		t.Errorf("appends of %v records, want one of four", log.appends)
+	}
+	s.has("GET", "/subjects/k/versions/1", "", 200, `"id":2`)
+	s.has("GET", "/subjects/v/versions/1", "", 200, `"id":3`)
+	// Two subjects with one schema have one id.
+	s.has("POST", "/associations?context=c", strings.Replace(both(quoted("+a"), quoted("+a")), `"r"`, `"q"`, 1), 200)
+	s.has("GET", "/contexts/.c/schemas/ids/1/versions", "", 200, `[{"subject":":.c:k","version":1},{"subject":":.c:v","version":1}]`)
+	if diff := cmp.Diff(everything(r), everything(open(t, log))); diff != "" {
+		t.Errorf("after a restart (-before +after):\n%s", diff)
+	}
+}
+
+// appendLog notes how many records each append has.
+type appendLog struct {
+	registry.Log
+	appends []int
+}
+
+func (l *appendLog) Append(ctx context.Context, prev uint64, events ...registry.Event) (uint64, error) {
+	l.appends = append(l.appends, len(events))
+	return l.Log.Append(ctx, prev, events...)
+}
+
 // TestAssociationsAreKept: contexts and associations are there after a restart,
 // and gone after it once they are deleted.
 func TestAssociationsAreKept(t *testing.T) {

@@ -233,42 +233,71 @@ func (q *AssociationRequest) completeChange(c *AssociationChange, context string
 	return nil
 }
 
-// Associate makes the changes of a request, all or none, and returns what the
-// associations are then. Schemas that come with it are registered before, and
-// stay if the rest is refused. With dryRun nothing is changed.
+// Associate makes the changes of a request, and registers the schemas that come
+// with it, all or nothing, and returns what the associations are then. With
+// dryRun nothing is changed.
 func (r *Registry) Associate(ctx context.Context, q AssociationRequest, dryRun bool) (AssociationRequest, error) {
 	var made []AssociationChange
-	decide := r.associate(q, &made)
-	if err := r.would(decide); err != nil {
+	associate := r.associate(q, &made)
+	if err := r.would(associate); err != nil {
 		return q, err
 	}
+	var decisions []decision
+	registered := map[string]*registration{}
 	for _, c := range q.Associations {
 		if c.Schema == nil || c.Op == opDelete {
 			continue
 		}
 		s := *c.Schema
 		s.Normalize = s.Normalize || c.Normalize
-		if dryRun {
-			checked, err := r.Check(c.Subject, AllVersions, s)
-			if err == nil && !checked.Compatible {
-				err = &Error{Code: CodeIncompatible, Message: fmt.Sprintf("The schema of subject %q is incompatible with an earlier one, details: %v", c.Subject, checked.Messages), Findings: checked.Findings}
-			}
-			if err != nil {
-				return q, err
-			}
-			continue
-		}
-		if _, err := r.Register(ctx, c.Subject, s, false); err != nil {
+		reg, err := r.registration(c.Subject, s, false)
+		if err != nil {
 			return q, err
 		}
+		if _, err := reg.look(); err != nil {
+			return q, err
+		}
+		decisions = append(decisions, reg.decide)
+		registered[c.Subject] = reg
 	}
-	if !dryRun {
-		if err := r.write(ctx, decide); err != nil {
-			return q, err
+	decide := inTurn(append(decisions, associate)...)
+	var err error
+	if dryRun {
+		err = r.would(decide)
+	} else {
+		err = r.write(ctx, decide)
+	}
+	if err != nil {
+		return q, err
+	}
+	for i, c := range made {
+		if reg := registered[c.Subject]; reg != nil {
+			made[i].Schema = &reg.result
 		}
 	}
 	q.Associations = made
 	return q, nil
+}
+
+// inTurn makes one decision of several, each of which sees what those before it
+// come to. If one refuses, that is all.
+func inTurn(decisions ...decision) decision {
+	return func(x *index) (events []Event, err error) {
+		x = x.tentatively()
+		for _, decide := range decisions {
+			made, err := decide(x)
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range made {
+				if err := x.apply(e); err != nil {
+					return nil, fmt.Errorf("apply own record %s: %w", e.Key, err)
+				}
+			}
+			events = append(events, made...)
+		}
+		return events, nil
+	}
 }
 
 // associate is the decision of Associate; made is what it comes to.

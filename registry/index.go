@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"iter"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -132,6 +133,8 @@ type index struct {
 	exporters    layered[string, json.RawMessage]
 	// spellings are the bytes other than ours that a key has in the log.
 	spellings layered[recordKey, []string]
+
+	tentative bool // see tentatively
 }
 
 // shared is a content and the ids it has, normally one in a context. It is
@@ -178,6 +181,28 @@ func (x *index) durable() *index {
 	}
 }
 
+// tentatively returns an index over x, in which a decision can try what its events
+// come to. What it has is forgotten with it. It is of no use once x has changed.
+func (x *index) tentatively() *index {
+	return &index{
+		tentative: true,
+
+		subjects:   x.subjects.tentatively(),
+		ids:        x.ids.tentatively(),
+		contents:   x.contents.tentatively(),
+		maxIDs:     x.maxIDs.tentatively(),
+		configs:    x.configs.tentatively(),
+		modes:      x.modes.tentatively(),
+		references: x.references.tentatively(),
+		contexts:   x.contexts.tentatively(),
+
+		associations: x.associations.tentatively(),
+		resources:    x.resources.tentatively(),
+		exporters:    x.exporters.tentatively(),
+		spellings:    x.spellings.tentatively(),
+	}
+}
+
 type layer interface {
 	merge()
 	drop()
@@ -221,9 +246,7 @@ func (x *index) putVersion(name string, v *version) {
 	if s == nil {
 		s = &subject{name: name}
 	}
-	// Appending in place is safe: what a reader holds ends before the new
-	// element, and only the newest slice is ever appended to.
-	versions := append(s.versions, v)
+	versions := appended(x, s.versions, v)
 	if n := len(s.versions); n > 0 && s.versions[n-1].number > v.number {
 		at, _ := slices.BinarySearchFunc(s.versions, v.number, byNumber)
 		versions = slices.Insert(slices.Clone(s.versions), at, v)
@@ -236,7 +259,7 @@ func (x *index) putVersion(name string, v *version) {
 		held = &identified{content: v.content}
 		x.hold(id, v.content)
 	}
-	x.ids.put(id, &identified{held.content, append(held.uses, SubjectVersion{name, v.number})})
+	x.ids.put(id, &identified{held.content, appended(x, held.uses, SubjectVersion{name, v.number})})
 	x.putContext(context)
 	if m := x.maxIDs.get(context); m == nil || *m < v.id {
 		x.maxIDs.put(context, &v.id)
@@ -245,6 +268,16 @@ func (x *index) putVersion(name string, v *version) {
 		target := SubjectVersion{InContextOf(name, r.Subject), r.Version}
 		x.references.put(target, new(append(slices.Clone(deref(x.references.get(target))), &versionOf{name, v})))
 	}
+}
+
+// appended returns list with one more. Appending in place is safe: what a reader
+// holds ends before the new element, and only the newest slice is ever appended
+// to, but by an index that tries something.
+func appended[T any](x *index, list []T, v T) []T {
+	if x.tentative {
+		list = slices.Clip(list)
+	}
+	return append(list, v)
 }
 
 // hold notes that c has an id.
@@ -401,6 +434,7 @@ func deref[T any](p *T) (v T) {
 // layered is a map with a second layer over it. A nil value stands for none.
 type layered[K comparable, V any] struct {
 	base, over map[K]*V
+	under      *layered[K, V] // in the place of base, of an index that tries something
 }
 
 func newLayered[K comparable, V any]() layered[K, V] {
@@ -409,16 +443,23 @@ func newLayered[K comparable, V any]() layered[K, V] {
 
 func (l *layered[K, V]) durable() layered[K, V] { return layered[K, V]{base: l.base} }
 
+func (l *layered[K, V]) tentatively() layered[K, V] {
+	return layered[K, V]{over: map[K]*V{}, under: l}
+}
+
 func (l *layered[K, V]) get(k K) *V {
 	if v, ok := l.over[k]; ok {
 		return v
+	}
+	if l.under != nil {
+		return l.under.get(k)
 	}
 	return l.base[k]
 }
 
 func (l *layered[K, V]) put(k K, v *V) { l.over[k] = v }
 
-// all yields what both layers hold, in no order.
+// all yields what the layers hold, in no order.
 func (l *layered[K, V]) all() iter.Seq2[K, *V] {
 	return func(yield func(K, *V) bool) {
 		for k, v := range l.over {
@@ -426,7 +467,11 @@ func (l *layered[K, V]) all() iter.Seq2[K, *V] {
 				return
 			}
 		}
-		for k, v := range l.base {
+		rest := maps.All(l.base)
+		if l.under != nil {
+			rest = l.under.all()
+		}
+		for k, v := range rest {
 			if _, covered := l.over[k]; !covered && !yield(k, v) {
 				return
 			}

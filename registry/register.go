@@ -18,21 +18,10 @@ import (
 // subject's level is refused with CodeIncompatible, and the *Error has the
 // findings; force leaves that check out.
 func (r *Registry) Register(ctx context.Context, name string, s Schema, force bool) (Schema, error) {
-	name = normalName(name)
-	if err := checkSubject(name); err != nil {
-		return Schema{}, err
-	}
-	if s.Schema == "" {
-		if err := r.fillFromLatest(name, &s); err != nil {
-			return Schema{}, err
-		}
-	}
-	c, err := r.prepare(name, s)
+	reg, err := r.registration(name, s, force)
 	if err != nil {
 		return Schema{}, err
 	}
-	reg := &registration{r: r, name: name, request: s, force: force, candidate: c}
-
 	// The first look is at the durable state and outside the writer: most
 	// registrations are of what is there, and what is checked here need not
 	// be checked while others wait.
@@ -43,6 +32,24 @@ func (r *Registry) Register(ctx context.Context, name string, s Schema, force bo
 		return Schema{}, err
 	}
 	return reg.result, nil
+}
+
+// registration parses what is to be registered.
+func (r *Registry) registration(name string, s Schema, force bool) (*registration, error) {
+	name = normalName(name)
+	if err := checkSubject(name); err != nil {
+		return nil, err
+	}
+	if s.Schema == "" {
+		if err := r.fillFromLatest(name, &s); err != nil {
+			return nil, err
+		}
+	}
+	c, err := r.prepare(name, s)
+	if err != nil {
+		return nil, err
+	}
+	return &registration{r: r, name: name, request: s, force: force, candidate: c}, nil
 }
 
 // fillFromLatest gives a request without a text that of the latest version, so
