@@ -60,6 +60,7 @@ var codes = map[registry.Code][]string{
 	404:   {"GET /nowhere"},
 	405:   {"PATCH /subjects"},
 	403:   {"in TestPermissions"},
+	406:   {"in TestHTTPManners"},
 	415:   {"in TestHTTPManners"},
 	409:   {"in TestDialectV7"},
 	500:   {"in TestInternalErrors"},

@@ -44,7 +44,7 @@ func (r *Registry) deleteVersion(name string, number int, permanent bool, delete
 		case err != nil:
 			return nil, err
 		case v.deleted && !permanent:
-			return nil, errorf(CodeVersionDeleted, "Subject '%s' Version %d was soft deleted. Set permanent=true to delete permanently", name, v.number)
+			return nil, errorf(CodeVersionDeleted, "Subject '%s' Version %d was soft deleted.Set permanent=true to delete permanently", name, v.number)
 		case !v.deleted && permanent:
 			return nil, errorf(CodeVersionNotDeleted, "Subject '%s' Version %d was not deleted first before being permanently deleted", name, v.number)
 		}
@@ -101,7 +101,7 @@ func (r *Registry) deleteSubject(name string, permanent bool, deleted *[]int) de
 		going := s.live()
 		switch {
 		case len(going) == 0 && !permanent:
-			return nil, errorf(CodeSubjectDeleted, "Subject '%s' was soft deleted. Set permanent=true to delete permanently", name)
+			return nil, errorf(CodeSubjectDeleted, "Subject '%s' was soft deleted.Set permanent=true to delete permanently", name)
 		case len(going) > 0 && permanent:
 			return nil, errorf(CodeSubjectNotDeleted, "Subject '%s' was not deleted first before being permanently deleted", name)
 		case permanent:

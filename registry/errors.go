@@ -54,6 +54,7 @@ const (
 	codeForbidden            Code = 403
 	codeNotFound             Code = 404
 	codeMethodNotAllowed     Code = 405
+	codeNotAcceptable        Code = 406
 	codeUnsupportedMediaType Code = 415
 )
 

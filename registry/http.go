@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 )
 
 // FindingsMediaType in a request's Accept header asks for the findings of a
@@ -173,6 +175,10 @@ func contextName(s string) string {
 func (h *handler) serve(e endpoint) http.Handler {
 	e = h.current(h.forwarding(e))
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !acceptable(req) {
+			h.fail(w, req, errorf(codeNotAcceptable, "HTTP 406 Not Acceptable"))
+			return
+		}
 		reply, err := e(&query{handler: h, req: req, values: req.URL.Query(), w: w})
 		if err != nil {
 			h.fail(w, req, err)
@@ -241,6 +247,15 @@ func replyType(req *http.Request) string {
 		}
 	}
 	return mediaTypes[0]
+}
+
+// acceptable reports whether the client takes what we have. Who asks whether the
+// server lives takes anything.
+func acceptable(req *http.Request) bool {
+	types := accepted(req)
+	return len(types) == 0 || req.Pattern == "GET /livez" || req.Pattern == "GET /readyz" || slices.ContainsFunc(types, func(t string) bool {
+		return slices.Contains(mediaTypes, t) || t == "*" || t == "application/*" || strings.HasPrefix(t, "*/")
+	})
 }
 
 func wantsFindings(req *http.Request) bool {
@@ -351,6 +366,7 @@ func (q *query) body(v any) error {
 	if err != nil {
 		return &Error{Code: codeBadRequest, Message: "The body could not be read to its end", cause: err}
 	}
+	raw = inUTF8(raw)
 	if s, ok := v.(*Schema); ok {
 		err = readSent(raw, s)
 	} else {
@@ -360,6 +376,32 @@ func (q *query) body(v any) error {
 		return badJSON(err)
 	}
 	return nil
+}
+
+// inUTF8 turns JSON in UTF-16 into UTF-8. The first character of JSON is ASCII,
+// so one of its bytes is zero, unless a byte order mark comes first.
+func inUTF8(raw []byte) []byte {
+	if len(raw) < 2 || len(raw)%2 != 0 {
+		return raw
+	}
+	mark := binary.BigEndian.Uint16(raw)
+	var order binary.ByteOrder
+	switch {
+	case mark == 0xfeff || raw[0] == 0:
+		order = binary.BigEndian
+	case mark == 0xfffe || raw[1] == 0:
+		order = binary.LittleEndian
+	default:
+		return raw
+	}
+	units := make([]uint16, len(raw)/2)
+	for i := range units {
+		units[i] = order.Uint16(raw[2*i:])
+	}
+	if units[0] == 0xfeff {
+		units = units[1:]
+	}
+	return []byte(string(utf16.Decode(units)))
 }
 
 func badJSON(err error) error {

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -422,7 +424,7 @@ func TestHTTPManners(t *testing.T) {
 	for accept, want := range map[string]string{
 		"":                 "application/vnd.schemaregistry.v1+json",
 		"*/*":              "application/vnd.schemaregistry.v1+json",
-		"text/html":        "application/vnd.schemaregistry.v1+json",
+		"application/*":    "application/vnd.schemaregistry.v1+json",
 		"application/json": "application/json",
 		"application/vnd.schemaregistry+json; q=1":  "application/vnd.schemaregistry+json",
 		"text/html, application/json;q=0.5":         "application/json",
@@ -434,6 +436,11 @@ func TestHTTPManners(t *testing.T) {
 		if got := resp.Header.Get("Content-Type"); got != want {
 			t.Errorf("Accept %q: Content-Type %q, want %q", accept, got, want)
 		}
+	}
+	for _, accept := range []string{"text/html", "application/vnd.schemaregistry.v2+json", "application/octet-stream, text/*"} {
+		s.accept = accept
+		s.want("GET", "/subjects", "", 406, "406 HTTP 406 Not Acceptable")
+		s.want("GET", "/livez", "", 200, "{}")
 	}
 	s.accept = ""
 
@@ -449,6 +456,17 @@ func TestHTTPManners(t *testing.T) {
 	for _, ok := range []string{"application/json", "application/json; charset=utf-8", "application/octet-stream", "application/vnd.schemaregistry+json"} {
 		if status, body := post(ok, quoted("+a")); status != 200 {
 			t.Errorf("body of type %q: %d %s", ok, status, body)
+		}
+	}
+	for _, order := range []binary.AppendByteOrder{binary.BigEndian, binary.LittleEndian} {
+		for _, mark := range []string{"", "\ufeff"} {
+			var body []byte
+			for _, unit := range utf16.Encode([]rune(mark + quoted("+größe𝄞"))) {
+				body = order.AppendUint16(body, unit)
+			}
+			if status, reply := post("application/json; charset=utf-16", string(body)); status != 200 || !strings.Contains(reply, "größe𝄞") {
+				t.Errorf("a body in UTF-16, %v, mark %q: %d %s", order, mark, status, reply)
+			}
 		}
 	}
 	if status, _ := post("text/plain", quoted("+a")); status != 415 {

@@ -214,3 +214,23 @@ func TestFixedModes(t *testing.T) {
 	s.want("DELETE", "/mode/s?recursive=true", "", 422, "42205 Mode changes are not allowed")
 	s.want("GET", "/mode", "", 200, `{"mode":"READWRITE"}`)
 }
+
+// TestTakenElsewhere: schemas that another registry took, and this one would not,
+// are imported, found by their producers, and developed on.
+func TestTakenElsewhere(t *testing.T) {
+	s := serveLanguages(t)
+	order := func(space, def string) string {
+		return `{"type":"record","name":"Order","namespace":"` + space + `","fields":[{"name":"n","type":"int","default":` + def + `}]}`
+	}
+	was, is := order("web-shop", `"one"`), order("shop", `1`)
+	s.want("POST", "/subjects/s/versions", body(schemas.Avro, was, ""), 422, `42201 at /name`)
+	s.has("PUT", "/mode/s", `{"mode":"IMPORT"}`, 200)
+	s.has("POST", "/subjects/s/versions", body(schemas.Avro, was, `,"id":7,"version":3`), 200, `"id":7`)
+	s.has("PUT", "/mode/s", `{"mode":"READWRITE"}`, 200)
+	s.has("POST", "/subjects/s", body(schemas.Avro, was, ""), 200, `"version":3`)
+	s.has("POST", "/subjects/s/versions", body(schemas.Avro, was, ""), 200, `"id":7`)
+	s.want("POST", "/subjects/s/versions", body(schemas.Avro, order("web-shop", `1`), ""), 422, `42201 at /name`)
+	s.has("POST", "/subjects/s/versions", body(schemas.Avro, is, ""), 200, `"version":4`)
+	s.has("POST", "/subjects/uses/versions", body(schemas.Avro, `{"type":"array","items":"web-shop.Order"}`,
+		`,"references":[{"name":"web-shop.Order","subject":"s","version":3}]`), 200, `"id":9`)
+}

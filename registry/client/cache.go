@@ -389,6 +389,13 @@ func (c *cache) parse(s registry.Schema, texts map[string]string) (schemas.Schem
 		return nil, fmt.Errorf("schema %d is of type %s: %w", s.ID, t, schemas.ErrBadSchema)
 	}
 	parsed, err := f.Parse(s.Schema, texts)
+	if l, ok := f.(schemas.Lenient); ok && err != nil {
+		// Data may be written with it all the same.
+		read, kept := l.ParseRegistered(s.Schema, texts)
+		if _, opaque := read.(*schemas.Opaque); kept == nil && !opaque {
+			return read, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("schema %d: %w: %w", s.ID, schemas.ErrBadSchema, err)
 	}

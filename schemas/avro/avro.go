@@ -36,7 +36,8 @@ func (Format) Parse(text string, refs map[string]string) (schemas.Schema, error)
 }
 
 // ParseRegistered implements schemas.Lenient: defaults may be of other types
-// than their fields. Such a schema cannot encode or decode.
+// than their fields, and are then no defaults to whom encodes, and namespaces may
+// be any text.
 func (Format) ParseRegistered(text string, refs map[string]string) (schemas.Schema, error) {
 	return newSchema(text, refs, false)
 }
@@ -74,7 +75,7 @@ func (s *Schema) compile() (*coder, error) {
 	if err != nil {
 		return nil, err
 	}
-	var options []avro.SchemaOpt
+	options := []avro.SchemaOpt{avro.WithLaxNames(nil)} // Parse has looked at them
 	if strings.Contains(lib, `"logicalType":"duration"`) {
 		options = append(options, avro.CustomType{LogicalType: "duration", AvroType: "fixed"})
 	}

@@ -649,3 +649,41 @@ func TestDecodeTakesExactlyOneValue(t *testing.T) {
 		t.Errorf("one byte more: %v", err)
 	}
 }
+
+// TestRegistered: what registries have taken for years is read, and serves data.
+func TestRegistered(t *testing.T) {
+	text := `{"type":"record","name":"Größe","namespace":"foo-bar","fields":[{"name":"größe","type":"int","default":"x"},{"name":"c","type":{"type":"enum","name":"C","symbols":["Grün"]},"default":"Grün"}]}`
+	if _, err := (Format{}).Parse(text, nil); err == nil || !strings.Contains(err.Error(), "at /name") {
+		t.Errorf("anew: got %v, want the namespace refused", err)
+	}
+	if _, err := (Format{}).Parse(strings.Replace(text, "foo-bar", "foo.bär", 1), nil); err == nil || !strings.Contains(err.Error(), "at /fields/0/default") {
+		t.Errorf("anew: got %v, want the default refused", err)
+	}
+	s, err := Format{}.ParseRegistered(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Canonical() != text {
+		t.Errorf("canonical %s, want %s", s.Canonical(), text)
+	}
+	if normal, err := schemas.Normalized(s); err != nil || !strings.Contains(normal, `"default":"x"`) {
+		t.Errorf("normalised: %s, %v", normal, err)
+	}
+	b, err := s.AppendEncode(nil, map[string]any{"größe": 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Decode(b); err != nil || cmp.Diff(map[string]any{"größe": int32(5), "c": "Grün"}, v) != "" {
+		t.Errorf("decoded %v, %v", v, err)
+	}
+	if _, err := s.AppendEncode(nil, map[string]any{}); err == nil {
+		t.Error("a field whose default is no value of it was left out, and encoded")
+	}
+	// A reference has been registered, so it may be like that.
+	if _, err := (Format{}).Parse(`{"type":"array","items":"foo-bar.Größe"}`, map[string]string{"r": text}); err != nil {
+		t.Error(err)
+	}
+	if _, err := (Format{}).ParseRegistered(`{"type":"record","name":"R","fields":[{"name":"a-b","type":"int"}]}`, nil); err == nil {
+		t.Error("a field's name of any text was read")
+	}
+}

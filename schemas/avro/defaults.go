@@ -148,18 +148,24 @@ func (p *fitter) fitAll(kind schemas.JSONKind, j *schemas.JSONNode, depth int, t
 type pending struct {
 	typ     *typ
 	def     *schemas.JSONNode
+	of      *typ // the record
+	field   int
 	from    string
 	pointer string
 }
 
-// defaults checks that every default is a value of its type.
+// defaults checks that every default is a value of its type. In what is
+// registered already it marks those that are none.
 func (p *parser) defaults() error {
 	fits := newFitter()
 	for _, d := range p.pending {
 		if fits.fit(d.typ, d.def, 0) != nil {
 			continue
 		}
-		p.from = d.from
+		if !p.strict || d.from != "" {
+			d.of.fields[d.field].unfit = true
+			continue
+		}
 		if fits.steps < 0 {
 			return p.fail(d.pointer, "there are too many ways to read this default and those before it: make them smaller")
 		}

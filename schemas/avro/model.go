@@ -83,7 +83,10 @@ func (m *modeller) definition(n *schemas.Node, t *typ) {
 			implicitNull := f.typ.kind == "null" || f.typ.kind == "union" && len(f.typ.members) > 0 && f.typ.members[0].kind == "null"
 			out.Required = f.def == nil && !implicitNull
 			if f.def != nil {
-				out.HasDefault, out.Default = true, value(out.Node, f.def)
+				out.HasDefault = true
+			}
+			if f.def != nil && !f.unfit {
+				out.Default = value(out.Node, f.def)
 			}
 			n.Fields[i] = out
 		}

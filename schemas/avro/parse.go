@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"penstock/schemas"
 )
@@ -32,6 +33,7 @@ type field struct {
 	typ     *typ
 	doc     *string
 	def     *schemas.JSONNode
+	unfit   bool // def is no value of typ
 	order   string
 	aliases []string
 	props   []schemas.JSONMember
@@ -59,11 +61,16 @@ func named(text, space string) name {
 // maxName bounds a full name, which each type in a namespace has in it, in bytes.
 const maxName = 1024
 
-func (n name) valid() bool {
-	if len(n.simple)+len(n.space) > maxName {
+// valid reports whether n is a name. Only a strict reader looks at the namespace:
+// Java's library looks at it since version 1.12.1, and clients at none.
+func (n name) valid(strict bool) bool {
+	if len(n.simple)+len(n.space) > maxName || !validName(n.simple) {
 		return false
 	}
-	for part := range strings.SplitSeq(n.full(), ".") {
+	if n.space == "" || !strict {
+		return true
+	}
+	for part := range strings.SplitSeq(n.space, ".") {
 		if !validName(part) {
 			return false
 		}
@@ -71,10 +78,12 @@ func (n name) valid() bool {
 	return true
 }
 
+// validName reports whether s is a letter or _, and then letters, digits and _,
+// of any script, as Java's library has it: none beyond the first 65,536
+// characters.
 func validName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if c != '_' && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (i == 0 || c < '0' || c > '9') {
+	for i, c := range s {
+		if c != '_' && (c > 0xffff || !unicode.IsLetter(c)) && (i == 0 || c > 0xffff || !unicode.IsDigit(c)) {
 			return false
 		}
 	}
@@ -104,6 +113,8 @@ type parser struct {
 	home  map[string]string            // full name to the reference that defines it
 	state map[string]readingOf         // how far a reference is; "" is the text itself
 	from  string                       // the reference being read
+	// strict is off for a text that is registered already. References are.
+	strict bool
 
 	pending []pending
 }
@@ -127,14 +138,15 @@ func (p *parser) fail(pointer, format string, args ...any) error {
 	return fmt.Errorf("parse Avro schema: %s: %s", where, fmt.Sprintf(format, args...))
 }
 
-// parseText reads text and what it needs of refs. Only a strict reader looks
-// whether defaults are values of their types.
+// parseText reads text and what it needs of refs. Only a strict reader refuses
+// defaults that are no values of their types, and namespaces that are no names.
 func parseText(text string, refs map[string]string, strict bool) (*typ, error) {
 	p := &parser{
-		types: map[string]*typ{},
-		texts: map[string]*schemas.JSONNode{},
-		home:  map[string]string{},
-		state: map[string]readingOf{"": reading},
+		types:  map[string]*typ{},
+		texts:  map[string]*schemas.JSONNode{},
+		home:   map[string]string{},
+		state:  map[string]readingOf{"": reading},
+		strict: strict,
 	}
 	options := schemas.JSONOptions{Comments: true, LastWins: true}
 	for _, key := range slices.Sorted(maps.Keys(refs)) {
@@ -155,7 +167,7 @@ func parseText(text string, refs map[string]string, strict bool) (*typ, error) {
 		return nil, fmt.Errorf("parse Avro schema: %w", err)
 	}
 	t, err := p.typ(n, "", "")
-	if err == nil && strict {
+	if err == nil {
 		err = p.defaults()
 	}
 	return t, err
@@ -284,7 +296,7 @@ func (p *parser) lookup(used, space, pointer string) (*typ, error) {
 			return t, nil
 		}
 	}
-	if strings.HasSuffix(used, ".") || !inside.valid() {
+	if strings.HasSuffix(used, ".") || !inside.valid(p.strict && p.from == "") {
 		return nil, p.fail(pointer, "expected the name of a type, found %q", used)
 	}
 	return nil, p.fail(pointer, "there is no type %q: define it before its first use, or name the schema that defines it among the references", inside.full())
@@ -378,7 +390,7 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	}
 	t.name = nameOf(n, space)
 	full := t.name.full()
-	if !t.name.valid() || isPrimitive(full) {
+	if !t.name.valid(p.strict && p.from == "") || isPrimitive(full) {
 		return p.fail(pointer+"/name", "expected a name of letters, digits and _, at most %d bytes with its namespace, found %s", maxName, schemas.Describe(full))
 	}
 	if _, twice := p.types[full]; twice {
@@ -396,7 +408,7 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	known := make(map[name]bool, len(aliases))
 	for i, s := range aliases {
 		alias := named(s, t.name.space)
-		if !alias.valid() {
+		if !alias.valid(p.strict && p.from == "") {
 			return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", schemas.Describe(s))
 		}
 		if !known[alias] {
@@ -492,7 +504,7 @@ func (p *parser) record(t *typ, n *schemas.JSONNode, pointer string) error {
 			return err
 		}
 		if f.def != nil {
-			p.pending = append(p.pending, pending{f.typ, f.def, p.from, at + "/default"})
+			p.pending = append(p.pending, pending{f.typ, f.def, t, i, p.from, at + "/default"})
 		}
 		if o := item.Get("order"); o != nil {
 			f.order, _ = text(o)

@@ -188,7 +188,11 @@ func (p *printer) field(f field, space string) {
 		p.member("doc", *f.doc)
 	}
 	def := f.def
-	if p.normal && def != nil {
+	switch {
+	case def == nil:
+	case f.unfit && p.library:
+		def = nil
+	case p.normal && !f.unfit:
 		def = p.fits.fit(f.typ, def, 0)
 	}
 	if def != nil {
