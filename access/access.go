@@ -40,6 +40,9 @@ type Config struct {
 	// principal: their common name, or the first other name where they have
 	// none. Where neither users nor tokens count, every client must have one.
 	ClientCAFile string
+	// Peers are the names of certificates of servers that carry requests on to
+	// this one, as Relay does, and whose word for who they are from counts.
+	Peers []string
 	// UsersFile lists users and the hashes of their passwords, bcrypt or
 	// argon2id.
 	UsersFile string
@@ -88,7 +91,7 @@ type Principal struct {
 // Guard decides who may do what. Its methods may be called concurrently.
 type Guard struct {
 	config      Config
-	tls         *watched[tls.Config]
+	tls         *watched[serverTLS]
 	users       *watched[users]
 	permissions *watched[permissions]
 	tokens      *tokens
@@ -113,7 +116,7 @@ func New(c Config) (*Guard, error) {
 		hashing:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 		done:     make(chan struct{}),
 	}
-	for _, open := range []func() error{g.openTLS, g.openUsers, g.openTokens, g.openPermissions, g.openRate, g.openAudit} {
+	for _, open := range []func() error{g.openTLS, g.openPeers, g.openUsers, g.openTokens, g.openPermissions, g.openRate, g.openAudit} {
 		if err := open(); err != nil {
 			return nil, err
 		}
@@ -141,7 +144,7 @@ func (g *Guard) openTLS() error {
 	}
 	need := c.UsersFile == "" && c.Tokens.Keys == ""
 	var err error
-	g.tls, err = watch("the TLS certificate", func(contents [][]byte) (*tls.Config, error) {
+	g.tls, err = watch("the TLS certificate", func(contents [][]byte) (*serverTLS, error) {
 		return parseTLS(contents, need)
 	}, files...)
 	g.polls = append(g.polls, func(context.Context) { g.tls.poll(c.Logger) })
@@ -268,7 +271,7 @@ func (g *Guard) TLSConfig() *tls.Config {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return g.tls.get(), nil
+			return g.tls.get().config, nil
 		},
 	}
 }
@@ -444,6 +447,13 @@ func (g *Guard) identify(r *http.Request, s *session) (*Principal, error) {
 	if !g.Authenticates() {
 		return nil, nil
 	}
+	certified, certificate := g.config.ClientCAFile != "" && r.TLS != nil && len(r.TLS.VerifiedChains) > 0, ""
+	if certified {
+		certificate = certificateName(r.TLS.PeerCertificates[0])
+	}
+	if p, ok, err := g.behalf(r, certificate); ok {
+		return p, err
+	}
 	headers := r.Header.Values("Authorization")
 	if len(headers) > 1 {
 		return nil, errWrong
@@ -467,12 +477,11 @@ func (g *Guard) identify(r *http.Request, s *session) (*Principal, error) {
 			return nil, errWrong
 		}
 	}
-	if g.config.ClientCAFile != "" && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		name := certificateName(r.TLS.PeerCertificates[0])
-		if checkName(name) != nil {
+	if certified {
+		if checkName(certificate) != nil {
 			return nil, errWrong
 		}
-		return &Principal{Name: name, Method: "certificate"}, nil
+		return &Principal{Name: certificate, Method: "certificate"}, nil
 	}
 	return nil, nil
 }

@@ -12,7 +12,7 @@ import (
 // parseTLS makes a server's configuration of a certificate, its key and, if
 // there is one, the file of the authorities whose client certificates count.
 // need says that no client may do without.
-func parseTLS(contents [][]byte, need bool) (*tls.Config, error) {
+func parseTLS(contents [][]byte, need bool) (*serverTLS, error) {
 	pair, err := tls.X509KeyPair(contents[0], contents[1])
 	if err != nil {
 		return nil, err // it tells which of the two is wrong, and nothing of what they hold
@@ -23,10 +23,15 @@ func parseTLS(contents [][]byte, need bool) (*tls.Config, error) {
 		NextProtos:   []string{"h2", "http/1.1"},
 	}
 	if len(contents) < 3 {
-		return c, nil
+		return &serverTLS{config: c}, nil
 	}
-	if c.ClientCAs, err = parseCAs(contents[2]); err != nil {
+	authorities, err := parseCAs(contents[2])
+	if err != nil {
 		return nil, err
+	}
+	c.ClientCAs = x509.NewCertPool()
+	for _, ca := range authorities {
+		c.ClientCAs.AddCert(ca)
 	}
 	c.ClientAuth = tls.VerifyClientCertIfGiven
 	if need {
@@ -35,11 +40,16 @@ func parseTLS(contents [][]byte, need bool) (*tls.Config, error) {
 	// A session taken up again would not be held against authorities that have
 	// changed since.
 	c.SessionTicketsDisabled = true
-	return c, nil
+	return &serverTLS{c, authorities}, nil
 }
 
-func parseCAs(text []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
+// serverTLS is what a server's files say.
+type serverTLS struct {
+	config      *tls.Config
+	authorities []*x509.Certificate // of client certificates
+}
+
+func parseCAs(text []byte) (authorities []*x509.Certificate, err error) {
 	n := 0
 	for rest := bytes.TrimSpace(text); len(rest) > 0; n++ {
 		var block *pem.Block
@@ -50,13 +60,13 @@ func parseCAs(text []byte) (*x509.CertPool, error) {
 		if err != nil {
 			return nil, fmt.Errorf("client authorities: certificate %d: %w", n+1, err)
 		}
-		pool.AddCert(ca)
+		authorities = append(authorities, ca)
 		rest = bytes.TrimSpace(rest)
 	}
 	if n == 0 {
 		return nil, errors.New("client authorities: no certificate")
 	}
-	return pool, nil
+	return authorities, nil
 }
 
 // certificateName is the principal that a verified client certificate stands

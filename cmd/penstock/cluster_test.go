@@ -5,7 +5,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"penstock/registry/registrytest"
@@ -241,4 +247,110 @@ func TestRegistryOnNATS(t *testing.T) {
 		nodes[urls[1]].signal(syscall.SIGCONT)
 		await("a node asleep for a while")
 	})
+}
+
+// TestForwardedIdentity writes to both nodes of a registry over Kafka with the
+// certificates of two users. Whichever node takes the writes knows who they are
+// from, and believes nobody but the other node who says for whom they ask.
+func TestForwardedIdentity(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	dir := t.TempDir()
+	put := func(name string, text []byte) string {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	pool := x509.NewCertPool()
+	clients := map[string]*http.Client{}
+	var authorities []byte
+	for _, name := range []string{"node", "alice", "mallory"} {
+		cert, key, err := newCertificate(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(name+".pem", cert)
+		put(name+".key", key)
+		authorities = append(authorities, cert...)
+		pool.AppendCertsFromPEM(cert)
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}
+		t.Cleanup(transport.CloseIdleConnections)
+		clients[name] = &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	}
+	common := []string{
+		"--store", "kafka://" + strings.Join(cluster.ListenAddrs(), ","),
+		"--tls-cert", filepath.Join(dir, "node.pem"), "--tls-key", filepath.Join(dir, "node.key"),
+		"--tls-client-ca", put("clients.pem", authorities), "--peers", "node",
+		"--permissions", put("permissions.yaml", []byte("rules:\n- {allow: [read, write], to: [alice], on: ['*']}\n- {allow: [read], to: [mallory], on: ['*']}\n")),
+	}
+	var urls, audits []string
+	for i := range 2 {
+		addr, audit := freeAddr(t), filepath.Join(dir, fmt.Sprint("audit", i))
+		startProcess(t, append([]string{"penstock", "registry", "--listen", addr, "--audit-log", audit}, common...)...)
+		urls, audits = append(urls, "https://"+addr), append(audits, audit)
+	}
+	ask := func(name, method, url, body, behalf string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if behalf != "" {
+			req.Header.Set("Penstock-On-Behalf", base64.StdEncoding.EncodeToString([]byte(behalf)))
+		}
+		resp, err := clients[name].Do(req)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return 0, err.Error()
+		}
+		return resp.StatusCode, string(answer)
+	}
+	for i, url := range urls {
+		for tick := time.Tick(20 * time.Millisecond); ; {
+			if code, _ := ask("alice", http.MethodGet, url+"/livez", "", ""); code == http.StatusOK {
+				break
+			}
+			<-tick
+		}
+		path := fmt.Sprintf("%s/subjects/s%d/versions", url, i)
+		if code, answer := ask("alice", http.MethodPost, path, `{"schema":"\"int\""}`, ""); code != http.StatusOK {
+			t.Errorf("alice writes at node %d: %d %s", i, code, answer)
+		}
+		if code, answer := ask("mallory", http.MethodPost, path, `{"schema":"\"long\""}`, `{"Name":"alice"}`); code != http.StatusForbidden {
+			t.Errorf("mallory writes at node %d as if for alice: %d %s", i, code, answer)
+		}
+	}
+	// Both nodes have seen a write, and the one that takes them has seen both.
+	writes := 0
+	for _, audit := range audits {
+		text, err := os.ReadFile(audit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, `"outcome":"allowed"`) {
+				writes++
+				if !strings.Contains(line, `"principal":"alice"`) {
+					t.Errorf("the write is not alice's: %s", line)
+				}
+			}
+		}
+	}
+	if writes != 3 {
+		t.Errorf("the audit logs tell of %d writes, want 3: one at the node that takes them, and one at each", writes)
+	}
 }

@@ -33,7 +33,7 @@ type registryCmd struct {
 type registryServeCmd struct {
 	Listen    string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address to listen on (default ${default})."`
 	Store     string `default:"file:./penstock-data/registry" placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM][?replicas=N] or kafka://HOST:PORT,…[/TOPIC] (default ${default})."`
-	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the address to listen on."`
+	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// or, with --tls-cert, https://, and the address to listen on."`
 	dialectFlags
 	secureFlags
 }
@@ -66,7 +66,7 @@ writes, and the others pass writes on to it.`
 
 // Run serves until it is stopped.
 func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
-	reg, err := openStore(ctx, c.Store, advertised(c.Advertise, c.Listen), c.options(t.log))
+	reg, err := openStore(ctx, c.Store, advertised(c.Advertise, c.Listen, c.secureFlags), c.options(t.log))
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,12 @@ func (s *store) handler(o registry.HandlerOptions) http.Handler {
 }
 
 // advertised is the URL at which other nodes reach this one.
-func advertised(url, listen string) string { return cmp.Or(url, "http://"+listen) }
+func advertised(url, listen string, secure secureFlags) string {
+	if secure.TLSCert != "" {
+		return cmp.Or(url, "https://"+listen)
+	}
+	return cmp.Or(url, "http://"+listen)
+}
 
 // openStore opens the registry whose log lies where the URL says. Other nodes,
 // if there are any, reach this one at the URL self.

@@ -22,17 +22,18 @@ import (
 // secureFlags say who may use what this process serves, and what it shows of
 // itself. Commands that serve embed them.
 type secureFlags struct {
-	TLSCert     string  `name:"tls-cert" group:"Who may" placeholder:"FILE" help:"Certificate of the server, in PEM; serves https. Like every file here it is read again when it changes."`
-	TLSKey      string  `name:"tls-key" group:"Who may" placeholder:"FILE" help:"Key of the certificate, in PEM."`
-	TLSClientCA string  `name:"tls-client-ca" group:"Who may" placeholder:"FILE" help:"Authorities whose client certificates count as credentials, in PEM."`
-	Users       string  `group:"Who may" placeholder:"FILE" help:"Users and the hashes of their passwords, in YAML; see 'penstock registry passwd'."`
-	JWKS        string  `name:"jwks" group:"Who may" placeholder:"FILE|URL" help:"Keys of the bearer tokens that count: a JSON Web Key Set, in a file or at an https URL."`
-	JWTIssuer   string  `name:"jwt-issuer" group:"Who may" placeholder:"TEXT" help:"Issuer that a token must name."`
-	JWTAudience string  `name:"jwt-audience" group:"Who may" placeholder:"TEXT" help:"Audience that a token must name."`
-	JWTName     string  `name:"jwt-name" group:"Who may" default:"sub" placeholder:"CLAIM" help:"Claim of a token that names who it is of (default ${default})."`
-	JWTGroups   string  `name:"jwt-groups" group:"Who may" default:"groups" placeholder:"CLAIM" help:"Claim of a token that lists their groups (default ${default})."`
-	Permissions string  `group:"Who may" placeholder:"FILE" help:"Who may do what to which subjects, in YAML. Without it whoever has credentials may do everything."`
-	RateLimit   float64 `group:"Who may" placeholder:"N" help:"Requests a second that one user, or one address without a user, may send. Default: no limit."`
+	TLSCert     string   `name:"tls-cert" group:"Who may" placeholder:"FILE" help:"Certificate of the server, in PEM; serves https. Like every file here it is read again when it changes."`
+	TLSKey      string   `name:"tls-key" group:"Who may" placeholder:"FILE" help:"Key of the certificate, in PEM."`
+	TLSClientCA string   `name:"tls-client-ca" group:"Who may" placeholder:"FILE" help:"Authorities whose client certificates count as credentials, in PEM."`
+	Peers       []string `name:"peers" group:"Who may" placeholder:"NAME" help:"Certificates' names of the other nodes of this registry, whose word for who a write is from counts. This node shows them its own certificate."`
+	Users       string   `group:"Who may" placeholder:"FILE" help:"Users and the hashes of their passwords, in YAML; see 'penstock registry passwd'."`
+	JWKS        string   `name:"jwks" group:"Who may" placeholder:"FILE|URL" help:"Keys of the bearer tokens that count: a JSON Web Key Set, in a file or at an https URL."`
+	JWTIssuer   string   `name:"jwt-issuer" group:"Who may" placeholder:"TEXT" help:"Issuer that a token must name."`
+	JWTAudience string   `name:"jwt-audience" group:"Who may" placeholder:"TEXT" help:"Audience that a token must name."`
+	JWTName     string   `name:"jwt-name" group:"Who may" default:"sub" placeholder:"CLAIM" help:"Claim of a token that names who it is of (default ${default})."`
+	JWTGroups   string   `name:"jwt-groups" group:"Who may" default:"groups" placeholder:"CLAIM" help:"Claim of a token that lists their groups (default ${default})."`
+	Permissions string   `group:"Who may" placeholder:"FILE" help:"Who may do what to which subjects, in YAML. Without it whoever has credentials may do everything."`
+	RateLimit   float64  `group:"Who may" placeholder:"N" help:"Requests a second that one user, or one address without a user, may send. Default: no limit."`
 
 	AuditLog   string  `group:"What is shown" placeholder:"FILE" help:"Append a line of JSON for each change and each refusal; - is standard error."`
 	AccessLog  int     `group:"What is shown" placeholder:"N" help:"Log each Nth request that ends well, and all others, to standard error. Default: none."`
@@ -76,7 +77,7 @@ func (c secureFlags) open(gauges []telemetry.Gauge, out io.Writer, log *slog.Log
 		return nil, usageError{err}
 	}
 	config := access.Config{
-		CertFile: c.TLSCert, KeyFile: c.TLSKey, ClientCAFile: c.TLSClientCA,
+		CertFile: c.TLSCert, KeyFile: c.TLSKey, ClientCAFile: c.TLSClientCA, Peers: c.Peers,
 		UsersFile: c.Users,
 		Tokens: access.Tokens{
 			Keys: c.JWKS, Issuer: c.JWTIssuer, Audience: c.JWTAudience,
@@ -134,7 +135,7 @@ func (f *front) serveRegistry(addr string, reg *store, dialect registry.Dialect)
 	if err != nil {
 		return nil, nil, err
 	}
-	h := reg.handler(registry.HandlerOptions{Dialect: dialect, Authorize: f.authorize, Routes: linking.Routes(exporters.Manager)})
+	h := reg.handler(registry.HandlerOptions{Dialect: dialect, Authorize: f.authorize, Peers: f.guard.Relay(), Routes: linking.Routes(exporters.Manager)})
 	shown := http.NewServeMux()
 	if f.flags.Metrics {
 		shown.Handle("GET /metrics", f.only(opMetrics, f.telemetry.Metrics()))

@@ -93,7 +93,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		}
 		c.store = "file:" + filepath.Join(dir, "registry")
 	}
-	reg, err := openStore(ctx, c.store, advertised(c.advertise, c.registry), c.options)
+	reg, err := openStore(ctx, c.store, advertised(c.advertise, c.registry, c.secure), c.options)
 	if err != nil {
 		return nil, err
 	}
