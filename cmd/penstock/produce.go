@@ -1,15 +1,9 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
-	"os"
 
 	"penstock/producers"
 	"penstock/registry/client"
@@ -21,18 +15,25 @@ import (
 // produceCmd publishes events that fit their schema.
 type produceCmd struct {
 	Topic string `arg:"" help:"Topic to publish to. It is made if it does not exist."`
-	File  string `arg:"" optional:"" help:"File of JSON lines, one event each; - is standard input."`
+	File  string `arg:"" optional:"" help:"File of events: JSON lines, CSV with the names of the fields in its first line, or Parquet; - is standard input."`
 
 	brokerFlag
 	registryFlag
 	outputFlag
-	Schema     string `placeholder:"FILE" xor:"schema" help:"Register this schema (.avsc, .proto or .json) for the topic first."`
-	Subject    string `placeholder:"NAME" xor:"schema" help:"Subject of the schema. Default: TOPIC-value."`
-	Key        string `placeholder:"FIELD" help:"Field whose value is the record's key."`
-	Sample     string `placeholder:"NAME" help:"Publish sample events instead of a file: ${samples}."`
-	Count      int    `short:"n" placeholder:"N" default:"1000" help:"How many sample events."`
-	Partitions int    `placeholder:"N" help:"Partitions of the topic if it is made. Default: the broker's."`
-	DryRun     bool   `help:"Validate only; publish nothing and make no topic."`
+	Schema     string   `placeholder:"FILE" xor:"schema" help:"Register this schema (.avsc, .proto or .json) for the topic first."`
+	Subject    string   `placeholder:"NAME" xor:"schema" help:"Subject of the schema. Default: TOPIC-value."`
+	Format     string   `enum:"auto,jsonl,csv,parquet" default:"auto" help:"jsonl, csv or parquet. Default: by the ending of the file, else jsonl."`
+	Headers    []string `name:"header" sep:"none" placeholder:"NAME=TEXT" help:"Header of every record; TEXT may be a template, as {{.region}}. Can be repeated."`
+	Envelope   bool     `help:"Each JSON line holds key, headers and value, as 'consume tail -o json' prints them. A value of null is a tombstone."`
+	Tombstone  string   `placeholder:"FIELD" help:"Where this field is true, the event is a tombstone: its key alone. The field is no part of the event."`
+	Sample     string   `placeholder:"NAME" help:"Publish sample events instead of a file: ${samples}, or schema for events made up from the topic's schema."`
+	Count      int      `short:"n" placeholder:"N" default:"1000" help:"How many sample events."`
+	Partitions int      `placeholder:"N" help:"Partitions of the topic if it is made. Default: the broker's."`
+	DryRun     bool     `help:"Validate only; publish nothing and make no topic. Every refused event is listed."`
+	Stop       bool     `help:"Stop at the first event that is refused. What stands before it is published."`
+	Rejects    string   `placeholder:"FILE" help:"Write what is refused to this file, with the reasons, to be mended and published again."`
+	Resume     string   `placeholder:"NAME" help:"Keep, under this name, with the records, how far the file has come, and go on from there: nothing is published twice."`
+	madeUpFlags
 }
 
 // Help shows examples.
@@ -40,27 +41,27 @@ func (produceCmd) Help() string {
 	return `Examples:
   penstock produce flights --sample flights -n 1000
   penstock produce orders orders.jsonl --schema orders.avsc --key id
+  penstock produce flights flights.csv --key '{{.carrier}}-{{.flight}}' --header source=nightly
+  penstock produce orders orders.parquet --rejects refused.jsonl --resume orders-2026-11
+  penstock produce customers --sample schema --entities 100 --rate 500/s -n 100000
+  penstock produce orders --sample schema --invalid 2% -n 1000
   jq -c '.[]' orders.json | penstock produce orders - --dry-run
 
 Events that do not fit the schema are refused one by one: each is printed with
-where, expected, found and what to do, the others are published, and the exit
-code is 1.`
-}
-
-// maxLine bounds one event of a file.
-const maxLine = 4 << 20
-
-// input is an event and where it came from.
-type input struct {
-	line  int
-	event producers.Event
-	err   error // the line is no event
+its line, where, expected, found and what to do, the others are published, and
+the exit code is 1. Lines of JSON that begin with # are passed over, so a file
+of --rejects can be published as it is, once mended.`
 }
 
 // Run publishes.
 func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
-	if (c.File == "") == (c.Sample == "") {
+	switch {
+	case (c.File == "") == (c.Sample == ""):
 		return usagef("give either a FILE (- for standard input) or --sample NAME")
+	case c.Resume != "" && (c.Sample != "" || c.DryRun):
+		return usagef("--resume is for files that are published")
+	case c.Sample != "schema" && (c.Entities != 0 || c.Invalid != 0):
+		return usagef("--entities and --invalid are for events that are made up: --sample schema")
 	}
 	reg, err := c.openRegistry(c.Broker)
 	if err != nil {
@@ -71,24 +72,30 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 	if subject == "" {
 		subject = topicSubject(c.Topic)
 	}
-	var inputs iter.Seq[input]
-	if c.Sample != "" {
-		inputs, err = c.sampleInputs(ctx, reg, subject)
-	} else {
-		var in io.ReadCloser
-		if in, err = c.open(t); err == nil {
-			defer in.Close()
-			inputs = lines(c.Topic, in)
-		}
-	}
-	if err != nil {
-		return err
-	}
 	if c.Schema != "" {
 		if err := registerFile(ctx, reg, subject, c.Schema); err != nil {
 			return err
 		}
 	}
+	var events *source
+	switch {
+	case c.Sample == "schema":
+		events, err = c.madeUp(ctx, reg, subject)
+	case c.Sample != "":
+		events, err = c.held(ctx, reg, subject)
+	default:
+		events, err = c.fromFile(ctx, t, reg, subject)
+	}
+	if err != nil {
+		return err
+	}
+	defer events.close()
+
+	job := &publishing{produceCmd: c, t: t, source: events}
+	if err := job.prepare(); err != nil {
+		return err
+	}
+	defer job.close()
 	var pub stream.Publisher
 	if !c.DryRun {
 		broker, err := openBroker(ctx, c.Broker, t.log)
@@ -100,146 +107,34 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 			return fmt.Errorf("create topic %q: %w", c.Topic, err)
 		}
 		pub = broker
+		if c.Resume != "" {
+			if pub, err = job.resume(ctx, broker); err != nil {
+				return err
+			}
+		}
 	}
-	p := producers.New(pub, reg, producers.Config{Topic: func(string) producers.Topic {
+	job.producer = producers.New(pub, reg, producers.Config{Topic: func(string) producers.Topic {
 		return producers.Topic{Value: producers.Part{Subject: producers.FixedSubject(subject)}}
 	}})
-	return c.publish(ctx, t, p, inputs)
+	return job.run(ctx)
 }
 
-// publish sends the inputs in batches and reports the refused ones.
-func (c *produceCmd) publish(ctx context.Context, t *terminal, p *producers.Producer, inputs iter.Seq[input]) error {
-	const batch = 1000
-	var accepted, refused int
-	bar := t.progress("published", int64(c.total()))
-	send := func(batch []input) error {
-		var (
-			events  []producers.Event
-			indexes []int // of each event in batch
-		)
-		for i := range batch {
-			in := &batch[i]
-			if in.err == nil && c.Key != "" {
-				in.event.Key, in.err = keyOf(in.event.Value, c.Key)
-			}
-			if in.err == nil {
-				events, indexes = append(events, in.event), append(indexes, i)
-			}
-		}
-		do := p.Publish
-		if c.DryRun {
-			do = p.Check
-		}
-		var partly *stream.BatchError
-		if err := do(ctx, events...); errors.As(err, &partly) {
-			for i, reason := range partly.Errs {
-				if !isRefusal(reason) {
-					return fmt.Errorf("publish line %d: %w", batch[indexes[i]].line, reason)
-				}
-				batch[indexes[i]].err = reason
-			}
-		} else if err != nil {
-			return err
-		}
-		for _, in := range batch {
-			if in.err == nil {
-				accepted++
-				continue
-			}
-			refused++
-			if err := c.refuse(t, in.line, in.err, refused); err != nil {
-				return err
-			}
-		}
-		bar.add(int64(len(batch)))
-		return nil
-	}
-	pending := make([]input, 0, batch)
-	for in := range inputs {
-		if pending = append(pending, in); len(pending) == batch {
-			if err := send(pending); err != nil {
-				return err
-			}
-			pending = pending[:0]
-		}
-	}
-	if err := send(pending); err != nil {
-		return err
-	}
-	bar.stop()
-	return c.summary(t, accepted, refused)
-}
-
-func (c *produceCmd) total() int {
-	if c.Sample != "" {
-		return c.Count
-	}
-	return 0
-}
-
-// summary says how many events passed.
-func (c *produceCmd) summary(t *terminal, accepted, refused int) error {
-	if c.json() {
-		name := "published"
-		if c.DryRun {
-			name = "valid"
-		}
-		if err := t.object(map[string]any{"topic": c.Topic, name: accepted, "refused": refused}); err != nil {
-			return err
-		}
-	} else {
-		verb := "published to " + c.Topic
-		if c.DryRun {
-			verb = "valid (nothing was published)"
-		}
-		t.printf("%s %s, %s refused\n", count(int64(accepted)), verb, count(int64(refused)))
-	}
-	if refused > 0 {
-		return errNo
-	}
-	return nil
-}
-
-// isRefusal tells a record that was refused from a failure to publish.
-func isRefusal(err error) bool {
-	var value *schemas.ValueError
-	return errors.As(err, &value) || errors.Is(err, stream.ErrTooLarge)
-}
-
-// refuse reports one refused event. In text, the first ten are printed.
-func (c *produceCmd) refuse(t *terminal, line int, err error, nth int) error {
-	if c.json() {
-		out := map[string]any{"line": line, "error": err.Error()}
-		var value *schemas.ValueError
-		if errors.As(err, &value) {
-			out["violations"] = value.Violations
-		}
-		return t.object(out)
-	}
+// fromFile opens the file.
+func (c *produceCmd) fromFile(ctx context.Context, t *terminal, reg *client.Client, subject string) (*source, error) {
+	model := &schemas.Node{}
+	_, schema, err := reg.Latest(ctx, subject)
 	switch {
-	case nth <= 10:
-		t.notef("refused, line %d: %v\n", line, err)
-	case nth == 11:
-		t.notef("refused: more; -o json lists all\n")
+	case err == nil:
+		model = schema.Model()
+	case !errors.Is(err, schemas.ErrNoSchema): // which is said of the first event
+		return nil, err
 	}
-	return nil
+	return c.openFile(t, model)
 }
 
-// open opens the file of events.
-func (c *produceCmd) open(t *terminal) (io.ReadCloser, error) {
-	if c.File == "-" {
-		return io.NopCloser(t.in), nil
-	}
-	f, err := os.Open(c.File)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("open events: %w", err)}
-	}
-	return f, nil
-}
-
-// sampleInputs makes sample events. It registers the sample's schema if the
-// subject has none, and keys by the sample's own field unless told otherwise.
-func (c *produceCmd) sampleInputs(ctx context.Context, reg *client.Client, subject string) (iter.Seq[input], error) {
+// held are sample events. It registers the sample's schema if the subject has
+// none, and keys by the sample's own field unless told otherwise.
+func (c *produceCmd) held(ctx context.Context, reg *client.Client, subject string) (*source, error) {
 	sample, err := samples.Get(c.Sample)
 	if err != nil {
 		return nil, usageError{err}
@@ -256,53 +151,68 @@ func (c *produceCmd) sampleInputs(ctx context.Context, reg *client.Client, subje
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return func(yield func(input) bool) {
-		n := 0
+	s := c.samples()
+	s.all = func(yield func(input) bool) {
+		in := input{}
 		for v := range events {
-			n++
-			if !yield(input{line: n, event: producers.Event{Topic: c.Topic, Value: v}}) {
+			in.nth++
+			in.line, in.event = in.nth, producers.Event{Topic: c.Topic, Value: v}
+			if !yield(in) {
 				return
 			}
 		}
-	}, nil
+	}
+	return s, nil
 }
 
-// lines reads one JSON event a line; empty lines are passed over.
-func lines(topic string, r io.Reader) iter.Seq[input] {
-	return func(yield func(input) bool) {
-		scan := bufio.NewScanner(r)
-		scan.Buffer(nil, maxLine)
-		n := 0
-		for scan.Scan() {
-			n++
-			line := bytes.TrimSpace(scan.Bytes())
-			if len(line) == 0 {
-				continue
+// mistakeHeader says of a record made up what was broken in it.
+const mistakeHeader = "penstock-mistake"
+
+// madeUp are events made up from the subject's schema.
+func (c *produceCmd) madeUp(ctx context.Context, reg *client.Client, subject string) (*source, error) {
+	_, schema, err := reg.Latest(ctx, subject)
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.maker(schema)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	key := keyMaker(nil)
+	if c.Key != "" {
+		if key, err = newKeyMaker(c.Key); err != nil {
+			return nil, err
+		}
+	}
+	c.Key = "" // the events come with it
+	s := c.samples()
+	s.all = func(yield func(input) bool) {
+		in := input{}
+		for range c.Count {
+			e, err := m.Next()
+			in.nth++
+			in.line, in.note, in.err = in.nth, "", err
+			in.event = producers.Event{Topic: c.Topic, Value: e.Value}
+			switch {
+			case err != nil:
+			case key != nil && e.Value != nil && e.Mistake == nil:
+				in.event.Key, in.err = key(e.Value)
+			case e.Key != nil:
+				in.event.Key, in.err = keyText(e.Key)
 			}
-			v, err := schemas.ParseJSON(line)
-			if !yield(input{line: n, event: producers.Event{Topic: topic, Value: v}, err: err}) {
+			if e.Mistake != nil {
+				in.note = e.Mistake.String()
+				in.event.Headers = []stream.Header{{Key: mistakeHeader, Value: []byte(in.note)}}
+			}
+			if !yield(in) || err != nil {
 				return
 			}
 		}
-		if err := scan.Err(); err != nil {
-			yield(input{line: n + 1, err: fmt.Errorf("read line: %w (a line holds at most %d bytes)", err, maxLine)})
-		}
 	}
+	return s, nil
 }
 
-// keyOf is the record key that a field of the event gives: a string as it is,
-// anything else as JSON.
-func keyOf(value any, field string) ([]byte, error) {
-	m, ok := value.(map[string]any)
-	v, there := m[field]
-	if !ok || !there || v == nil {
-		return nil, &schemas.ValueError{Violations: []schemas.Violation{{
-			Pointer: "/" + field, Expected: "a value, because --key names this field", Found: "nothing",
-			Hint: "add the field, or choose another with --key",
-		}}}
-	}
-	if s, ok := v.(string); ok {
-		return []byte(s), nil
-	}
-	return json.Marshal(v)
+// samples is a source without its events.
+func (c *produceCmd) samples() *source {
+	return &source{name: "sample", header: func() []byte { return nil }, reject: rejectLine, total: int64(c.Count), close: func() {}}
 }

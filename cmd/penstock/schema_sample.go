@@ -32,7 +32,8 @@ func (schemaSampleCmd) Help() string {
   penstock schema sample customers.json --entities 10 --key id -n 200
   penstock schema sample flights --type protobuf
 
-One event a line, as 'penstock produce' takes them. The same seed gives the same
+One event a line, as 'penstock produce' takes them; with --entities, key and
+value, as 'penstock produce --envelope' does. The same seed gives the same
 events. What is wrong with a broken one is said on standard error.`
 }
 
@@ -71,7 +72,7 @@ func (c *schemaSampleCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return noError{err}
 		}
-		text, err := eventLine(e)
+		text, err := c.line(e)
 		if err != nil {
 			return err
 		}
@@ -83,9 +84,13 @@ func (c *schemaSampleCmd) Run(ctx context.Context, t *terminal) error {
 	return ctx.Err()
 }
 
-// eventLine is an event as a line that produce reads.
-func eventLine(e samples.Event) ([]byte, error) {
-	return schemas.AppendJSON(nil, e.Value)
+// line is an event as produce reads it: of entities, since tombstones are among
+// them, in an envelope.
+func (c *schemaSampleCmd) line(e samples.Event) ([]byte, error) {
+	if c.Entities == 0 {
+		return schemas.AppendJSON(nil, e.Value)
+	}
+	return schemas.AppendJSON(nil, map[string]any{"key": e.Key, "value": e.Value})
 }
 
 // schema is that of the file or subject.

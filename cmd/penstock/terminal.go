@@ -95,7 +95,8 @@ func (w barWriter) Write(p []byte) (int, error) {
 type bar struct {
 	t     *terminal
 	label string
-	total int64 // 0: not known
+	total int64          // 0: not known
+	part  func() float64 // where the total is not known, how much is done, from 0 to 1; may be nil
 	start time.Time
 	done  int64
 	last  time.Time
@@ -148,7 +149,11 @@ func (b *bar) draw(n int64) {
 	rate := ""
 	if s := now.Sub(b.start).Seconds(); s > 0.2 && n > 0 {
 		rate = fmt.Sprintf("  %s/s", count(int64(float64(n)/s)))
-		if left := float64(b.total-n) / (float64(n) / s); b.total > n && left >= 1 {
+		left := float64(b.total-n) / (float64(n) / s)
+		if b.part != nil && b.total == 0 {
+			left = s/b.part() - s
+		}
+		if left >= 1 && left < 1e9 {
 			rate += fmt.Sprintf("  %s left", time.Duration(left*float64(time.Second)).Round(time.Second))
 		}
 	}

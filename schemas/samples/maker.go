@@ -136,7 +136,7 @@ func (m *Maker) identify() error {
 		// A stream of its own, far from those of the events.
 		g := m.draw(uint64(i), 1)
 		for try := 0; ; try++ {
-			g.try = try
+			g.try, g.owner = try, lastPart(m.model.Name)
 			key := g.value(inner, m.o.Key, 0)
 			text, err := schemas.AppendJSON(nil, key)
 			if err == nil && !seen[string(text)] {

@@ -1,0 +1,47 @@
+package stream
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrUnsupported is returned where a broker, or the topic it holds, has no
+// means for what was asked.
+var ErrUnsupported = errors.New("not supported by the broker")
+
+// MaxCommit is how many records one Commit takes at most: what JetStream admits
+// in an atomic batch, less room for the position.
+const MaxCommit = 900
+
+// Position is how far an input has come.
+type Position struct {
+	// Next is the first of the input's records, from 0, that is not in yet.
+	Next int64
+	// Note is what the input's reader wants to find again beside it, of at most
+	// a few hundred bytes.
+	Note string
+}
+
+// Resumer is a Broker that publishes an input once, however often it is
+// interrupted: it keeps the input's position where it keeps the records, and
+// moves it together with them.
+type Resumer interface {
+	// Resume takes over the input of that name, which is published to topic, from
+	// whoever had it, and says how far it has come. It returns ErrNoTopic if
+	// there is no such topic, and ErrUnsupported if positions cannot be kept
+	// with it.
+	Resume(ctx context.Context, topic, input string) (Transactor, Position, error)
+}
+
+// Transactor publishes what one input holds. One goroutine may use it at a time.
+type Transactor interface {
+	// Commit writes all of out, which are MaxCommit records of the input's topic
+	// at most, and moves the position to in, or does neither. It returns
+	// ErrFenced if someone else has taken the input over since, and a
+	// *BatchError that names those that can never be written; then nothing was.
+	// After any other error both may be there or neither, and the Transactor
+	// is of no more use: Resume says which.
+	Commit(ctx context.Context, out []Record, in Position) error
+	// Close gives up the input, without moving its position.
+	Close() error
+}
