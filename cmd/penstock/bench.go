@@ -23,7 +23,6 @@ import (
 	"penstock/schemas"
 	"penstock/schemas/samples"
 	"penstock/stream"
-	"penstock/stream/kafka"
 	"penstock/stream/nats"
 )
 
@@ -352,7 +351,7 @@ type bench struct {
 	data   *benchData
 	broker stream.Broker
 	topic  string
-	seeds  []string     // Kafka, or
+	kafka  kafkaCluster
 	conn   *natsgo.Conn // NATS
 	raw    rawSettings
 }
@@ -382,7 +381,7 @@ func openBench(ctx context.Context, t *terminal, url string) (*bench, error) {
 			if file, err = nats.ReadServerFile(dir); err == nil {
 				b.conn, err = natsgo.Connect(file.URL, natsgo.Token(file.Token))
 			}
-		} else if b.seeds, err = kafka.ParseURL(url); err != nil {
+		} else if b.kafka, err = parseKafka(url); err != nil {
 			b.conn, err = natsgo.Connect(url)
 		}
 	}
@@ -435,7 +434,7 @@ func (b *bench) rawProduce(n int, record func(i int) (key, value []byte, err err
 			err := rawNATSProduce(ctx, b.conn, b.raw.pending, func(i int) string { return fmt.Sprintf("%s.%d", b.topic, i%benchPartitions) }, n, record)
 			return time.Since(start), err
 		}
-		client, err := kgo.NewClient(kgo.SeedBrokers(b.seeds...), kgo.ProducerLinger(b.raw.linger), kgo.ProducerBatchMaxBytes(b.raw.batch), kgo.MaxBufferedRecords(n))
+		client, err := b.kafka.client(kgo.ProducerLinger(b.raw.linger), kgo.ProducerBatchMaxBytes(b.raw.batch), kgo.MaxBufferedRecords(n))
 		if err != nil {
 			return 0, err
 		}
@@ -463,7 +462,7 @@ func (b *bench) rawConsume(n int, each func(value []byte) error) side {
 			}
 			return rawNATSConsume(consumer, n, each)
 		}
-		client, err := kgo.NewClient(kgo.SeedBrokers(b.seeds...), kgo.ConsumeTopics(b.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		client, err := b.kafka.client(kgo.ConsumeTopics(b.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 		if err != nil {
 			return 0, err
 		}

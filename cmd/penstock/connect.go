@@ -58,11 +58,11 @@ func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Br
 	}
 	switch scheme, _, _ := strings.Cut(broker, "://"); scheme {
 	case "kafka":
-		seeds, err := kafka.ParseURL(broker)
+		c, err := parseKafka(broker)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, err
 		}
-		b, err := kafka.Open(ctx, kafka.Config{Seeds: seeds, Timeout: 10 * time.Second, Logger: log})
+		b, err := kafka.Open(ctx, kafka.Config{Seeds: c.seeds, TLS: c.tls, SASL: c.sasl, Timeout: 10 * time.Second, Logger: log})
 		if err != nil {
 			return nil, withHint(err, "start one there, or name another with --broker")
 		}

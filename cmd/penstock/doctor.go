@@ -8,10 +8,8 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"penstock/registry"
-	"penstock/stream/kafka"
 )
 
 // doctorCmd checks a set-up.
@@ -84,8 +82,8 @@ func (c *doctorCmd) broker(ctx context.Context, t *terminal) ([]diagnosis, error
 		return append(found, diagnosis{What: "durability", OK: true, Detail: "a record is acknowledged once it is synced to disk"}), nil
 	}
 	var risks []diagnosis
-	if seeds, kafkaErr := kafka.ParseURL(c.Broker); kafkaErr == nil {
-		risks, err = kafkaRisks(ctx, seeds)
+	if cluster, kafkaErr := parseKafka(c.Broker); kafkaErr == nil {
+		risks, err = kafkaRisks(ctx, cluster)
 	} else {
 		risks, err = natsRisks(ctx, c.Broker)
 	}
@@ -93,8 +91,8 @@ func (c *doctorCmd) broker(ctx context.Context, t *terminal) ([]diagnosis, error
 }
 
 // kafkaRisks looks at how many copies of a record there must be.
-func kafkaRisks(ctx context.Context, seeds []string) ([]diagnosis, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(seeds...))
+func kafkaRisks(ctx context.Context, cluster kafkaCluster) ([]diagnosis, error) {
+	client, err := cluster.client()
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,6 @@ import (
 	"penstock/registry/logs/jetstream"
 	kafkalog "penstock/registry/logs/kafka"
 	"penstock/registry/logs/memory"
-	"penstock/stream/kafka"
 )
 
 // registryCmd serves a schema registry.
@@ -61,7 +60,8 @@ func (registryServeCmd) Help() string {
 A schema that was answered for is on disk. The API is Confluent's.
 
 Several nodes may keep one registry in Kafka, in the topic _schemas. One of them
-writes, and the others pass writes on to it.`
+writes, and the others pass writes on to it.
+` + kafkaHelp
 }
 
 // Run serves until it is stopped.
@@ -152,10 +152,9 @@ func openStore(ctx context.Context, where, self string, o registry.Options) (*st
 
 // openKafkaLog opens the log that kafka://HOST:PORT,…[/TOPIC] names.
 func openKafkaLog(ctx context.Context, where, self string, log *slog.Logger) (*kafkalog.Log, error) {
-	brokers, topic, _ := strings.Cut(strings.TrimPrefix(where, "kafka://"), "/")
-	seeds, err := kafka.ParseURL("kafka://" + brokers)
+	c, err := parseKafka(where)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	u, err := url.Parse(self)
 	if err != nil || u.Hostname() == "" || u.Port() == "0" {
@@ -164,5 +163,5 @@ func openKafkaLog(ctx context.Context, where, self string, log *slog.Logger) (*k
 	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsUnspecified() {
 		return nil, usagef("other nodes cannot reach this one at %q; write --advertise http://HOST:PORT", self)
 	}
-	return kafkalog.Open(ctx, kafkalog.Options{Seeds: seeds, Topic: topic, URL: self, Logger: log})
+	return kafkalog.Open(ctx, kafkalog.Options{Seeds: c.seeds, Topic: c.topic, TLS: c.tls, SASL: c.sasl, URL: self, Logger: log})
 }

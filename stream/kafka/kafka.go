@@ -24,6 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 
 	"penstock/stream"
 )
@@ -34,6 +35,8 @@ type Config struct {
 	Seeds []string
 	// TLS is used for every connection. nil is plain text.
 	TLS *tls.Config
+	// SASL is how every connection shows who it is of. nil is not at all.
+	SASL sasl.Mechanism
 	// ClientID is the name the brokers log. Empty is "penstock".
 	ClientID string
 	// Logger gets what goes on without an answer to a caller: commits that are
@@ -123,6 +126,9 @@ func (c Config) options() []kgo.Opt {
 		// Metadata is asked for when something is amiss; the default of 5 s
 		// only makes a moved partition or a new topic take that long.
 		kgo.MetadataMinAge(250 * time.Millisecond),
+	}
+	if c.SASL != nil {
+		opts = append(opts, kgo.SASL(c.SASL))
 	}
 	if c.Dial != nil {
 		return append(opts, kgo.Dialer(c.Dial))

@@ -34,6 +34,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 )
 
 // DefaultTopic is where Confluent's registry keeps its log.
@@ -78,6 +79,8 @@ type Options struct {
 	SessionTimeout time.Duration
 	// TLS is used for every connection. nil is plain text.
 	TLS *tls.Config
+	// SASL is how every connection shows who it is of. nil is not at all.
+	SASL sasl.Mechanism
 	// Logger gets elections and what the client has to say. nil discards it.
 	Logger *slog.Logger
 	// Dial opens connections in place of net.Dialer. TLS is not used then.
@@ -184,6 +187,9 @@ func (o Options) client() []kgo.Opt {
 		kgo.WithLogger(clientLogger{o.Logger}),
 		kgo.DisableClientMetrics(),
 		kgo.MetadataMinAge(100 * time.Millisecond), // so that a moved leader is found soon
+	}
+	if o.SASL != nil {
+		opts = append(opts, kgo.SASL(o.SASL))
 	}
 	if o.Dial != nil {
 		return append(opts, kgo.Dialer(o.Dial))
