@@ -505,3 +505,32 @@ func TestTLS(t *testing.T) {
 		t.Error("TLS with a transport of unknown kind is accepted")
 	}
 }
+
+// TestOneIsEnough: while one node is well, no call fails that may be repeated,
+// whatever befalls the others and however many call.
+func TestOneIsEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(map[string]node{"c": {after: 5 * time.Millisecond}})
+		c := f.client(t, client.Options{Timeout: time.Second}, "a", "b", "c")
+		troubles := []node{{}, {down: true}, {hangs: true}, {status: 500}, {status: 503}, {status: 503, retry: "7"}, {after: 300 * time.Millisecond}}
+		ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+		defer stop()
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					if err := []func(*testing.T, *client.Client) error{read, write}[i%2](t, c); err != nil {
+						t.Errorf("with one node in good health: %v", err)
+					}
+					time.Sleep(time.Duration(10+i) * time.Millisecond)
+				}
+			})
+		}
+		for i := 0; ctx.Err() == nil; i++ {
+			f.set("a", troubles[i%len(troubles)])
+			f.set("b", troubles[i*3%len(troubles)])
+			time.Sleep(170 * time.Millisecond)
+		}
+		wg.Wait()
+	})
+}
