@@ -39,7 +39,7 @@ func (r *Registry) deleteVersion(name string, number int, permanent bool, delete
 		if effectiveMode(x, name).readOnly() {
 			return nil, readOnly(name)
 		}
-		v, err := pick(x, name, number, permanent || number != latest)
+		v, err := pick(x, name, number, true)
 		switch {
 		case err != nil:
 			return nil, err

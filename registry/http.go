@@ -372,6 +372,9 @@ func (q *query) body(v any) error {
 	} else {
 		err = json.Unmarshal(raw, v)
 	}
+	if errors.As(err, new(*json.SyntaxError)) && json.NewDecoder(bytes.NewReader(raw)).Decode(v) == nil {
+		err = nil // what follows the value is nobody's business, as with other registries
+	}
 	if err != nil {
 		return badJSON(err)
 	}

@@ -469,6 +469,9 @@ func TestHTTPManners(t *testing.T) {
 			}
 		}
 	}
+	if status, body := post("application/json", quoted("+a")+`"`); status != 200 {
+		t.Errorf("a body with something after it: %d %s", status, body)
+	}
 	if status, _ := post("text/plain", quoted("+a")); status != 415 {
 		t.Errorf("body of type text/plain: %d, want 415", status)
 	}
@@ -479,4 +482,21 @@ func TestHTTPManners(t *testing.T) {
 	if status, body := post("application/json", `{"schema":"`+strings.Repeat(big, 8)+`"}`); status != 422 || !strings.Contains(body, "42209") {
 		t.Errorf("a body above the limit: %d %.100s", status, body)
 	}
+}
+
+// TestLatestIsLive: latest is never a version that was softly deleted, whoever
+// asks; a permanent delete of it would take away what nobody named.
+func TestLatestIsLive(t *testing.T) {
+	s := serve(t)
+	for _, words := range []string{"+a", "+a +b"} {
+		s.has("POST", "/subjects/s/versions", quoted(words), 200)
+	}
+	s.want("DELETE", "/subjects/s/versions/latest", "", 200, "2")
+	s.has("GET", "/subjects/s/versions/latest?deleted=true", "", 200, `"version":1`)
+	s.want("DELETE", "/subjects/s/versions/latest?permanent=true", "", 404, "40407 Version 1 was not deleted first")
+	s.want("DELETE", "/subjects/s/versions/latest", "", 200, "1")
+	s.want("DELETE", "/subjects/s/versions/latest?permanent=true", "", 404, "40402 Version latest not found.")
+	s.want("GET", "/subjects/s/versions/latest?deleted=true", "", 404, "40402")
+	s.want("GET", "/subjects/s/versions/latest", "", 404, "40401")
+	s.has("GET", "/subjects/s/versions/2?deleted=true", "", 200, `"version":2`)
 }

@@ -140,7 +140,7 @@ func (r *Registry) inContexts(name string, fn func(name string) error) error {
 func (r *Registry) VersionWith(name string, properties map[string]string, deleted bool) (s Schema, err error) {
 	err = r.inContexts(name, func(name string) error {
 		return r.read(func(x *index) error {
-			if _, err := pick(x, name, latest, deleted); err != nil {
+			if err := holds(x, name, deleted); err != nil {
 				return err
 			}
 			for _, v := range slices.Backward(x.subjects.get(name).versions) {
@@ -164,23 +164,28 @@ func hasProperties(m *Metadata, properties map[string]string) bool {
 	return true
 }
 
-// pick finds a version, the newest for -1.
+// pick finds a version, for -1 the newest that is live: also where softly deleted
+// ones are asked for, as other registries have it.
 func pick(x *index, name string, number int, deleted bool) (*version, error) {
+	if err := holds(x, name, deleted); err != nil {
+		return nil, err
+	}
 	s := x.subjects.get(name)
-	versions := s.live()
-	if deleted && s != nil {
-		versions = s.versions
-	}
-	if len(versions) == 0 {
-		return nil, subjectNotFound(name)
-	}
-	if number == latest {
-		return versions[len(versions)-1], nil
+	if live := s.live(); number == latest && len(live) > 0 {
+		return live[len(live)-1], nil
 	}
 	if v := s.version(number); v != nil && (deleted || !v.deleted) {
 		return v, nil
 	}
 	return nil, versionNotFound(number)
+}
+
+// holds returns an error unless a subject has versions.
+func holds(x *index, name string, deleted bool) error {
+	if s := x.subjects.get(name); s == nil || !deleted && len(s.live()) == 0 {
+		return subjectNotFound(name)
+	}
+	return nil
 }
 
 // Schemas returns the versions of all subjects that start with prefix, ordered
@@ -368,8 +373,7 @@ func (r *Registry) Lookup(name string, s Schema, deleted bool) (found Schema, er
 
 func (r *Registry) lookup(name string, s Schema, deleted bool) (Schema, error) {
 	err := r.read(func(x *index) error {
-		_, err := pick(x, name, latest, deleted)
-		return err
+		return holds(x, name, deleted)
 	})
 	if err != nil {
 		return Schema{}, err
