@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"schemas/protobuf":   {"schemas", "github.com/bufbuild/protocompile", "google.golang.org/protobuf"},
 	"schemas/samples":    {"schemas"},
 
-	"rules": {"schemas", "cel.dev/cel-go"},
+	"rules": {"schemas", "cel.dev/cel-go", "github.com/blues/jsonata-go"},
 
 	"stream":            {},
 	"stream/kafka":      {"stream", "github.com/twmb/franz-go"},

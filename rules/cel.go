@@ -334,7 +334,7 @@ func (p celProgram) run(_ context.Context, s *Set, r *rule, v any) (any, []schem
 		if holds(result) {
 			return v, nil, nil
 		}
-		return nil, []schemas.Violation{{Expected: r.expected(), Found: "a record that does not meet it", Hint: "correct the record, or the rule in the registry"}}, nil
+		return nil, []schemas.Violation{r.unmet()}, nil
 	}
 	out, err := c.fromCEL(root, result, maxDepth)
 	return out, nil, err

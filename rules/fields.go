@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cel.dev/cel-go/common/types/traits"
+
 	"penstock/schemas"
 )
 
@@ -311,7 +313,12 @@ func (w *walk) leaf(n *schemas.Node, typeName string, v any, m *member, in *arou
 	case !applies:
 		return v, nil
 	case w.rule.Kind == "TRANSFORM":
-		return values.fromCEL(m.Node, result, maxDepth)
+		switch result.(type) {
+		case traits.Mapper, traits.Lister, *message:
+			// A record could come to lie in itself, and each field double it.
+			return nil, fmt.Errorf("at %s: expected a value without parts, found %s; mend the expression", w.pointer(), result.Type().TypeName())
+		}
+		return values.fromCEL(m.Node, result, 1)
 	}
 	if !holds(result) && len(w.violations) < schemas.MaxViolations {
 		found := schemas.Describe(v)

@@ -2,8 +2,8 @@
 // schema: conditions that a record has to meet and transforms of it, when it is
 // written, when it is read, and when it is taken from one version to another.
 //
-// Rule sets mean here what they mean to Confluent's clients, with whose verdicts
-// testdata compares. A rule runs if it is enabled, its mode is the one at hand
+// Rule sets mean here what they mean to Confluent's clients; TestConfluent compares
+// with the verdicts of one of them. A rule runs if it is enabled, its mode is the one at hand
 // and the set's enableAt is absent, ALL or CLIENT. Rules run in their order, on
 // reading and downgrading in reverse. The types are
 //
@@ -13,7 +13,9 @@
 //     rule's tags if it has some, over value, message (the record around it),
 //     name, fullName, typeName and tags. Of several transforms of one mode with
 //     the same tags the first alone runs.
-//   - JSONATA: an expression over the record, for migrations.
+//   - JSONATA: an expression over the record, for migrations. The language is
+//     that of JSONata 1.5; bytes, times and decimals can only be passed on. One
+//     evaluation runs at a time.
 //
 // CEL also knows the time, as now. What stands before the first semicolon of a
 // CEL expression is its guard: where that is not true the rule does not apply.
@@ -35,10 +37,12 @@
 //     its number, and a wrapper message as the value within.
 //   - Of a JSON Schema that is combined of several with allOf the fields are
 //     only seen where the schema's model has them.
-//   - Expressions are bounded in length, in cost and in what they build.
+//   - Expressions are bounded in length, in cost and in what they build, and a
+//     field cannot become a record or an array.
 package rules
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -184,8 +188,10 @@ type rule struct {
 	modes []string
 	// shadowed is a transform of fields behind another for the same tags.
 	shadowed bool
-	program  program
-	err      error // why there is no program
+	// unknown is a type that cannot be run here.
+	unknown bool
+	program program
+	err     error // why there is no program
 }
 
 // program is a compiled expression. run returns what becomes of v, and the
@@ -222,9 +228,13 @@ func compile(r Rule, before []Rule) *rule {
 		var p celProgram
 		p, out.err = compileCEL(r.Expr)
 		out.program = fieldProgram{p}
+	case "JSONATA":
+		out.program, out.err = compileJSONata(r.Expr)
 	case "":
+		out.unknown = true
 		out.err = errors.New("expected a type, found none; say CEL, CEL_FIELD or JSONATA")
 	default:
+		out.unknown = true
 		out.err = fmt.Errorf("expected the type CEL, CEL_FIELD or JSONATA, found %q, which cannot be run here; disable the rule", r.Type)
 	}
 	return out
@@ -316,11 +326,11 @@ func (s *Set) run(ctx context.Context, rules []*rule, mode string, v any) (any, 
 			}
 			prepared = true
 		}
-		if r.program == nil || r.err != nil {
+		if r.err != nil {
 			if err := r.fail(mode, nil, fmt.Errorf("run rule: %w", r.err)); err != nil {
 				return nil, err
 			}
-			if r.program == nil {
+			if r.unknown {
 				return v, nil // as Confluent's clients, who end at a type they cannot run
 			}
 			continue
@@ -333,7 +343,11 @@ func (s *Set) run(ctx context.Context, rules []*rule, mode string, v any) (any, 
 		case err != nil:
 			err = fmt.Errorf("run rule: %w", err)
 		case r.Kind == "TRANSFORM" && next == nil:
+			// Confluent's clients go on with null, which no serializer takes.
 			err = errors.New("run rule: expected a record, found null; mend the expression")
+			if action := r.action(r.OnFailure, mode, ActionError); action == ActionNone {
+				return nil, &Error{Rule: r.Rule, Mode: mode, Action: ActionError, Err: err}
+			}
 		}
 		if err != nil || len(violations) > 0 {
 			if err := r.fail(mode, violations, err); err != nil {
@@ -368,6 +382,7 @@ func (r *rule) action(actions, mode, fallback string) string {
 			if actions = first; mode == r.modes[1] {
 				actions = second
 			}
+			return cmp.Or(actions, ActionError) // an empty name is none that is known
 		}
 	}
 	if actions == "" {
@@ -385,6 +400,11 @@ func (r *rule) expected() string {
 		return r.Expr
 	}
 	return "what the rule asks for"
+}
+
+// unmet says that a record as a whole does not meet r.
+func (r *rule) unmet() schemas.Violation {
+	return schemas.Violation{Expected: r.expected(), Found: "a record that does not meet it", Hint: "correct the record, or the rule in the registry"}
 }
 
 // generic returns v as one of the values that schemas.Schema lists: a struct

@@ -400,3 +400,43 @@ func TestBounds(t *testing.T) {
 		t.Error("too many rules passed")
 	}
 }
+
+// TestMigration: values that JSON does not have pass through, and an expression
+// is worth the same each time.
+func TestMigration(t *testing.T) {
+	set := compile(t, flight, `{"ruleSet":{"migrationRules":[{"name":"up","mode":"UPGRADE","type":"JSONATA",
+		"expr":"$merge([$sift($, function($v, $k) {$k != 'pilot'}), {'carrier': $uppercase(carrier) & ($.'pilot' ~> $replace('n', 'N'))}])"}]}}`)
+	in := record{"carrier": "lh", "number": int32(7), "pilot": "Ann", "price": big.NewRat(1, 3), "at": time.Unix(5, 0).UTC(), "notes": []byte{1}, "legs": []any{int64(1 << 60)}}
+	want := record{"carrier": "LHANN", "number": int32(7), "price": big.NewRat(1, 3), "at": time.Unix(5, 0).UTC(), "notes": []byte{1}, "legs": []any{int64(1 << 60)}}
+	for range 3 {
+		got, err := set.Upgrade(context.Background(), in)
+		if diff := cmp.Diff(any(want), got, cmp.Comparer(func(a, b *big.Rat) bool { return a.Cmp(b) == 0 })); err != nil || diff != "" {
+			t.Fatal(err, diff)
+		}
+	}
+}
+
+// TestJSONataBounds: what would take long, build much or end the process is an
+// error, and soon.
+func TestJSONataBounds(t *testing.T) {
+	for _, expr := range []string{
+		`($f := function($x) { $f($x) }; $f(1))`, `($f := function($x) { $f($x & $x) }; $f(name))`, `(function($f) { $f($f) })(function($f) { $f($f) })`,
+		`[1..10000000]`, `[1..10000].[1..10000].[1..10000]`, `($a := [1..10000]; $a.$a.$a)`, `($a := [1..10000]; $a.($a).($a))`, `($a := [1..10000]; $a.$a[1=1].$a[1=1])`,
+		`(` + strings.Repeat(`$a := $a & 'xxxxxxxxxx' & $a & name; `, 50) + `$a)`, `(` + strings.Repeat(`$a := [$a, $a, 1]; `, 50) + `$a)`,
+		`($a := [1,2]; ` + strings.Repeat(`$a := $append($a, $a); `, 50) + `$a)`, `$pad(name, 1000000000)`, `$join([1..9999].'a', $pad(name, 9999))`,
+		`($r := $replace; $s := $pad('a', 9999); $r($s, 'a', $s))`, `$reduce([1..1000], function($a, $b) { $a & $a & 'x' })`,
+		strings.Repeat("[1,2].", 40) + "x", `**.**.**.**.**.**.**.**.**.**.**.**`, `$contains(name, /(a{1,100}){1,10}b/)`,
+		`$penstockCalled()`, `($penstockGrown := 1; 2)`, strings.Repeat("(", 5000) + "1" + strings.Repeat(")", 5000), `$map([1..10000], function($x) { $map([1..10000], function($y) { $y }) })`,
+	} {
+		b, _ := json.Marshal(expr)
+		set := compile(t, person, `{"ruleSet":{"migrationRules":[{"name":"r","mode":"UPGRADE","type":"JSONATA","expr":`+string(b)+`}]}}`)
+		var deep any = record{"a": "x"}
+		for range 30 {
+			deep = record{"b": deep, "c": "x"}
+		}
+		if v, err := set.Upgrade(context.Background(), record{"name": "nnn", "deep": deep}); err == nil && !strings.HasPrefix(expr, "((") {
+			s, _ := json.Marshal(v)
+			t.Errorf("%.60s passed: %.80s", expr, s)
+		}
+	}
+}
