@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -262,14 +263,25 @@ func wantsFindings(req *http.Request) bool {
 	return slices.Contains(accepted(req), FindingsMediaType)
 }
 
-// accepted lists the media types of the Accept header as they stand there.
+// accepted lists the media types of the Accept header, what the client would
+// rather have first.
 func accepted(req *http.Request) []string {
 	var types []string
+	weights := map[string]float64{}
 	for part := range strings.SplitSeq(strings.Join(req.Header.Values("Accept"), ","), ",") {
-		if t, _, err := mime.ParseMediaType(part); err == nil {
-			types = append(types, t)
+		t, params, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		weight, err := strconv.ParseFloat(params["q"], 64)
+		if err != nil {
+			weight = 1
+		}
+		if weight > 0 {
+			types, weights[t] = append(types, t), weight
 		}
 	}
+	slices.SortStableFunc(types, func(a, b string) int { return cmp.Compare(weights[b], weights[a]) })
 	return types
 }
 
@@ -367,6 +379,9 @@ func (q *query) body(v any) error {
 		return &Error{Code: codeBadRequest, Message: "The body could not be read to its end", cause: err}
 	}
 	raw = inUTF8(raw)
+	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
+		return errorf(codeBadRequest, "The body is null, expected an object")
+	}
 	if s, ok := v.(*Schema); ok {
 		err = readSent(raw, s)
 	} else {

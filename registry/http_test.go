@@ -402,6 +402,11 @@ func TestSubjectNames(t *testing.T) {
 		s.want("POST", path+"/versions", quoted(words), 200, version(name, 1, i+1, words))
 		s.want("GET", path+"/versions/1", "", 200, version(name, 1, i+1, words))
 	}
+	// A record could not hold the name as it is.
+	s.want("POST", "/subjects/caf%C3/versions", quoted("+x"), 422, "42208 not UTF-8")
+	s.want("PUT", "/config/:.caf%C3:", `{"compatibility":"NONE"}`, 422, "42208 not UTF-8")
+	s.want("PUT", "/mode/caf%C3", `{"mode":"READONLY"}`, 422, "42208 not UTF-8")
+	s.want("POST", "/associations?context=caf%C3", associate("r", "s", ""), 422, "42208 not UTF-8")
 }
 
 func TestHTTPManners(t *testing.T) {
@@ -430,6 +435,9 @@ func TestHTTPManners(t *testing.T) {
 		"text/html, application/json;q=0.5":         "application/json",
 		"application/vnd.penstock.findings+json":    "application/vnd.penstock.findings+json",
 		"application/vnd.schemaregistry.v1+json, *": "application/vnd.schemaregistry.v1+json",
+
+		"application/json; q=0.1, application/vnd.schemaregistry+json": "application/vnd.schemaregistry+json",
+		"application/json; q=0, application/vnd.schemaregistry+json":   "application/vnd.schemaregistry+json",
 	} {
 		s.accept = accept
 		resp, _ := s.do("GET", "/subjects", "")
@@ -471,6 +479,9 @@ func TestHTTPManners(t *testing.T) {
 	}
 	if status, body := post("application/json", quoted("+a")+`"`); status != 200 {
 		t.Errorf("a body with something after it: %d %s", status, body)
+	}
+	for _, path := range []string{"/subjects/s/versions", "/subjects/s", "/compatibility/subjects/s/versions"} {
+		s.want("POST", path, " null ", 400, "400 The body is null")
 	}
 	if status, _ := post("text/plain", quoted("+a")); status != 415 {
 		t.Errorf("body of type text/plain: %d, want 415", status)

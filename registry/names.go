@@ -3,6 +3,7 @@ package registry
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // DefaultContext is the context of subjects whose name says none.
@@ -97,10 +98,17 @@ func checkSubject(name string) error {
 		return errorf(CodeInvalidSubject, "The specified subject '%s' is not a valid subject: it is empty", name)
 	case len(name) > maxSubjectBytes:
 		return errorf(CodeInvalidSubject, "The specified subject '%.60s…' is not a valid subject: it has %d bytes, more than %d", name, len(name), maxSubjectBytes)
+	case !utf8.ValidString(name):
+		return notUTF8(name)
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return errorf(CodeInvalidSubject, "The specified subject %q is not a valid subject: it has control characters", name)
 	case subject == "__GLOBAL", subject == "__EMPTY", context == globalContext:
 		return errorf(CodeInvalidSubject, "The specified subject '%s' is not a valid subject: the name is reserved", name)
 	}
 	return nil
+}
+
+// notUTF8 refuses a name that a record, which is JSON, would hold as another.
+func notUTF8(name string) error {
+	return errorf(CodeInvalidSubject, "The specified subject %q is not a valid subject: it is not UTF-8", name)
 }

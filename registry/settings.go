@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Settings belong to a scope: a subject, a context (":.name:"), or, with the
@@ -306,6 +307,9 @@ func settable(x *index, name string) error {
 
 // checkScope refuses names that are no scope's.
 func checkScope(name string) error {
+	if !utf8.ValidString(name) {
+		return notUTF8(name)
+	}
 	if context, subject := split(name); subject == "" || context == globalContext {
 		return nil // the whole registry, or a context
 	}

@@ -322,7 +322,7 @@ func within(context string) string {
 
 // Names lists the exporters in order.
 func (m *Manager) Names() []string {
-	return slices.Sorted(maps.Keys(m.c.Registry.Exporters()))
+	return append([]string{}, slices.Sorted(maps.Keys(m.c.Registry.Exporters()))...)
 }
 
 // Get returns an exporter without its secrets, or CodeExporterNotFound.

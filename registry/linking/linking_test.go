@@ -340,6 +340,9 @@ func TestExporter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from, to := full(t), fresh(t)
 		do := api(t, from, map[string]*home{"http://there": to})
+		if got := do("GET", "/exporters", "", 200); got["raw"] != `[]` {
+			t.Errorf("names of none: %v", got)
+		}
 		do("POST", "/exporters", `{"name":"e"}`, 422)
 		do("POST", "/exporters", `{"name":"e","contextType":"CUSTOM","context":"copy","subjects":["*"],"config":{"schema.registry.url":"http://there","basic.auth.user.info":"u:hush"}}`, 200)
 		if got := do("POST", "/exporters", `{"name":"e","config":{"schema.registry.url":"http://there"}}`, 409); got["error_code"] != 40950.0 {
