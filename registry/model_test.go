@@ -23,6 +23,21 @@ type model struct {
 	modes    map[string]registry.Mode
 	given    map[string]int    // highest id ever given, by context
 	texts    map[string]string // what an id stood for, ever
+	used     bool              // the context .c is there
+	ties     map[string]tie    // associations, by resource
+}
+
+// tie is the association of a resource.
+type tie struct {
+	subject   string
+	lifecycle registry.Lifecycle
+}
+
+func newModel() *model {
+	return &model{
+		levels: map[string]registry.Level{}, modes: map[string]registry.Mode{}, given: map[string]int{},
+		texts: map[string]string{}, ties: map[string]tie{},
+	}
 }
 
 type modelVersion struct {
@@ -106,7 +121,7 @@ func (m *model) register(subject, words string) (modelVersion, registry.Code) {
 	}
 	context := contextOf(subject)
 	for _, v := range m.versions {
-		if contextOf(v.Subject) == context && v.Words == words {
+		if contextOf(v.Subject) == context && v.Words == words && (made.ID == 0 || v.ID < made.ID) {
 			made.ID = v.ID
 		}
 	}
@@ -117,8 +132,125 @@ func (m *model) register(subject, words string) (modelVersion, registry.Code) {
 	m.versions = slices.DeleteFunc(m.versions, func(v modelVersion) bool {
 		return v.Subject == subject && v.Words == words
 	})
-	m.versions = append(m.versions, made)
+	m.put(made)
 	return made, 0
+}
+
+func (m *model) put(v modelVersion) {
+	m.versions = append(m.versions, v)
+	m.used = m.used || contextOf(v.Subject) == ".c"
+}
+
+// importVersion registers under a number and an id, after the subject was set to
+// mode IMPORT by force, which takes away what is deleted.
+func (m *model) importVersion(v modelVersion) registry.Code {
+	m.versions = slices.DeleteFunc(m.versions, func(old modelVersion) bool { return old.Subject == v.Subject && old.Deleted })
+	live := m.of(v.Subject, false)
+	for _, old := range slices.Backward(live) {
+		if old.Words == v.Words && old.Number == v.Number {
+			if old.ID != v.ID {
+				return registry.CodeIDMismatch
+			}
+			return 0
+		}
+		if old.Words == v.Words {
+			break // only the newest counts
+		}
+	}
+	for _, old := range m.versions {
+		if old.Subject == v.Subject && old.Number == v.Number ||
+			contextOf(old.Subject) == contextOf(v.Subject) && old.ID == v.ID && old.Words != v.Words {
+			return registry.CodeNotPermitted
+		}
+	}
+	m.put(v)
+	m.given[contextOf(v.Subject)] = max(m.given[contextOf(v.Subject)], v.ID)
+	m.texts[fmt.Sprint(contextOf(v.Subject), v.ID)] = text(v.Words)
+	return 0
+}
+
+// tied are the resources that a subject belongs to.
+func (m *model) tied(subject string) (resources []string) {
+	for resource, t := range m.ties {
+		if t.subject == subject {
+			resources = append(resources, resource)
+		}
+	}
+	return resources
+}
+
+// associate ties a resource to a subject, and registers words, unless empty,
+// before; all or nothing.
+func (m *model) associate(resource, op string, t tie, words string) registry.Code {
+	if m.readOnly(t.subject) {
+		return registry.CodeNotPermitted
+	}
+	old, tied := m.ties[resource]
+	changes := true
+	switch {
+	case !tied:
+	case old.subject != t.subject:
+		return registry.CodeResourceAssociated
+	case old == t:
+		changes = false
+	case op == "CREATE":
+		return registry.CodeResourceAssociated
+	}
+	if changes {
+		if words == "" && len(m.of(t.subject, false)) == 0 {
+			return registry.CodeNoActiveVersion
+		}
+		for _, other := range m.tied(t.subject) {
+			switch {
+			case other == resource:
+			case m.ties[other].lifecycle == registry.Strong:
+				return registry.CodeStronglyAssociated
+			case t.lifecycle == registry.Strong:
+				return registry.CodeSubjectAssociated
+			}
+		}
+	}
+	if words != "" {
+		if _, code := m.register(t.subject, words); code != 0 {
+			return code
+		}
+	}
+	m.ties[resource] = t
+	return 0
+}
+
+func (m *model) dissociate(resource string, cascade bool) registry.Code {
+	t, tied := m.ties[resource]
+	switch {
+	case !tied:
+		return registry.CodeAssociationNotFound
+	case m.readOnly(t.subject):
+		return registry.CodeNotPermitted
+	}
+	delete(m.ties, resource)
+	if cascade && t.lifecycle == registry.Strong {
+		m.hide(t.subject)
+	}
+	return 0
+}
+
+func (m *model) hide(subject string) {
+	for i := range m.versions {
+		if m.versions[i].Subject == subject {
+			m.versions[i].Deleted = true
+		}
+	}
+}
+
+// deleteContext takes the context .c away.
+func (m *model) deleteContext() registry.Code {
+	for _, v := range m.versions {
+		if contextOf(v.Subject) == ".c" {
+			return registry.CodeContextNotEmpty
+		}
+	}
+	m.used = false
+	return 0
 }
 
 func (m *model) deleteVersion(subject string, number int, permanent bool) registry.Code {
@@ -139,6 +271,8 @@ func (m *model) deleteVersion(subject string, number int, permanent bool) regist
 			return registry.CodeVersionDeleted
 		case permanent && !v.Deleted:
 			return registry.CodeVersionNotDeleted
+		case !permanent && len(m.of(subject, false)) == 1 && len(m.tied(subject)) > 0:
+			return registry.CodeNoActiveVersion
 		case !permanent:
 			v.Deleted = true
 		default:
@@ -154,6 +288,9 @@ func (m *model) deleteSubject(subject string, permanent bool) registry.Code {
 	if m.readOnly(subject) {
 		return registry.CodeNotPermitted
 	}
+	if len(m.tied(subject)) > 0 {
+		return registry.CodeSubjectAssociated
+	}
 	if len(m.of(subject, true)) == 0 {
 		return registry.CodeSubjectNotFound
 	}
@@ -167,11 +304,7 @@ func (m *model) deleteSubject(subject string, permanent bool) registry.Code {
 		m.versions = slices.DeleteFunc(m.versions, func(v modelVersion) bool { return v.Subject == subject })
 		m.gone(subject)
 	default:
-		for i := range m.versions {
-			if m.versions[i].Subject == subject {
-				m.versions[i].Deleted = true
-			}
-		}
+		m.hide(subject)
 	}
 	return 0
 }
@@ -204,7 +337,7 @@ func everything(r *registry.Registry) map[string]any {
 	all := map[string]any{
 		"schemas": r.Schemas("", true, false), "live": r.Subjects("", registry.WithoutDeleted),
 		"gone": r.Subjects("", registry.OnlyDeleted), "contexts": r.Contexts(),
-		"ids": []int{r.MaxID("."), r.MaxID(".c")},
+		"ids": []int{r.MaxID("."), r.MaxID(".c")}, "associations": r.Associations(registry.AssociationQuery{}),
 	}
 	for _, context := range []string{".", ".c"} {
 		for id := 1; id <= r.MaxID(context); id++ {
@@ -236,7 +369,7 @@ func TestModel(t *testing.T) {
 		}
 		r := newRegistry()
 		defer func() { r.Close() }()
-		m := &model{levels: map[string]registry.Level{}, modes: map[string]registry.Mode{}, given: map[string]int{}, texts: map[string]string{}}
+		m := newModel()
 		agree := func(what string, err error, want registry.Code) {
 			t.Helper()
 			if got := codeOf(err); got != want {
@@ -261,6 +394,21 @@ func TestModel(t *testing.T) {
 						t.Fatalf("id %s stood for %s, and stands for %s now", key, before, s.Schema)
 					}
 					m.texts[key] = s.Schema
+				}
+				for context, id := range map[string]int{".": r.MaxID("."), ".c": r.MaxID(".c")} {
+					if id != m.given[context] {
+						t.Fatalf("the highest id of %s is %d, the model says %d", context, id, m.given[context])
+					}
+				}
+				if got := len(r.Contexts()) == 2; got != m.used {
+					t.Fatalf("contexts %q, the model says %v of .c", r.Contexts(), m.used)
+				}
+				ties := map[string]tie{}
+				for _, a := range r.Associations(registry.AssociationQuery{}) {
+					ties[a.ResourceName] = tie{a.Subject, a.Lifecycle}
+				}
+				if diff := cmp.Diff(m.ties, ties, cmp.AllowUnexported(tie{})); diff != "" {
+					t.Fatalf("associations (-model +registry):\n%s", diff)
 				}
 				order := func(a, b modelVersion) int {
 					return strings.Compare(fmt.Sprintf("%s %9d", a.Subject, a.Number), fmt.Sprintf("%s %9d", b.Subject, b.Number))
@@ -337,6 +485,43 @@ func TestModel(t *testing.T) {
 				mode := rapid.SampledFrom([]registry.Mode{registry.ReadWrite, registry.ReadWrite, registry.ReadOnly}).Draw(t, "mode")
 				m.modes[s] = mode
 				agree("mode of "+s, r.SetMode(t.Context(), s, mode, false), 0)
+			},
+			"import": func(t *rapid.T) {
+				v := modelVersion{
+					Subject: subject.Draw(t, "subject"), Words: rapid.SampledFrom(modelWords).Draw(t, "words"),
+					Number: rapid.IntRange(1, 6).Draw(t, "number"), ID: rapid.IntRange(1, 9).Draw(t, "id"),
+				}
+				agree("set IMPORT", r.SetMode(t.Context(), v.Subject, registry.Import, true), 0)
+				s := fake(v.Words)
+				s.ID, s.Version = v.ID, v.Number
+				_, err := r.Register(t.Context(), v.Subject, s, false)
+				agree(fmt.Sprintf("import %+v", v), err, m.importVersion(v))
+				agree("set READWRITE", r.SetMode(t.Context(), v.Subject, registry.ReadWrite, false), 0)
+				m.modes[v.Subject] = registry.ReadWrite
+			},
+			"associate": func(t *rapid.T) {
+				resource := rapid.SampledFrom([]string{"q", "r"}).Draw(t, "resource")
+				op := rapid.SampledFrom([]string{"CREATE", "UPSERT"}).Draw(t, "op")
+				to := tie{subject.Draw(t, "subject"), rapid.SampledFrom([]registry.Lifecycle{registry.Strong, registry.Weak}).Draw(t, "lifecycle")}
+				words := rapid.SampledFrom(append([]string{"", ""}, modelWords...)).Draw(t, "words")
+				change := registry.AssociationChange{Op: op, Subject: to.subject, AssociationType: "value", Lifecycle: to.lifecycle}
+				if words != "" {
+					change.Schema = new(fake(words))
+				}
+				request := registry.AssociationRequest{
+					ResourceName: resource, ResourceNamespace: "n", ResourceID: "id-" + resource, ResourceType: "topic",
+					Associations: []registry.AssociationChange{change},
+				}
+				_, err := r.Associate(t.Context(), request, false)
+				agree(fmt.Sprintf("%s %s with %+v and %q", op, resource, to, words), err, m.associate(resource, op, to, words))
+			},
+			"dissociate": func(t *rapid.T) {
+				resource, cascade := rapid.SampledFrom([]string{"q", "r"}).Draw(t, "resource"), rapid.Bool().Draw(t, "cascade")
+				err := r.Dissociate(t.Context(), registry.AssociationQuery{ResourceID: "id-" + resource}, cascade, false)
+				agree(fmt.Sprintf("dissociate %s, cascading %v", resource, cascade), err, m.dissociate(resource, cascade))
+			},
+			"delete context": func(t *rapid.T) {
+				agree("delete .c", r.DeleteContext(t.Context(), ".c"), m.deleteContext())
 			},
 			"restart": func(t *rapid.T) {
 				before := everything(r)
