@@ -51,6 +51,14 @@ type SharedLog interface {
 	End(ctx context.Context) (uint64, error)
 }
 
+// Leader is a SharedLog that tells one of the processes over it from the others.
+type Leader interface {
+	SharedLog
+	// Leads reports whether this process is the one now. While one takes
+	// another's place there may be none, or, if a process has slept, two.
+	Leads() bool
+}
+
 // NotWriterError is wrapped by what Log.Append returns, and nothing is stored,
 // where one process writes at a time and this is not the one, or is no longer.
 type NotWriterError struct {

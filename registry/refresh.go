@@ -50,6 +50,13 @@ func (r *Registry) Refresh(ctx context.Context) error {
 // Position is that of the last event that the registry knows. It never sinks.
 func (r *Registry) Position() uint64 { return r.position.Load() }
 
+// Leads reports whether this registry is the one, of those that share its log,
+// that does what only one should do.
+func (r *Registry) Leads() bool {
+	l, shared := r.log.(Leader)
+	return !shared || l.Leads()
+}
+
 // knows reports whether the registry knows all events before position. Between
 // the last of them and the log's end there may be positions without an event.
 func (r *Registry) knows(position uint64) bool {

@@ -29,7 +29,7 @@ func (s *store) exporters(log *slog.Logger) (*runningExporters, error) {
 		return nil, err
 	}
 	m := linking.NewManager(linking.Config{
-		Registry: s.registry, From: own, Logger: log, Cluster: "penstock",
+		Registry: s.registry, From: own, Logger: log, Cluster: "penstock", Runs: s.registry.Leads,
 		Connect: func(url, user, password, token string) (linking.Target, error) {
 			c, err := client.New(url, nil, client.Options{Username: user, Password: password, Token: token})
 			if err != nil {

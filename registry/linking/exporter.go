@@ -120,7 +120,8 @@ type Config struct {
 	// how long it waits after a failure. Zero is a second.
 	Every time.Duration
 	// Runs reports whether this node is to export now, where several share a
-	// log. nil is always: more than one that does so do work twice, no harm.
+	// log. nil is always. Where two do so for a moment they do work twice, no
+	// harm.
 	Runs func() bool
 }
 
@@ -182,16 +183,18 @@ func (m *Manager) run(ctx context.Context) {
 // round lets every exporter do what there is to do, one after the other.
 func (m *Manager) round(ctx context.Context) {
 	documents := m.c.Registry.Exporters()
+	runs := len(documents) > 0 && m.c.Runs()
 	m.mu.Lock()
 	for name, r := range m.runs {
-		if documents[name] == nil {
+		// Another node, if it runs them, changes what a target holds.
+		if documents[name] == nil || !runs {
 			r.end()
 			delete(m.runs, name)
 		}
 	}
 	m.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(documents)) {
-		if ctx.Err() != nil || !m.c.Runs() {
+		if ctx.Err() != nil || !runs || !m.c.Runs() {
 			return
 		}
 		r, err := m.current(name, documents[name])
@@ -332,12 +335,16 @@ func (m *Manager) Get(name string) (Exporter, error) {
 }
 
 // Status returns how an exporter fares on this node, or CodeExporterNotFound.
+// Where another node runs it, it says so.
 func (m *Manager) Status(name string) (Status, error) {
 	d, err := read(name, m.c.Registry.Exporters()[name])
 	if err != nil {
 		return Status{}, err
 	}
 	s := Status{Name: name, State: starting, Offset: -1}
+	if !m.c.Runs() {
+		s.Trace = "another node of this registry runs the exporters; ask it for their status"
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if r := m.runs[name]; r != nil {

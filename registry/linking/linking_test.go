@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,6 +414,49 @@ func TestExporterFailure(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		if got := do("GET", "/exporters/e/status", "", 200); got["state"] != "RUNNING" {
 			t.Errorf("status %v", got)
+		}
+	})
+}
+
+// Of the nodes of one registry the one that leads exports, and the others say so.
+func TestExporterRunsWhereOneLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := full(t), fresh(t)
+		var leader atomic.Int64
+		var connected [2]atomic.Int64
+		var managers []*linking.Manager
+		for i := range 2 {
+			m := linking.NewManager(linking.Config{
+				Registry: from.registry, From: from.client, Runs: func() bool { return leader.Load() == int64(i) },
+				Connect: func(string, string, string, string) (linking.Target, error) {
+					connected[i].Add(1)
+					c, err := client.Local(to.handler, nil, client.Options{})
+					return target{c}, err
+				},
+			})
+			t.Cleanup(m.Close)
+			managers = append(managers, m)
+		}
+		if err := managers[1].Create(t.Context(), linking.Exporter{Name: "e", ContextType: "NONE", Config: map[string]string{"schema.registry.url": "http://there"}}); err != nil {
+			t.Fatal(err)
+		}
+		for i, other := range []int{1, 0, 1} {
+			leader.Store(int64(1 - other))
+			from.register(fmt.Sprint("more", i), record("M", ""))
+			time.Sleep(3 * time.Second)
+			if s, err := managers[1-other].Status("e"); err != nil || s.State != "RUNNING" {
+				t.Errorf("round %d: where it runs its status is %+v, %v", i, s, err)
+			}
+			if s, err := managers[other].Status("e"); err != nil || s.State == "RUNNING" || !strings.Contains(s.Trace, "another node") {
+				t.Errorf("round %d: where it does not run its status is %+v, %v", i, s, err)
+			}
+			if got := to.registry.Subjects("", registry.WithoutDeleted); !slices.Contains(got, fmt.Sprint("more", i)) {
+				t.Errorf("round %d: copied %q", i, got)
+			}
+		}
+		// Whoever runs it again asks the target anew what it holds.
+		if a, b := connected[0].Load(), connected[1].Load(); a != 2 || b != 1 {
+			t.Errorf("the nodes connected %d and %d times, want 2 and 1", a, b)
 		}
 	})
 }

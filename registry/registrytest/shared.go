@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ func testShared(t *testing.T, fresh func(t *testing.T) Home) {
 		{"conflict", sharedConflict},
 		{"concurrent", sharedConcurrent},
 		{"handover", handover},
+		{"one leads", oneLeads},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fresh(t)) })
@@ -225,5 +227,43 @@ func handover(t *testing.T, home Home) {
 				t.Fatalf("log %d after the writer has gone (-want +got):\n%s", j, diff)
 			}
 		}
+	}
+}
+
+// oneLeads checks that one of several leads, never two, and when it has gone
+// another one.
+func oneLeads(t *testing.T, home Home) {
+	logs := openShared(t, home, 3)
+	for len(logs) > 0 {
+		tick, end := time.Tick(10*time.Millisecond), time.After(patience)
+		leaders := 0
+		for again := 0; again < 100; { // looks at one that leads
+			leaders = 0
+			for _, log := range logs {
+				leader, ok := log.Log.(registry.Leader)
+				if !ok {
+					t.Skipf("%T is no registry.Leader", log.Log)
+				}
+				if leader.Leads() {
+					leaders++
+				}
+			}
+			if leaders > 1 {
+				t.Fatalf("%d of %d lead", leaders, len(logs))
+			}
+			again += leaders
+			select {
+			case <-tick:
+			case <-end:
+				t.Fatalf("none of %d leads", len(logs))
+			}
+		}
+		logs = slices.DeleteFunc(logs, func(log *opened) bool {
+			if !log.Log.(registry.Leader).Leads() {
+				return false
+			}
+			log.end(t)
+			return true
+		})
 	}
 }

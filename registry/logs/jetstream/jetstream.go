@@ -100,12 +100,19 @@ type Log struct {
 	name   string
 	part   int // bytes
 
+	replicas int
+	logger   *slog.Logger
+	leased   uint64 // the lease's sequence if it is this node's; lead's alone
+
 	mu   sync.Mutex
 	left remains
 	// connected ends, by lose, when the connection is lost; then there is
 	// another one.
 	connected context.Context
 	lose      context.CancelFunc
+
+	leading    func() // ends lead; nil while it has not begun
+	leadsUntil time.Time
 }
 
 // remains are the messages of an append that is not complete: it is just being
@@ -132,7 +139,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}
-	l := &Log{name: c.Stream}
+	l := &Log{name: c.Stream, replicas: c.Replicas, logger: c.Logger}
 	l.connected, l.lose = context.WithCancel(context.Background())
 	l.nc, err = nats.Connect(c.URL,
 		nats.Name("penstock registry"), nats.Token(c.Token), nats.Timeout(connectTimeout), nats.SetCustomDialer(dialer(c.Dial)),
@@ -438,6 +445,12 @@ func (r *replay) take(sequence uint64, part string, data []byte) error {
 
 // Close ends the connection.
 func (l *Log) Close() error {
+	l.mu.Lock()
+	leading := l.leading
+	l.mu.Unlock()
+	if leading != nil {
+		leading()
+	}
 	l.nc.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -61,6 +61,14 @@ func (l *Log) assign(now bool) {
 	l.notify()
 }
 
+// Leads reports whether this process is the one that writes, and that does what
+// else only one should do. There may be none for a while.
+func (l *Log) Leads() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.term != nil
+}
+
 // retire ends a term, if it has not ended.
 func (l *Log) retire(t *term) {
 	l.mu.Lock()
