@@ -10,7 +10,7 @@ import { createRequire } from 'node:module';
 const require = createRequire(import.meta.url);
 const {
   AvroDeserializer, AvroSerializer, Compatibility, JsonDeserializer, JsonSerializer,
-  ProtobufDeserializer, ProtobufSerializer, SchemaRegistryClient, SerdeType,
+  ProtobufDeserializer, ProtobufSerializer, SchemaRegistryClient, SerdeType, SubjectNameStrategyType,
 } = require('@confluentinc/schemaregistry');
 const kafkajs = require('@kafkajs/confluent-schema-registry');
 const { create, createFileRegistry, toBinary } = require('@bufbuild/protobuf');
@@ -174,7 +174,52 @@ async function kafkaJS() {
   check('kafkajs protobuf', { ...got }, { carrier: 'UA', number: 7 });
 }
 
-for (const session of [subjectsAndVersions, metadata, avro, jsonSchema, protobuf, kafkaJS]) {
+async function deletedVersions() {
+  const sr = client(), subject = name('deleted');
+  const [int, long] = ['"int"', '"long"'].map((schema) => ({ schema, schemaType: 'AVRO' }));
+  await sr.register(subject, int);
+  const full = await sr.registerFullResponse(subject, long, true);
+  check('full answer', [full.version, full.schema], [2, '"long"']);
+  await sr.deleteSubjectVersion(subject, 2, false);
+  await refused('a deleted schema', 40403, () => client().getVersion(subject, long));
+  check('a deleted schema, asked for', await client().getVersion(subject, long, false, true), 2);
+  check('a deleted version', (await client().getSchemaMetadata(subject, 2, true)).id, full.id);
+  check('by guid', (await client().getByGuid(full.guid)).schema, '"long"');
+  check('delete for good', [await sr.deleteSubject(subject), await sr.deleteSubject(subject, true)], [[1], [1, 2]]);
+}
+
+async function serializers() {
+  const topic = name('major'), sr = client(), event = { carrier: 'UA', number: 1545, delay: null };
+  const ids = [];
+  for (const major of ['1', '2']) {
+    const gate = { name: `gate${major}`, type: ['null', 'string'], default: null };
+    ids.push(await sr.register(`${topic}-value`, {
+      schema: JSON.stringify({ ...flight, fields: [...flight.fields, gate] }), schemaType: 'AVRO', metadata: { properties: { major } },
+    }));
+  }
+  for (const [conf, want] of [
+    [{ useLatestWithMetadata: { major: '1' } }, ids[0]],
+    [{ useLatestVersion: true, normalizeSchemas: true }, ids[1]],
+    [{ useSchemaId: ids[0] }, ids[0]],
+  ]) {
+    const write = new AvroSerializer(client(), SerdeType.VALUE, conf);
+    check(JSON.stringify(conf), (await write.serialize(topic, event)).readInt32BE(1), want);
+  }
+  const elsewhere = name('elsewhere'), theirs = name('associated');
+  const id = await sr.register(elsewhere, { schema: JSON.stringify(flight), schemaType: 'AVRO' });
+  await sr.createAssociation({
+    resourceName: theirs, resourceNamespace: '-', resourceId: `${theirs}-id`, resourceType: 'topic',
+    associations: [{ subject: elsewhere, associationType: 'value', lifecycle: 'WEAK' }],
+  });
+  const found = await client().getAssociationsByResourceName(theirs, '-', 'topic', ['value'], null, 0, -1);
+  check('associations of a topic', found.map((a) => a.subject), [elsewhere]);
+  const write = new AvroSerializer(client(), SerdeType.VALUE, { useLatestVersion: true, subjectNameStrategyType: SubjectNameStrategyType.ASSOCIATED });
+  check('written under the associated subject', (await write.serialize(theirs, event)).readInt32BE(1), id);
+  await sr.deleteAssociations(`${theirs}-id`, 'topic', ['value'], false);
+  check('no associations', await client().getAssociationsByResourceName(theirs, '-', 'topic', ['value'], null, 0, -1), []);
+}
+
+for (const session of [deletedVersions, serializers, subjectsAndVersions, metadata, avro, jsonSchema, protobuf, kafkaJS]) {
   await session();
 }
 console.log(`${passed} checks passed`);

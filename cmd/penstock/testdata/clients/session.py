@@ -4,11 +4,15 @@ Every check names what it wants. The last line counts them; the first that
 fails ends the session with a traceback.
 """
 
+import asyncio
 import json
 import sys
 import uuid
 
 from confluent_kafka.schema_registry import (
+    AssociationCreateOrUpdateInfo,
+    AssociationCreateOrUpdateRequest,
+    AsyncSchemaRegistryClient,
     ConfigCompatibilityLevel,
     Metadata,
     MetadataProperties,
@@ -255,6 +259,86 @@ def protobuf():
     check("a message that is gone", client().test_compatibility(topic + "-value", gone), False)
 
 
-for session in (subjects_and_versions, references, metadata_and_rules, avro, json_schema, protobuf):
+def deleted_versions():
+    sr, subject = client(), name("deleted")
+    schemas = [Schema(json.dumps(t), "AVRO") for t in ("int", "long")]
+    for schema in schemas:
+        sr.register_schema(subject, schema)
+    sr.delete_version(subject, 2)
+    refused("a deleted schema", 40403, lambda: client().lookup_schema(subject, schemas[1]))
+    check("a deleted schema, asked for", client().lookup_schema(subject, schemas[1], deleted=True).version, 2)
+    check("all versions", sr.get_versions(subject, deleted=True), [1, 2])
+    check("latest", client().get_latest_version(subject).version, 1)
+    sr.delete_subject(subject)
+    check("deleted subjects", sr.get_subjects(subject_prefix=subject, deleted=True), [subject])
+    check("live subjects", sr.get_subjects(subject_prefix=subject), [])
+    found = client().register_schema_full_response(subject, schemas[0])
+    check("registered again", (found.version, client().get_versions(subject)), (3, [3]))
+
+
+def subjects_of_serializers():
+    """What the configuration of a serializer makes of subject and schema."""
+    event, text = {"carrier": "UA", "number": 1545, "delay": None}, json.dumps(FLIGHT)
+    for strategy, subject in (("RECORD", "{0}"), ("TOPIC_RECORD", "{1}-{0}"), ("TOPIC", "{1}-value")):
+        topic, record = name("topic"), name("Flight").replace("-", "_")
+        flight = {**FLIGHT, "name": record}
+        write = AvroSerializer(client(), json.dumps(flight), conf={"subject.name.strategy.type": strategy, "normalize.schemas": True})
+        data = write(event, value(topic))
+        check("read back under " + strategy, AvroDeserializer(client())(data, value(topic)), event)
+        check(strategy, client().get_versions(subject.format("demo." + record, topic)), [1])
+
+    sr, topic = client(), name("major")
+    ids = []
+    for major in ("1", "2"):
+        meta = Metadata(None, MetadataProperties({"major": major}), None)
+        more = with_field(FLIGHT, {"name": "gate" + major, "type": ["null", "string"], "default": None})
+        ids.append(sr.register_schema(topic + "-value", Schema(more, "AVRO", metadata=meta)))
+    for conf, want in (
+        ({"use.latest.with.metadata": {"major": "1"}}, ids[0]),
+        ({"use.latest.version": True}, ids[1]),
+        ({"use.schema.id": ids[0]}, ids[0]),
+    ):
+        write = AvroSerializer(client(), conf={"auto.register.schemas": False, **conf})
+        check(str(conf), int.from_bytes(write(event, value(topic))[1:5], "big"), want)
+
+    topic, subject = name("associated"), name("elsewhere")
+    sr.register_schema(subject, Schema(text, "AVRO"))
+    made = sr.create_association(AssociationCreateOrUpdateRequest(
+        resource_name=topic, resource_namespace="-", resource_id=topic + "-id", resource_type="topic",
+        associations=[AssociationCreateOrUpdateInfo(subject=subject, association_type="value", lifecycle="WEAK")],
+    ))
+    check("association", [a.subject for a in made.associations], [subject])
+    found = client().get_associations_by_resource_name(topic, "-", "topic", ["value"])
+    check("associations of a topic", [(a.subject, a.association_type) for a in found], [(subject, "value")])
+    AvroSerializer(client(), text, conf={"subject.name.strategy.type": "ASSOCIATED"})(event, value(topic))
+    refused("the subject of the topic's name", 40401, lambda: client().get_versions(topic + "-value"))
+    sr.delete_associations(topic + "-id", "topic", ["value"])
+    check("no associations", client().get_associations_by_resource_name(topic, "-", "topic", ["value"]), [])
+
+
+def asynchronous():
+    async def run():
+        async with AsyncSchemaRegistryClient({"url": URL}) as sr:
+            subject, schema = name("async"), Schema(json.dumps(FLIGHT), "AVRO")
+            ids = await asyncio.gather(*(sr.register_schema(subject, schema) for _ in range(20)))
+            check("registered at a time", len(set(ids)), 1)
+            latest = await sr.get_latest_version(subject)
+            check("latest", (latest.version, latest.schema_id), (1, ids[0]))
+            check("by guid", (await sr.get_schema_by_guid(latest.guid)).schema_str, latest.schema.schema_str)
+            await sr.set_config(subject, ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE))
+            narrower = Schema(with_field(FLIGHT, {"name": "gate", "type": "string"}), "AVRO")
+            check("compatible", await sr.test_compatibility(subject, narrower), False)
+            try:
+                await sr.register_schema(subject, narrower)
+                raise AssertionError("an incompatible schema was registered")
+            except SchemaRegistryError as e:
+                check("refused", e.error_code, 40901)
+            check("delete", await sr.delete_subject(subject), [1])
+            check("delete for good", await sr.delete_subject(subject, permanent=True), [1])
+
+    asyncio.run(run())
+
+
+for session in (deleted_versions, subjects_of_serializers, asynchronous, subjects_and_versions, references, metadata_and_rules, avro, json_schema, protobuf):
     session()
 print(f"{passed} checks passed")
