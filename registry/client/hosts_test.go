@@ -510,8 +510,8 @@ func TestTLS(t *testing.T) {
 // whatever befalls the others and however many call.
 func TestOneIsEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(map[string]node{"c": {after: 5 * time.Millisecond}})
-		c := f.client(t, client.Options{Timeout: time.Second}, "a", "b", "c")
+		f := newFleet(map[string]node{"c": {after: 40 * time.Millisecond}}) // the last choice
+		c := f.client(t, client.Options{Timeout: time.Second, Retries: -1}, "a", "b", "c")
 		troubles := []node{{}, {down: true}, {hangs: true}, {status: 500}, {status: 503}, {status: 503, retry: "7"}, {after: 300 * time.Millisecond}}
 		ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 		defer stop()
