@@ -102,8 +102,11 @@ func advised(err error) error {
 	var (
 		answer    *registry.Error
 		authority x509.UnknownAuthorityError
+		usage     usageError
 	)
 	switch answered := errors.As(err, &answer); {
+	case errors.As(err, &usage):
+		return err
 	case errors.Is(err, client.ErrNotFound):
 		return noError{err}
 	case answered && (answer.Code == http.StatusUnauthorized || answer.Code/100 == http.StatusUnauthorized):

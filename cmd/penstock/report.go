@@ -74,9 +74,30 @@ func (r report) verdict() string {
 	return "NOT compatible"
 }
 
+// titled is a finding's rule and where it was broken, as far as that is known:
+// other registries say less.
+func titled(f registry.Finding) string {
+	if f.ReaderPath == "" {
+		return f.Rule
+	}
+	return f.Rule + " at " + f.ReaderPath
+}
+
+// compared is what a finding was made with, in brackets behind a space, or
+// nothing.
+func compared(f registry.Finding) string {
+	switch {
+	case f.Version == 0:
+		return ""
+	case f.Direction == "":
+		return fmt.Sprintf(" (version %d)", f.Version)
+	}
+	return fmt.Sprintf(" (version %d, %s)", f.Version, f.Direction)
+}
+
 // explained is a finding's message and what to do about it.
 func explained(f registry.Finding) string {
-	text := fmt.Sprintf("%s (version %d, %s)", f.Message, f.Version, f.Direction)
+	text := f.Message + compared(f)
 	if f.Fix != "" {
 		text += "; to fix it: " + f.Fix
 	}
@@ -108,7 +129,7 @@ func (r report) junit(t *terminal) error {
 		if f.Severity != registry.SeverityError {
 			continue
 		}
-		c := testCase{Class: r.Subject, Name: f.Rule + " at " + f.ReaderPath, File: r.File, Failure: &failure{f.Rule, f.Message, explained(f)}}
+		c := testCase{Class: r.Subject, Name: titled(f), File: r.File, Failure: &failure{f.Rule, f.Message, explained(f)}}
 		if at := newSide(f); at != nil {
 			c.Line = at.Line
 		}

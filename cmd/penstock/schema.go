@@ -206,6 +206,13 @@ that the subject's level refuses.`
 func (c *schemaRegisterCmd) Run(ctx context.Context, t *terminal) error {
 	return c.with(func(reg *client.Client, s registry.Schema) error {
 		id, err := reg.Register(ctx, c.Subject, s)
+		if answer := (*registry.Error)(nil); errors.As(err, &answer) && len(answer.Findings) > 0 {
+			locate(s, answer.Findings)
+			if err := (reportFlag{c.Output}).write(t, report{c.Subject, c.File, false, answer.Findings}); err != nil {
+				return err
+			}
+			return errNo
+		}
 		if err != nil {
 			return refusedSchema(err)
 		}
@@ -286,6 +293,9 @@ func (c *schemaCheckCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	return c.with(func(reg *client.Client, s registry.Schema) error {
 		findings, err := reg.Check(ctx, c.Subject, number, s)
+		if c.Against != "all" && errors.Is(err, client.ErrNotFound) {
+			return usageError{err} // it is not that the schema is incompatible
+		}
 		if err != nil {
 			return err
 		}
@@ -308,7 +318,7 @@ func printFindings(t *terminal, findings []registry.Finding, indent string) {
 		if at := newSide(f); at != nil {
 			place = fmt.Sprintf(", line %d, column %d", at.Line, at.Column)
 		}
-		t.printf("%s%s %s at %s%s (version %d, %s)\n%s  %s\n", indent, f.Severity, f.Rule, f.ReaderPath, place, f.Version, f.Direction, indent, f.Message)
+		t.printf("%s%s %s%s%s\n%s  %s\n", indent, f.Severity, titled(f), place, compared(f), indent, f.Message)
 		if f.Fix != "" {
 			t.printf("%s  to fix it: %s\n", indent, f.Fix)
 		}
@@ -397,6 +407,11 @@ func (c *schemaDeleteCmd) Run(ctx context.Context, t *terminal) error {
 			}
 			n, err = reg.DeleteVersion(ctx, c.Subject, n, c.Permanent)
 			deleted = []int{n}
+		}
+		for _, twice := range []registry.Code{registry.CodeSubjectDeleted, registry.CodeVersionDeleted} {
+			if errors.Is(err, &registry.Error{Code: twice}) {
+				return withHint(err, "--permanent does that")
+			}
 		}
 		if err != nil {
 			return err

@@ -292,6 +292,9 @@ func fromMessages(messages []string) []registry.Finding {
 			continue
 		}
 		f := registry.Finding{Rule: "INCOMPATIBLE", Severity: registry.SeverityError, Message: m}
+		if strings.HasPrefix(m, "Invalid schema") {
+			f.Rule = "INVALID_SCHEMA"
+		}
 		for _, q := range []string{"'", `"`} { // Avro and JSON Schema, Protobuf
 			rule, ok1 := between(m, "{errorType:"+q, q+", description:")
 			message, ok2 := between(m, "description:"+q, q+", additionalInfo:")

@@ -127,7 +127,7 @@ func (p *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 	for try := 0; ; try++ {
 		a := p.round(req, body)
 		if try > 0 && errors.Is(a.err, errLeftAlone) {
-			return last.resp, last.err // by its own tries
+			return last.resp, p.explained(last.err) // by its own tries
 		}
 		last = a
 		wait := rand.N(min(firstPause<<try, longestBackoff)) + 1
@@ -136,7 +136,7 @@ func (p *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		end, bounded := ctx.Deadline()
 		if !a.again(req.Method) || try >= p.retries || time.Since(began)+wait > p.timeout || bounded && time.Until(end) < wait {
-			return a.resp, a.err
+			return a.resp, p.explained(a.err)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -175,7 +175,7 @@ func (p *hosts) round(req *http.Request, body []byte) attempt {
 	}
 	probe := start()
 	if pending == 0 {
-		return attempt{err: p.leftAlone()}
+		return attempt{err: errLeftAlone}
 	}
 	var slow <-chan time.Time
 	if read && p.hedge > 0 && len(order) > 0 {
@@ -300,17 +300,24 @@ func (h *host) setAside(pause time.Duration, why error) {
 	h.err = why
 }
 
-// errLeftAlone ends the error of a request that no host may be asked.
-var errLeftAlone = errors.New("it is left alone for a while")
+// errLeftAlone is the error of a request that no host may be asked.
+var errLeftAlone = errors.New("left alone for a while")
 
-func (p *hosts) leftAlone() error {
+// explained is the error of a request with why hosts that it was not sent to are
+// set aside.
+func (p *hosts) explained(err error) error {
+	if err == nil {
+		return nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var why error
+	var others error
 	for _, h := range p.all {
-		why = errors.Join(why, h.err)
+		if h.err != nil && !errors.Is(err, h.err) {
+			others = errors.Join(others, h.err)
+		}
 	}
-	return fmt.Errorf("%w; %w", cmp.Or(why, errors.New("the registry is being tried")), errLeftAlone)
+	return errors.Join(others, err)
 }
 
 // earn counts a read and returns how long it waits for an answer before a second

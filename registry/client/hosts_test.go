@@ -177,7 +177,7 @@ func TestDead(t *testing.T) {
 				f.took()
 				began := time.Now()
 				for _, do := range []func(*testing.T, *client.Client) error{read, write, read} {
-					if err := do(t, c); !errors.Is(err, client.ErrUnreachable) || !strings.Contains(err.Error(), "http://a") {
+					if err := do(t, c); !errors.Is(err, client.ErrUnreachable) || strings.Count(err.Error(), "http://a") != 1 {
 						t.Errorf("got %v, want ErrUnreachable with the address", err)
 					}
 				}
