@@ -58,7 +58,7 @@ var mayImport = map[string][]string{
 	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
 
 	"producers":         {"schemas", "stream"},
-	"producers/gateway": {"producers", "schemas", "stream"},
+	"producers/gateway": {"access", "producers", "schemas", "stream"},
 
 	"consumers":                {"schemas", "stream"},
 	"consumers/diffing":        {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},

@@ -139,9 +139,20 @@ func New(publisher stream.Publisher, registry Registry, cfg Config) *Producer {
 // too, each event may or may not have been written, but for a registry that
 // cannot be asked: then nothing was.
 func (p *Producer) Publish(ctx context.Context, events ...Event) error {
+	return p.publish(ctx, events, false)
+}
+
+// PublishTogether is Publish where events that do not fit hold the others back:
+// either all of them go to the publisher, or none. It is no transaction, since
+// the publisher may still take some and fail others.
+func (p *Producer) PublishTogether(ctx context.Context, events ...Event) error {
+	return p.publish(ctx, events, true)
+}
+
+func (p *Producer) publish(ctx context.Context, events []Event, together bool) error {
 	b := p.batches.Get().(*batch)
 	failed, err := p.encode(ctx, b, events)
-	if err == nil && len(b.records) > 0 {
+	if err == nil && len(b.records) > 0 && (len(failed.Errs) == 0 || !together) {
 		err = p.publisher.Publish(ctx, b.records...)
 		if err != nil {
 			// The publisher may hold on to b, which is not used again.

@@ -175,20 +175,6 @@ func firstOf(mux *http.ServeMux, h http.Handler) http.Handler {
 	})
 }
 
-// serveGateway serves a gateway, which asks for permission by topic.
-func (f *front) serveGateway(addr string, h http.Handler) (*server, error) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/topics/{topic}", func(w http.ResponseWriter, r *http.Request) {
-		if err := f.guard.Authorize(r.Context(), opPublish, r.PathValue("topic")); err != nil {
-			access.Refuse(w, err)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
-	mux.Handle("/", h)
-	return f.serve("gateway", addr, mux)
-}
-
 // only asks for permission before h.
 func (f *front) only(op string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

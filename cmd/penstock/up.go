@@ -7,11 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"penstock/producers"
 	"penstock/producers/gateway"
 	"penstock/registry"
 	"penstock/registry/client"
+	"penstock/schemas"
 	"penstock/stream"
 	"penstock/stream/nats"
 )
@@ -23,7 +25,8 @@ type upCmd struct {
 	Gateway string `default:"127.0.0.1:8082" placeholder:"ADDR" help:"Address of the HTTP gateway (default ${default})."`
 	Store   string `placeholder:"URL" help:"Where the registry keeps its log: memory:, file:DIR, nats://HOST:PORT[/STREAM] or kafka://HOST:PORT,…[/TOPIC]. Default: the folder of the embedded broker, else file:./penstock-data/registry."`
 
-	Advertise string `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the registry's address."`
+	Advertise string   `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the registry's address."`
+	RawTopics []string `placeholder:"TOPIC,…" help:"Topics to which the gateway takes bytes that no schema describes."`
 	dialectFlags
 	secureFlags
 }
@@ -42,7 +45,7 @@ Then, in another terminal in the same folder:
 
 // Run serves until it is stopped.
 func (c *upCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, options: c.options(t.log), dialect: c.Dialect, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
+	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, options: c.options(t.log), dialect: c.Dialect, rawTopics: c.RawTopics, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
 	if err != nil {
 		return err
 	}
@@ -58,6 +61,7 @@ type stackConfig struct {
 	registry, gateway        string // addresses to listen on
 	options                  registry.Options
 	dialect                  registry.Dialect
+	rawTopics                []string // of the gateway
 	secure                   secureFlags
 	out                      io.Writer // of logs that secure asks for
 	log                      *slog.Logger
@@ -119,13 +123,44 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		return nil, err
 	}
 	s.ends = append(s.ends, s.client.Close)
-	gatewayServer, err := front.serveGateway(c.gateway, gateway.New(producers.New(s.broker, s.client, producers.Config{}), gateway.Config{}))
+	gw := gateway.New(producers.New(s.broker, s.client, producers.Config{}), gateway.Config{
+		Lookup: func(choice gateway.Choice) client.Lookup { return lookupOf(s.client, front, choice) }, Formats: formats(),
+		AllowRaw:  func(topic string) bool { return slices.Contains(c.rawTopics, topic) },
+		Authorize: func(ctx context.Context, topic string) error { return front.guard.Authorize(ctx, opPublish, topic) },
+		Log:       c.log,
+	})
+	s.ends = append(s.ends, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+		defer cancel()
+		return gw.Close(ctx)
+	})
+	gatewayServer, err := front.serve("gateway", c.gateway, gw)
 	if err != nil {
 		return nil, err
 	}
 	s.ends = append(s.ends, gatewayServer.stop)
 	s.gatewayURL = gatewayServer.url
 	return s, nil
+}
+
+// lookupOf returns what finds the schema that a request to the gateway chooses. One
+// that registers it needs permission for that too.
+func lookupOf(c *client.Client, f *front, choice gateway.Choice) client.Lookup {
+	switch {
+	case choice.ID != 0:
+		return client.ID(c, choice.ID)
+	case choice.Version != 0:
+		return client.Version(c, choice.Version)
+	case choice.Schema != "":
+		register := client.Registering(c, registry.Schema{SchemaType: choice.Type, Schema: choice.Schema})
+		return func(ctx context.Context, subject string) (schemas.Registered, error) {
+			if err := f.guard.Authorize(ctx, string(registry.OpWrite), subject); err != nil {
+				return schemas.Registered{}, err
+			}
+			return register(ctx, subject)
+		}
+	}
+	return c.Newest
 }
 
 // stop ends what was started, the last first.

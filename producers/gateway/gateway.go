@@ -1,23 +1,13 @@
-// Package gateway takes events over HTTP: POST /topics/{topic} checks what it
-// is sent against the topic's schema, publishes it, and answers when it is
-// durable.
+// Package gateway takes events over HTTP, checks each against a schema, publishes
+// it, and answers when it is durable:
 //
-// A body of type application/json is one event; ?key=FIELD makes one of its
-// fields the record's key. A body of type application/vnd.kafka.json.v2+json is
+//   - POST /topics/{topic} takes one event, the records of Kafka's REST Proxy v2,
+//     or CloudEvents, by the Content-Type; see Gateway.
+//   - POST /v3/clusters/{cluster}/topics/{topic}/records takes a stream of
+//     records, and records:batch a few, as Kafka's REST Proxy v3 does.
 //
-//	{"records": [{"key": …, "value": …, "headers": {"name": "text", …}}, …]}
-//
-// where key and headers may be missing and a value of null is a tombstone. A
-// key that is a string is its text, any other the JSON of it.
-//
-// Either all events of a request fit, or none is published. The answer to
-// success is 200 and {"accepted": n}. Any other answer is an Answer: 400 for a
-// body that is not of that form, 404 for a topic that does not exist or has no
-// schema, 413 for too much, 415 for another type of body, 422 for events that
-// do not fit, with every violation, 429 for too many requests at a time, 503
-// while the broker or the registry is away. After 429 nothing was written.
-// After 503 events may have been, and after any answer whose Accepted is not 0
-// that many were.
+// Answers of an error have a code of the HTTP status and two digits more, and one
+// sentence. After 429 nothing was written; after 503 events may have been.
 package gateway
 
 import (
@@ -32,68 +22,143 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"penstock/access"
 	"penstock/producers"
 	"penstock/schemas"
 	"penstock/stream"
 )
 
-// The types of a body.
-const (
-	typeEvent   = "application/json"
-	typeRecords = "application/vnd.kafka.json.v2+json"
-)
-
 // Config bounds what a gateway does. Zero fields have useful defaults.
 type Config struct {
-	// MaxBodyBytes is the largest body; 0 is 2 MiB.
+	// MaxBodyBytes is the largest body, and the largest record of a stream; 0 is
+	// 2 MiB.
 	MaxBodyBytes int64
-	// MaxRecords is the largest number of records in a body; 0 is 10,000.
+	// MaxRecords is the largest number of records in a body; 0 is 10,000. A
+	// stream has no end.
 	MaxRecords int
 	// MaxInFlight is how many requests are worked on at a time; 0 is 32. Beyond
 	// it the answer is 429 at once. A body parsed takes up to some 20 times its
 	// size in memory, so that all together stay within MaxInFlight times that.
 	MaxInFlight int
-	// ReadTimeout is how long a body may take to arrive; 0 is 15 seconds. Give
-	// the server a ReadHeaderTimeout and an IdleTimeout besides.
+	// MaxStreams is how many streams of records may be open; 0 is 256. They
+	// count apart from MaxInFlight.
+	MaxStreams int
+	// ReadTimeout is how long a body, or the next record of a stream, may take
+	// to arrive; 0 is 15 seconds. Give the server a ReadHeaderTimeout and an
+	// IdleTimeout besides.
 	ReadTimeout time.Duration
 	// PublishTimeout is how long the broker may take; 0 is 30 seconds.
 	PublishTimeout time.Duration
+	// Cluster is the id of the Kafka cluster that paths below /v3 name; empty is
+	// "penstock".
+	Cluster string
+	// Lookup returns what finds the schema that a request chooses; nil refuses
+	// requests that choose one. What it returns is called with the context of the
+	// request, and may say with an *access.DeniedError that the caller may not
+	// choose it.
+	Lookup func(Choice) func(ctx context.Context, subject string) (schemas.Registered, error)
+	// Formats are the languages of schemas that requests give as text, to find
+	// the names of their records.
+	Formats []schemas.Format
+	// AllowRaw says which topics take bytes that no schema describes; nil is
+	// none.
+	AllowRaw func(topic string) bool
+	// Authorize says whether the caller may publish to a topic; its error is
+	// for access.Refuse. nil: everybody may.
+	Authorize func(ctx context.Context, topic string) error
 	// Log is told why a request could not be served, where the fault is not
 	// the client's; nil is silence.
 	Log *slog.Logger
 }
 
 // Gateway is the handler. It may be used concurrently.
+//
+// POST /topics/{topic} takes by Content-Type:
+//
+//   - application/json: one event; ?key=FIELD makes one of its fields the
+//     record's key. With the headers ce-id, ce-source, ce-type and
+//     ce-specversion it is the data of a CloudEvent.
+//   - application/cloudevents+json and application/cloudevents-batch+json: one
+//     CloudEvent, or an array of them. Its attributes become headers as in the
+//     Kafka binding, its partitionkey the key, its data the event.
+//   - application/vnd.kafka.{json,avro,jsonschema,protobuf,binary}.v2+json: the
+//     records of Kafka's REST Proxy v2, {"records": [{"key": …, "value": …}]}.
+//     A key that is a string is its text, any other the JSON of it, unless it
+//     has a schema; a value of null is a tombstone; headers may be given as an
+//     object of strings. Values of json, which name no schema, are checked by
+//     the topic's; those of binary are base64, and begin with the id of a schema
+//     unless the topic takes raw bytes.
+//
+// Either all events of such a request fit, or none is published. The answer to
+// success is 200. Any other is 400 for a body that is not of that form, 404 for
+// a topic that does not exist or has no schema, 413 for too much, 415 for
+// another type of body, 422 for events that do not fit, with every violation,
+// 429 for too many requests at a time, 503 while the broker or the registry is
+// away. Accepted, in the answer, is how many events are durable.
 type Gateway struct {
 	producer *producers.Producer
+	single   *producers.Async // what comes one by one goes together
 	cfg      Config
 	mux      *http.ServeMux
 	slots    chan struct{}
+	streams  chan struct{}
 }
 
-// New returns a gateway that publishes through producer.
+// New returns a gateway that publishes through producer. Whoever calls it calls
+// Close.
 func New(producer *producers.Producer, cfg Config) *Gateway {
 	cfg.MaxBodyBytes = cmp.Or(cfg.MaxBodyBytes, 2<<20)
 	cfg.MaxRecords = cmp.Or(cfg.MaxRecords, 10_000)
 	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, 32)
+	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, 256)
 	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, 15*time.Second)
 	cfg.PublishTimeout = cmp.Or(cfg.PublishTimeout, 30*time.Second)
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
+	cfg.Cluster = cmp.Or(cfg.Cluster, "penstock")
+	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
+	if cfg.AllowRaw == nil {
+		cfg.AllowRaw = func(string) bool { return false }
 	}
-	g := &Gateway{producer: producer, cfg: cfg, mux: http.NewServeMux(), slots: make(chan struct{}, cfg.MaxInFlight)}
-	g.mux.HandleFunc("POST /topics/{topic}", g.post)
+	g := &Gateway{
+		producer: producer, single: producer.Async(producers.AsyncConfig{}), cfg: cfg, mux: http.NewServeMux(),
+		slots: make(chan struct{}, cfg.MaxInFlight), streams: make(chan struct{}, cfg.MaxStreams),
+	}
+	g.mux.HandleFunc("POST /topics/{topic}", g.to(g.post))
+	g.mux.HandleFunc("GET /v3/clusters", g.clusters)
+	g.mux.HandleFunc("GET /v3/clusters/{cluster}", g.cluster)
+	g.mux.HandleFunc("POST /v3/clusters/{cluster}/topics/{topic}/records", g.to(g.stream))
+	g.mux.HandleFunc("POST /v3/clusters/{cluster}/topics/{topic}/records:batch", g.to(g.batch))
 	return g
 }
 
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.ServeHTTP(w, r) }
 
-// Answer is the body of every answer of post.
+// Close waits until what was taken is durable or has failed, at most until ctx
+// ends. Stop the server first.
+func (g *Gateway) Close(ctx context.Context) error { return g.single.Close(ctx) }
+
+// to sees whether the caller may publish to the topic of the path.
+func (g *Gateway) to(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		topic := r.PathValue("topic")
+		if !legal(topic) {
+			g.answer(w, Answer{}, faultf(codeNoTopic, "%q cannot be a topic: expected 1 to 249 letters, digits, dots, dashes and underscores", clip(topic)))
+			return
+		}
+		if g.cfg.Authorize != nil {
+			if err := g.cfg.Authorize(r.Context(), topic); err != nil {
+				access.Refuse(w, err)
+				return
+			}
+		}
+		h(w, r)
+	}
+}
+
+// Answer is the body of every answer to POST /topics/{topic}.
 type Answer struct {
 	// Accepted is how many events were published, and are durable.
 	Accepted int `json:"accepted"`
@@ -104,6 +169,20 @@ type Answer struct {
 	// Records are the events that were not published, as far as they are to
 	// blame.
 	Records []Refused `json:"records,omitempty"`
+
+	// Offsets say of the records of the REST Proxy v2 where each lies, and the
+	// ids under which schemas they were written, where all share one.
+	Offsets       []Offset   `json:"offsets,omitempty"`
+	KeySchemaID   schemas.ID `json:"key_schema_id,omitempty"`
+	ValueSchemaID schemas.ID `json:"value_schema_id,omitempty"`
+}
+
+// Offset is where a record lies.
+type Offset struct {
+	Partition int32   `json:"partition"`
+	Offset    int64   `json:"offset"`
+	Code      *int    `json:"error_code"`
+	Error     *string `json:"error"`
 }
 
 // Refused is one event that was not published.
@@ -131,113 +210,165 @@ func faultf(code int, format string, args ...any) *fault {
 
 // The codes. Those that Confluent's REST Proxy has mean the same there.
 const (
-	codeJSON      = 40001
-	codeShape     = 40002
-	codeNoTopic   = 40401
-	codeNoSchema  = 40403
-	codeSlow      = 40801
-	codeTooLarge  = 41301
-	codeMediaType = 41501
-	codeMisfit    = 42207
-	codeBusy      = 42901
-	codeInternal  = 50001
-	codeAway      = 50301
+	codeJSON          = 40001
+	codeShape         = 40002
+	codeNoTopic       = 40401
+	codeNoSchema      = 40403
+	codeNoCluster     = 40404
+	codeSlow          = 40801
+	codeTooLarge      = 41301
+	codeMediaType     = 41501
+	codeBadSchema     = 42205
+	codeSerialization = 42206 // a key or value that is not in the form its type asks for
+	codeMisfit        = 42207
+	codeBusy          = 42901
+	codeInternal      = 50001
+	codeAway          = 50301
 )
 
-func (g *Gateway) post(w http.ResponseWriter, r *http.Request) {
+// take occupies one of a number of places, or answers 429.
+func (g *Gateway) take(w http.ResponseWriter, places chan struct{}, what string) bool {
 	select {
-	case g.slots <- struct{}{}:
-		defer func() { <-g.slots }()
+	case places <- struct{}{}:
+		return true
 	default:
-		g.answer(w, 0, faultf(codeBusy, "%d requests are being served, which is the limit; try again in a second", g.cfg.MaxInFlight))
+		g.answer(w, Answer{}, faultf(codeBusy, "%d %s are being served, which is the limit; try again in a second", cap(places), what))
+		return false
+	}
+}
+
+func (g *Gateway) post(w http.ResponseWriter, r *http.Request) {
+	if !g.take(w, g.slots, "requests") {
 		return
 	}
-	accepted, err := g.publish(w, r)
+	defer func() { <-g.slots }()
+	a, err := g.publish(w, r)
+	g.answer(w, a, g.asFault(r, err))
+}
+
+// asFault is err as what the client is told.
+func (g *Gateway) asFault(r *http.Request, err error) *fault {
 	var f *fault
 	if err != nil && !errors.As(err, &f) {
 		f = faultf(codeInternal, "the gateway failed; its log says why")
 		g.cfg.Log.ErrorContext(r.Context(), "publish over HTTP", "topic", r.PathValue("topic"), "error", err)
 	}
-	g.answer(w, accepted, f)
+	return f
 }
 
-// publish reads the events of a request and publishes them. It returns how
-// many are durable.
-func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) (accepted int, err error) {
+// publish reads the events of a request and publishes them.
+func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) (a Answer, err error) {
 	topic := r.PathValue("topic")
-	events, err := g.read(w, r, topic)
-	if err != nil {
-		return 0, err
+	q := &request{}
+	if err := g.read(q, w, r, topic); err != nil {
+		return a, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.PublishTimeout)
 	defer cancel()
-	// Publish publishes what fits; Check first, so that it is all or none.
-	if err := g.producer.Check(ctx, events...); err != nil {
-		return 0, g.explain(topic, err)
+	events := q.events
+	if len(events) == 1 {
+		events[0].Partition, events[0].Offset, err = g.one(ctx, events[0])
+	} else {
+		err = g.producer.PublishTogether(ctx, events...)
 	}
-	err = g.producer.Publish(ctx, events...)
-	var failed *stream.BatchError
+	failed := &stream.BatchError{}
 	switch {
 	case err == nil:
-		return len(events), nil
-	case errors.As(err, &failed):
-		accepted = len(events) - len(failed.Errs)
+		a.Accepted = len(events)
+	case errors.As(err, &failed) && !misfits(failed):
+		a.Accepted = len(events) - len(failed.Errs)
 	}
-	return accepted, g.explain(topic, err)
+	if strings.HasPrefix(q.media, kafkaMedia) {
+		w.Header().Set("Content-Type", "application/vnd.kafka.v2+json")
+		if err == nil {
+			a.KeySchemaID, a.ValueSchemaID = q.key.found.ID, q.value.found.ID
+			for _, e := range events {
+				a.Offsets = append(a.Offsets, Offset{Partition: e.Partition, Offset: e.Offset})
+			}
+		}
+	}
+	if err != nil {
+		return a, g.explain(topic, err)
+	}
+	return a, nil
+}
+
+// misfits reports whether an event does not fit, so that none was published.
+func misfits(failed *stream.BatchError) bool {
+	for _, err := range failed.Errs {
+		if errors.As(err, new(*schemas.ValueError)) || errors.Is(err, schemas.ErrNoSchema) || errors.Is(err, producers.ErrRaw) || errors.Is(err, producers.ErrNoType) {
+			return true
+		}
+	}
+	return false
+}
+
+// one publishes one event, together with those of other requests.
+func (g *Gateway) one(ctx context.Context, e producers.Event) (partition int32, offset int64, err error) {
+	type result struct {
+		at  producers.Place
+		err error
+	}
+	done := make(chan result, 1)
+	if err := g.single.Send(ctx, e, func(at producers.Place, err error) { done <- result{at, err} }); err != nil {
+		return 0, 0, g.ofOne(err)
+	}
+	select {
+	case r := <-done:
+		return r.at.Partition, r.at.Offset, g.ofOne(r.err)
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+}
+
+// ofOne is an error of the only event as that of a batch.
+func (*Gateway) ofOne(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stream.BatchError{Errs: map[int]error{0: err}}
 }
 
 // answer writes 200, or what f says.
-func (g *Gateway) answer(w http.ResponseWriter, accepted int, f *fault) {
-	status, a := http.StatusOK, Answer{Accepted: accepted}
+func (g *Gateway) answer(w http.ResponseWriter, a Answer, f *fault) {
+	status := http.StatusOK
 	if f != nil {
 		status = f.code / 100
 		a.Code, a.Message, a.Records = f.code, f.message, f.records
 	}
+	g.write(w, status, a)
+}
+
+// write writes an answer in JSON.
+func (g *Gateway) write(w http.ResponseWriter, status int, answer any) {
+	h := w.Header()
 	switch status {
 	case http.StatusTooManyRequests:
-		w.Header().Set("Retry-After", "1")
+		h.Set("Retry-After", "1")
 	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "5")
+		h.Set("Retry-After", "5")
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	if err := json.NewEncoder(w).Encode(a); err != nil {
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		g.cfg.Log.Debug("answer over HTTP", "error", err) // the client is gone
 	}
 }
 
-// explain turns what the producer says into an answer. What the broker and the
-// registry say themselves stays in the log.
+// explain turns what the producer says into an answer.
 func (g *Gateway) explain(topic string, err error) *fault {
 	var failed *stream.BatchError
 	if !errors.As(err, &failed) {
-		g.cfg.Log.Warn("publish over HTTP", "topic", topic, "error", err)
-		return faultf(codeAway, "the broker or the schema registry does not answer; the events may have been written or not")
+		r := g.refused(topic, err)
+		return &fault{code: r.Code, message: r.Message}
 	}
 	f := &fault{}
 	for _, i := range slices.Sorted(maps.Keys(failed.Errs)) {
-		record := Refused{Index: i}
-		var misfit *schemas.ValueError
-		var none *producers.NoSchemaError
-		switch err := failed.Errs[i]; {
-		case errors.As(err, &misfit):
-			record.Code, record.Violations = codeMisfit, misfit.Violations
-			record.Message = fmt.Sprintf("the event does not fit the schema of topic %q: %v", topic, misfit)
-		case errors.As(err, &none):
-			record.Code = codeNoSchema
-			record.Message = fmt.Sprintf("topic %q has no schema in the registry; register one under subject %q first", topic, none.Subject)
-		case errors.Is(err, stream.ErrNoTopic):
-			record.Code = codeNoTopic
-			record.Message = fmt.Sprintf("there is no topic %q; make it first", topic)
-		case errors.Is(err, stream.ErrTooLarge):
-			record.Code = codeTooLarge
-			record.Message = "the event is larger than the broker takes"
-		default:
-			record.Code = codeAway
-			record.Message = "the broker did not confirm the event, which may have been written or not"
-			g.cfg.Log.Warn("publish over HTTP", "topic", topic, "error", err)
-		}
+		record := g.refused(topic, failed.Errs[i])
+		record.Index = i
 		f.records = append(f.records, record)
 		f.code = max(f.code, record.Code)
 	}
@@ -253,16 +384,91 @@ func (g *Gateway) explain(topic string, err error) *fault {
 	return f
 }
 
-// read returns the events of a request.
-func (g *Gateway) read(w http.ResponseWriter, r *http.Request, topic string) ([]producers.Event, error) {
-	if !legal(topic) {
-		return nil, faultf(codeNoTopic, "%q cannot be a topic: expected 1 to 249 letters, digits, dots, dashes and underscores", clip(topic))
+// refused says why one event was not published. What the broker and the registry
+// say themselves stays in the log.
+func (g *Gateway) refused(topic string, err error) (record Refused) {
+	var misfit *schemas.ValueError
+	var none *producers.NoSchemaError
+	var denied *access.DeniedError
+	var f *fault
+	switch {
+	case errors.As(err, &f):
+		record.Code, record.Message = f.code, f.message
+	case errors.As(err, &denied):
+		record.Code, record.Message = denied.Status()*100+1, denied.Error()
+	case errors.As(err, &misfit):
+		record.Code, record.Violations = codeMisfit, misfit.Violations
+		record.Message = fmt.Sprintf("the event does not fit the schema of topic %q: %v", topic, misfit)
+	case errors.As(err, &none):
+		record.Code = codeNoSchema
+		record.Message = fmt.Sprintf("topic %q has no schema in the registry; register one under subject %q first", topic, none.Subject)
+	case errors.Is(err, producers.ErrRaw):
+		record.Code = codeSerialization
+		record.Message = fmt.Sprintf("topic %q takes no raw bytes; send the event in a form that its schema can check", topic)
+	case errors.Is(err, producers.ErrNoType):
+		record.Code = codeShape
+		record.Message = "the subject is made of the record's name, which nothing says; name the schema by id, or give its text"
+	case errors.Is(err, schemas.ErrBadSchema):
+		record.Code = codeBadSchema
+		record.Message = "the schema that was chosen cannot be used here"
+	case errors.Is(err, stream.ErrNoTopic):
+		record.Code = codeNoTopic
+		record.Message = fmt.Sprintf("there is no topic %q; make it first", topic)
+	case errors.Is(err, stream.ErrTooLarge):
+		record.Code = codeTooLarge
+		record.Message = "the event is larger than the broker takes"
+	default:
+		record.Code = codeAway
+		record.Message = "the broker or the schema registry did not confirm the event, which may have been written or not"
+		g.cfg.Log.Warn("publish over HTTP", "topic", topic, "error", err)
 	}
+	return record
+}
+
+// read reads the events of a request.
+func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic string) error {
 	media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := cmp.Or(strings.ToLower(parameters["charset"]), "utf-8")
-	if err != nil || media != typeEvent && media != typeRecords || charset != "utf-8" {
-		return nil, faultf(codeMediaType, "expected a Content-Type of %s for one event, or %s for records, found %q", typeEvent, typeRecords, clip(r.Header.Get("Content-Type")))
+	form, known := kafkaForms[media]
+	known = known || media == typeEvent || media == typeCloudEvent || media == typeCloudEvents
+	if err != nil || !known || charset != "utf-8" {
+		return faultf(codeMediaType, "expected a Content-Type of %s for one event, %s for a CloudEvent, or %s for records, found %q", typeEvent, typeCloudEvent, typeRecords, clip(r.Header.Get("Content-Type")))
 	}
+	q.media = media
+	value, err := g.body(w, r)
+	switch {
+	case err != nil:
+		return err
+	case form != "":
+		return g.records(q, topic, form, value)
+	case media != typeEvent:
+		return g.cloudEvents(q, topic, value)
+	}
+	e := producers.Event{Topic: topic, Value: value}
+	if value == nil {
+		return shape("", "an event", "null", "a tombstone needs a key: send it as "+typeRecords)
+	}
+	if r.Header.Get("Ce-Specversion") != "" {
+		if err := cloudHeaders(&e, r.Header); err != nil {
+			return err
+		}
+	}
+	if field := r.URL.Query().Get("key"); field != "" {
+		object, _ := value.(map[string]any)
+		key := object[field]
+		if key == nil {
+			return shape("/"+schemas.EscapePointer(field), "a value, because ?key= names this field", "nothing", "add the field, or name another")
+		}
+		if e.Key, err = keyOf(key); err != nil {
+			return err
+		}
+	}
+	q.events = []producers.Event{e}
+	return nil
+}
+
+// body reads and parses the JSON of a body.
+func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (any, error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
 		return nil, faultf(codeMediaType, "expected no Content-Encoding, found %q", clip(e))
 	}
@@ -282,77 +488,12 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, topic string) ([]
 	if err != nil {
 		return nil, faultf(codeJSON, "%v", err)
 	}
-	if media == typeRecords {
-		return g.records(topic, value)
-	}
-	e := producers.Event{Topic: topic, Value: value}
-	if value == nil {
-		return nil, shape("", "an event", "null", "a tombstone needs a key: send it as "+typeRecords)
-	}
-	if field := r.URL.Query().Get("key"); field != "" {
-		object, _ := value.(map[string]any)
-		key := object[field]
-		if key == nil {
-			return nil, shape("/"+schemas.EscapePointer(field), "a value, because ?key= names this field", "nothing", "add the field, or name another")
-		}
-		if e.Key, err = keyOf(key); err != nil {
-			return nil, err
-		}
-	}
-	return []producers.Event{e}, nil
+	return value, nil
 }
 
 // shape is the fault of a body that is JSON, but not of the form asked for.
 func shape(pointer, expected, found, hint string) *fault {
 	return faultf(codeShape, "%v", schemas.Violation{Pointer: pointer, Expected: expected, Found: found, Hint: hint})
-}
-
-// records reads {"records": […]}.
-func (g *Gateway) records(topic string, value any) ([]producers.Event, error) {
-	const form = `{"records": [{"key": …, "value": …, "headers": {…}}]}`
-	body, ok := value.(map[string]any)
-	if !ok {
-		return nil, shape("", form, schemas.Describe(value), "")
-	}
-	list, ok := body["records"].([]any)
-	if !ok || len(list) == 0 {
-		return nil, shape("/records", "an array of at least one record", schemas.Describe(body["records"]), "")
-	}
-	if err := onlyMembers(body, "", "records"); err != nil {
-		return nil, err
-	}
-	if len(list) > g.cfg.MaxRecords {
-		return nil, faultf(codeTooLarge, "expected at most %d records, found %d; send fewer at a time", g.cfg.MaxRecords, len(list))
-	}
-	events := make([]producers.Event, len(list))
-	for i, item := range list {
-		pointer := "/records/" + strconv.Itoa(i)
-		record, ok := item.(map[string]any)
-		if !ok {
-			return nil, shape(pointer, `a record, {"key": …, "value": …}`, schemas.Describe(item), "")
-		}
-		if err := onlyMembers(record, pointer, "key", "value", "headers"); err != nil {
-			return nil, err
-		}
-		e := producers.Event{Topic: topic}
-		var err error
-		if key := record["key"]; key != nil {
-			if e.Key, err = keyOf(key); err != nil {
-				return nil, err
-			}
-		}
-		if e.Value, ok = record["value"]; !ok {
-			return nil, shape(pointer+"/value", "the event, or null for a tombstone", "nothing", "")
-		}
-		if e.Value == nil && e.Key == nil {
-			return nil, shape(pointer+"/key", "a key, because the record is a tombstone", "nothing", "")
-		}
-		if e.Headers, err = headers(record["headers"], pointer+"/headers"); err != nil {
-			return nil, err
-		}
-		events[i] = e
-	}
-	return events, nil
 }
 
 // onlyMembers refuses members of an object that mean nothing here.
@@ -363,26 +504,6 @@ func onlyMembers(object map[string]any, pointer string, names ...string) error {
 		}
 	}
 	return nil
-}
-
-// headers reads an object of strings, in the order of their names.
-func headers(value any, pointer string) ([]stream.Header, error) {
-	if value == nil {
-		return nil, nil
-	}
-	object, ok := value.(map[string]any)
-	if !ok {
-		return nil, shape(pointer, "an object of strings", schemas.Describe(value), "")
-	}
-	var out []stream.Header
-	for _, name := range slices.Sorted(maps.Keys(object)) {
-		text, ok := object[name].(string)
-		if !ok {
-			return nil, shape(pointer+"/"+schemas.EscapePointer(clip(name)), "a string", schemas.Describe(object[name]), "")
-		}
-		out = append(out, stream.Header{Key: name, Value: []byte(text)})
-	}
-	return out, nil
 }
 
 // keyOf is the bytes of a key: the text of a string, else JSON.

@@ -30,15 +30,48 @@ const orderText = `{"type":"record","name":"Order","fields":[
 // registry knows schema 1 under orders-value and ghosts-value.
 type registry struct{ err error }
 
-func (r registry) Latest(_ context.Context, subject string) (schemas.ID, schemas.Schema, error) {
+func (r registry) Latest(ctx context.Context, subject string) (schemas.ID, schemas.Schema, error) {
 	if r.err != nil {
 		return 0, nil, r.err
 	}
 	if subject != "orders-value" && subject != "ghosts-value" {
 		return 0, nil, fmt.Errorf("http://registry.internal: %w", schemas.ErrNoSchema)
 	}
-	s, err := avro.Format{}.Parse(orderText, nil)
+	s, err := r.Schema(ctx, 1)
 	return 1, s, err
+}
+
+// Schema knows the same by its id.
+func (r registry) Schema(_ context.Context, id schemas.ID) (schemas.Schema, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	if id != 1 {
+		return nil, schemas.ErrNoSchema
+	}
+	return avro.Format{}.Parse(orderText, nil)
+}
+
+// lookup finds the newest, schema 1, and what is registered as schema 2.
+func lookup(c Choice) func(ctx context.Context, subject string) (schemas.Registered, error) {
+	return func(ctx context.Context, subject string) (found schemas.Registered, err error) {
+		found = schemas.Registered{ID: 1, Version: 3, Subject: subject}
+		switch {
+		case c.Schema != "":
+			found.ID, found.Version = 2, 1
+			found.Schema, err = avro.Format{}.Parse(c.Schema, nil)
+			if err != nil {
+				err = fmt.Errorf("%w: %w", schemas.ErrBadSchema, err)
+			}
+		case c.ID > 1 || c.Version > 3:
+			err = schemas.ErrNoSchema
+		case c.ID == 0:
+			_, found.Schema, err = registry{}.Latest(ctx, subject)
+		default:
+			found.Schema, err = registry{}.Schema(ctx, c.ID)
+		}
+		return found, err
+	}
 }
 
 // publisherFunc is a stream.Publisher.
@@ -46,6 +79,18 @@ type publisherFunc func(context.Context, ...stream.Record) error
 
 func (f publisherFunc) Publish(ctx context.Context, records ...stream.Record) error {
 	return f(ctx, records...)
+}
+
+// open returns a gateway that ends with the test.
+func open(t testing.TB, p *producers.Producer, cfg Config) *Gateway {
+	t.Helper()
+	g := New(p, cfg)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = g.Close(ctx) // a publisher of a test may never answer
+	})
+	return g
 }
 
 // post sends one request and returns status, answer and headers.
@@ -118,7 +163,7 @@ func TestPost(t *testing.T) {
 		{"no topic's name", "/topics/a%20b", "application/json", `{}`, 404, 0, codeNoTopic, "letters"},
 		{"long name", "/topics/" + strings.Repeat("a", 250), "application/json", `{}`, 404, 0, codeNoTopic, "249"},
 		{"no type", "/topics/orders", "", `{}`, 415, 0, codeMediaType, "Content-Type"},
-		{"other type", "/topics/orders", "application/vnd.kafka.avro.v2+json", `{}`, 415, 0, codeMediaType, "Content-Type"},
+		{"other type", "/topics/orders", "application/vnd.kafka.xml.v2+json", `{}`, 415, 0, codeMediaType, "Content-Type"},
 		{"other charset", "/topics/orders", "application/json; charset=latin1", `{}`, 415, 0, codeMediaType, "latin1"},
 		{"empty", "/topics/orders", "application/json", ``, 400, 0, codeJSON, "offset 0"},
 		{"bad JSON", "/topics/orders", "application/json", `{"id":"a",}`, 400, 0, codeJSON, "offset 10"},
@@ -136,7 +181,7 @@ func TestPost(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := broker(t)
-			g := New(producers.New(b, registry{}, producers.Config{}), Config{MaxBodyBytes: 1000, MaxRecords: 3})
+			g := open(t, producers.New(b, registry{}, producers.Config{}), Config{MaxBodyBytes: 1000, MaxRecords: 3})
 			status, a, header := post(t, g, test.path, test.media, test.body)
 			if status != test.status || a.Accepted != test.accepted || a.Code != test.code || !strings.Contains(a.Message, test.message) {
 				t.Errorf("answer %d %+v", status, a)
@@ -144,8 +189,12 @@ func TestPost(t *testing.T) {
 			if n := len(published(t, b)); n != test.accepted {
 				t.Errorf("%d records were published", n)
 			}
-			if got := header.Get("Content-Type"); got != "application/json" {
-				t.Errorf("Content-Type %q", got)
+			want := "application/json"
+			if a.Offsets != nil || test.media == typeRecords && (status == 422 || status == 404) {
+				want = "application/vnd.kafka.v2+json"
+			}
+			if got := header.Get("Content-Type"); got != want {
+				t.Errorf("Content-Type %q, want %q", got, want)
 			}
 			if strings.Contains(a.Message, "internal") {
 				t.Errorf("the message shows what the registry said: %s", a.Message)
@@ -155,7 +204,7 @@ func TestPost(t *testing.T) {
 }
 
 func TestViolations(t *testing.T) {
-	g := New(producers.New(broker(t), registry{}, producers.Config{}), Config{})
+	g := open(t, producers.New(broker(t), registry{}, producers.Config{}), Config{})
 	_, a, _ := post(t, g, "/topics/orders", typeRecords, `{"records":[{"value":{"id":"a","amount":1}},{"value":{"id":7,"amount":true}}]}`)
 	want := []Refused{{
 		Index: 1, Code: codeMisfit,
@@ -169,7 +218,7 @@ func TestViolations(t *testing.T) {
 
 func TestRecord(t *testing.T) {
 	b := broker(t)
-	g := New(producers.New(b, registry{}, producers.Config{}), Config{})
+	g := open(t, producers.New(b, registry{}, producers.Config{}), Config{})
 	body := `{"records":[
 		{"key":"k","value":{"id":"a","amount":1},"headers":{"z":"2","a":"1"}},
 		{"key":{"b":1,"a":[2]},"value":null},
@@ -216,7 +265,7 @@ func TestServersAway(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			pub := publisherFunc(func(context.Context, ...stream.Record) error { return test.err })
-			g := New(producers.New(pub, test.reg, producers.Config{}), Config{})
+			g := open(t, producers.New(pub, test.reg, producers.Config{}), Config{})
 			status, a, header := post(t, g, "/topics/orders", typeRecords, two)
 			if status != test.status || a.Accepted != test.accepted || a.Code != test.code {
 				t.Errorf("answer %d %+v", status, a)
@@ -238,7 +287,7 @@ func TestBusy(t *testing.T) {
 		<-leave
 		return nil
 	})
-	g := New(producers.New(pub, registry{}, producers.Config{}), Config{MaxInFlight: 1})
+	g := open(t, producers.New(pub, registry{}, producers.Config{}), Config{MaxInFlight: 1})
 	first := make(chan int)
 	go func() {
 		status, _, _ := post(t, g, "/topics/orders", typeEvent, `{"id":"a","amount":1}`)
@@ -264,7 +313,7 @@ func TestPublishTimeout(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	g := New(producers.New(pub, registry{}, producers.Config{}), Config{PublishTimeout: time.Millisecond})
+	g := open(t, producers.New(pub, registry{}, producers.Config{}), Config{PublishTimeout: time.Millisecond})
 	if status, a, _ := post(t, g, "/topics/orders", typeEvent, `{"id":"a","amount":1}`); status != 503 {
 		t.Errorf("answer %d %+v", status, a)
 	}
@@ -272,7 +321,7 @@ func TestPublishTimeout(t *testing.T) {
 
 // A body that does not come holds its slot for so long and no longer.
 func TestSlowBody(t *testing.T) {
-	g := New(producers.New(broker(t), registry{}, producers.Config{}), Config{ReadTimeout: 10 * time.Millisecond})
+	g := open(t, producers.New(broker(t), registry{}, producers.Config{}), Config{ReadTimeout: 10 * time.Millisecond})
 	server := httptest.NewServer(g)
 	defer server.Close()
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
@@ -290,7 +339,7 @@ func TestSlowBody(t *testing.T) {
 }
 
 func TestRoutes(t *testing.T) {
-	g := New(producers.New(broker(t), registry{}, producers.Config{}), Config{})
+	g := open(t, producers.New(broker(t), registry{}, producers.Config{}), Config{})
 	for _, test := range []struct {
 		method, path string
 		want         int
@@ -325,6 +374,11 @@ func FuzzBody(f *testing.F) {
 			return nil
 		})
 		g := New(producers.New(pub, registry{}, producers.Config{}), Config{})
+		defer func() {
+			if err := g.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}()
 		r := httptest.NewRequest(http.MethodPost, "/topics/orders", strings.NewReader(body))
 		r.Header.Set("Content-Type", typeEvent)
 		if records {
