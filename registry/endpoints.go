@@ -417,7 +417,9 @@ type deployment struct {
 func (h *handler) deployment(*query) (any, error) { return deployment{Attributes: []string{}}, nil }
 
 // locate fills in where findings lie: in the text of sent for the new schema, in
-// the stored text for an old one. It returns a copy.
+// the stored text for an old one. The text is read anew for each, so where there
+// are very many findings in a large text, the last remain without. It returns a
+// copy.
 func (r *Registry) locate(name string, sent Schema, findings []Finding) []Finding {
 	locator, ok := r.checker.(Locator)
 	if !ok {
@@ -425,6 +427,7 @@ func (r *Registry) locate(name string, sent Schema, findings []Finding) []Findin
 	}
 	findings = slices.Clone(findings)
 	old := map[int]Schema{}
+	left := 16 << 20 // bytes to read
 	for i := range findings {
 		f := &findings[i]
 		stored, known := old[f.Version]
@@ -435,6 +438,9 @@ func (r *Registry) locate(name string, sent Schema, findings []Finding) []Findin
 		reader, writer := sent, stored
 		if f.Direction == Forward {
 			reader, writer = writer, reader
+		}
+		if left -= len(reader.Schema) + len(writer.Schema); left < 0 {
+			break
 		}
 		f.ReaderAt = locateIn(locator, reader, f.ReaderPath)
 		f.WriterAt = locateIn(locator, writer, f.WriterPath)

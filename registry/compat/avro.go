@@ -24,7 +24,12 @@ const (
 	typeMismatch
 	missingUnionBranch
 	logicalTypeChanged
+	avroTooLarge
 )
+
+// maxAvroPairs is how many pairs of types one check compares. Unions of 1,000
+// records against others, all in another order, are within it.
+const maxAvroPairs = 1 << 20
 
 var avroRules = [...]Rule{
 	nameMismatch:        {"NAME_MISMATCH", registry.SeverityError, "A record, enum or fixed has another name, and the reader has no alias for it."},
@@ -35,18 +40,24 @@ var avroRules = [...]Rule{
 	typeMismatch:        {"TYPE_MISMATCH", registry.SeverityError, "The writer's type cannot be read as the reader's."},
 	missingUnionBranch:  {"MISSING_UNION_BRANCH", registry.SeverityError, "The writer's type fits no branch of the reader's union."},
 	logicalTypeChanged:  {"LOGICAL_TYPE_CHANGED", registry.SeverityWarning, "The type can be read, but its logical type, precision or scale changed: the reader takes the value for another."},
+	avroTooLarge:        {"TOO_LARGE_TO_COMPARE", registry.SeverityError, "Comparing the two takes more steps than are granted."},
 }
 
 func checkAvro(reader, writer *schemas.Node, d registry.Direction) []registry.Finding {
 	w := newAvroWalk(d)
 	w.walk(reader, writer, nil, nil)
+	if w.left < 0 {
+		w.report(avroTooLarge, nil, nil, strconv.Itoa(maxAvroPairs), "let the unions have fewer records of one name, or register the schema under level NONE",
+			"the comparison was given up: it is granted %d pairs of types", maxAvroPairs)
+	}
 	return w.findings
 }
 
 func newAvroWalk(d registry.Direction) *avroWalk {
 	w := &avroWalk{
 		direction: d, reader: "the new schema", writer: "the old schema",
-		verdicts: map[avroPair]*avroVerdict{}, places: map[*schemas.Node]map[string]int{},
+		left:     maxAvroPairs,
+		verdicts: map[avroPair]*avroVerdict{}, places: map[*schemas.Node]map[string]int{}, free: map[avroPair][]schemas.Field{},
 	}
 	if d == registry.Forward {
 		w.reader, w.writer = w.writer, w.reader
@@ -66,8 +77,10 @@ type avroWalk struct {
 	findings       []registry.Finding
 	quiet          int  // above 0, nothing is reported: a branch is tried
 	inner          bool // it explains a finding of another comparison
+	left           int  // pairs; below 0, the walk is over
 	verdicts       map[avroPair]*avroVerdict
 	places         map[*schemas.Node]map[string]int // of a writer's fields, by name
+	free           map[avroPair][]schemas.Field     // of a writer's record, those that no field of the reader's takes
 	trail          []avroPair                       // pairs with a verdict of compatible, in the order in which they were begun
 }
 
@@ -121,6 +134,9 @@ func (w *avroWalk) walk(r, wr *schemas.Node, rp, wp *path) bool {
 	if r.Kind != schemas.Record || wr.Kind != schemas.Record {
 		return w.compare(r, wr, rp, wp)
 	}
+	if w.quiet > 0 && !named(r, wr) {
+		return false
+	}
 	pair := avroPair{r, wr}
 	known := w.verdicts[pair]
 	if known != nil && !known.stale && (w.quiet > 0 || known.reported) {
@@ -149,6 +165,9 @@ func (w *avroWalk) walk(r, wr *schemas.Node, rp, wp *path) bool {
 }
 
 func (w *avroWalk) compare(r, wr *schemas.Node, rp, wp *path) bool {
+	if w.left--; w.left < 0 {
+		return false
+	}
 	if wr.Kind == schemas.Union {
 		return w.fromUnion(r, wr, rp, wp)
 	}
@@ -208,7 +227,7 @@ func (w *avroWalk) fromUnion(r, wr *schemas.Node, rp, wp *path) bool {
 			// The place is counted by the writer's branches, as in the
 			// registries in use, though the reader has none.
 			ok = w.walk(r, branch, rp.at("", i), wp.at("", i)) && ok
-		case !w.readable(r, branch):
+		case !w.readable(r, branch, i):
 			ok = false
 			w.missingBranch(r, branch, rp, rp.at("", i), wp.at("", i))
 		}
@@ -218,19 +237,27 @@ func (w *avroWalk) fromUnion(r, wr *schemas.Node, rp, wp *path) bool {
 
 // toUnion compares a plain type of the writer with a union of the reader.
 func (w *avroWalk) toUnion(r, wr *schemas.Node, rp, wp *path) bool {
-	if w.readable(r, wr) {
+	if w.readable(r, wr, 0) {
 		return true
 	}
 	w.missingBranch(r, wr, rp, rp, wp)
 	return false
 }
 
-// readable reports whether some branch of a union can read a type.
-func (w *avroWalk) readable(union, wr *schemas.Node) bool {
+// readable reports whether some branch of a union can read a type. first is
+// where to look first: most branches keep their places.
+func (w *avroWalk) readable(union, wr *schemas.Node, first int) bool {
 	w.quiet++
-	found := slices.ContainsFunc(union.Branches, func(branch *schemas.Node) bool { return w.walk(branch, wr, nil, nil) })
-	w.quiet--
-	return found
+	defer func() { w.quiet-- }()
+	for i := range union.Branches {
+		if w.left < 0 {
+			return false
+		}
+		if w.walk(union.Branches[(first+i)%len(union.Branches)], wr, nil, nil) {
+			return true
+		}
+	}
+	return false
 }
 
 // missingBranch reports that no branch of the reader's union r can read wr. at is
@@ -262,8 +289,9 @@ func (w *avroWalk) reason(r, wr *schemas.Node, rp, wp *path) *registry.Finding {
 			continue
 		}
 		in := newAvroWalk(w.direction)
-		in.inner = true
+		in.inner, in.left = true, w.left
 		in.walk(branch, wr, rp.at("", i), wp)
+		w.left = in.left
 		for _, f := range in.findings {
 			if f.Severity == registry.SeverityError {
 				return &f
@@ -273,11 +301,19 @@ func (w *avroWalk) reason(r, wr *schemas.Node, rp, wp *path) *registry.Finding {
 	return nil
 }
 
+// named reports that a type of the reader goes by the name of the writer's.
+func named(r, wr *schemas.Node) bool {
+	return simpleName(r.Name) == simpleName(wr.Name) || slices.Contains(r.Aliases, wr.Name)
+}
+
 // names compares the names of two named types. Namespaces do not count, but an
 // alias is a full name.
 func (w *avroWalk) names(r, wr *schemas.Node, rp, wp *path) bool {
-	if simpleName(r.Name) == simpleName(wr.Name) || slices.Contains(r.Aliases, wr.Name) {
+	if named(r, wr) {
 		return true
+	}
+	if w.quiet > 0 {
+		return false
 	}
 	fix := fmt.Sprintf(`keep the name %q, or give the %s "aliases": [%q]`, wr.Name, r.Kind, wr.Name)
 	if w.direction == registry.Forward {
@@ -404,14 +440,32 @@ func (w *avroWalk) defaultFix(f *schemas.Field, r, wr *schemas.Node) string {
 // renamed is the only field of the writer that no field of the reader takes and
 // that f could read, or "".
 func (w *avroWalk) renamed(f *schemas.Field, r, wr *schemas.Node) string {
+	const most = 16 // of more, none is likely to be the only one
+	pair := avroPair{r, wr}
+	free, known := w.free[pair]
+	if !known {
+		taken := map[string]bool{}
+		for _, f := range r.Fields {
+			taken[f.Name] = true
+			for _, alias := range f.Aliases {
+				taken[alias] = true
+			}
+		}
+		for _, old := range wr.Fields {
+			if !taken[old.Name] {
+				free = append(free, old)
+			}
+		}
+		w.free[pair] = free
+	}
+	if len(free) > most {
+		return ""
+	}
 	w.quiet++
 	defer func() { w.quiet-- }()
 	var name string
-	for _, old := range wr.Fields {
-		taken := slices.ContainsFunc(r.Fields, func(f schemas.Field) bool {
-			return f.Name == old.Name || slices.Contains(f.Aliases, old.Name)
-		})
-		if taken || !w.walk(f.Node, old.Node, nil, nil) {
+	for _, old := range free {
+		if !w.walk(f.Node, old.Node, nil, nil) {
 			continue
 		}
 		if name != "" {
@@ -441,7 +495,7 @@ func (w *avroWalk) logical(r, wr *schemas.Node, rp, wp *path) {
 }
 
 func (w *avroWalk) report(rule int, rp, wp *path, detail, fix, message string, args ...any) {
-	if w.quiet > 0 {
+	if w.quiet > 0 || w.left < 0 && rule != avroTooLarge {
 		return
 	}
 	w.findings = append(w.findings, registry.Finding{

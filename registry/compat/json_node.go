@@ -450,8 +450,8 @@ func (b *jsonBuilder) digest(t *schemas.JSONNode) jsonPrint {
 	}
 	var p jsonPrint
 	data := []byte{byte(t.Kind)}
-	if r := ratOf(t); r != nil {
-		data = append(data, r.RatString()...)
+	if t.Kind == schemas.JSONNumber {
+		data = appendNumber(data, t.Text)
 	} else {
 		data = append(data, t.Text...)
 	}
@@ -470,6 +470,25 @@ func (b *jsonBuilder) digest(t *schemas.JSONNode) jsonPrint {
 	p.sum = sha256.Sum256(data)
 	b.prints[t] = p
 	return p
+}
+
+// appendNumber appends a number such that equal numbers are equal: as digits
+// that neither begin nor end with 0, and the exponent of 10.
+func appendNumber(dst []byte, text string) []byte {
+	text, negative := strings.CutPrefix(text, "-")
+	digits, after, _ := strings.Cut(strings.ToLower(text), "e")
+	exponent, _ := strconv.Atoi(after)
+	whole, fraction, _ := strings.Cut(digits, ".")
+	digits = strings.TrimLeft(whole+fraction, "0")
+	significant := strings.TrimRight(digits, "0")
+	if significant == "" {
+		return append(dst, '0')
+	}
+	if negative {
+		dst = append(dst, '-')
+	}
+	exponent += len(digits) - len(significant) - len(fraction)
+	return strconv.AppendInt(append(append(dst, significant...), 'e'), int64(exponent), 10)
 }
 
 // jsonReferring are the keywords that refer to another schema.

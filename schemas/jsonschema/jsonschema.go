@@ -30,8 +30,9 @@ type Format struct{}
 // Type returns schemas.JSON.
 func (Format) Type() schemas.Type { return schemas.JSON }
 
-// maxPlaces bounds the objects, in a schema and what it refers to, that may be
-// schemas: the library's time grows with their square, to half a second here.
+// maxPlaces bounds the objects and booleans, in a schema and what it refers to,
+// that may be schemas: the library looks through a list of all of them for each,
+// so its time grows with their square, to half a second here.
 const maxPlaces = 12_000
 
 // root is where the schema lies among its references: nowhere.
@@ -103,7 +104,7 @@ func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema
 			},
 		})
 	}
-	if err := d.count(top); err != nil {
+	if err := d.count(top, ""); err != nil {
 		return nil, nil, err
 	}
 	if err := c.AddResource(root, document(top)); err != nil {
@@ -143,28 +144,43 @@ type documents struct {
 	places int // objects so far that may be schemas
 }
 
-// count counts the objects of n, but those of an enumeration, which are values.
-func (d *documents) count(n *schemas.JSONNode) error {
-	if n.Kind == schemas.JSONObject {
+// count counts the objects and booleans of n, but those of an enumeration,
+// which are values, and the booleans of keywords that take nothing else. within
+// is the member that n is the value of.
+func (d *documents) count(n *schemas.JSONNode, within string) error {
+	if n.Kind == schemas.JSONObject || n.Kind == schemas.JSONBool {
 		if d.places++; d.places > maxPlaces {
-			return fmt.Errorf("expected a schema of at most %d objects, with those it refers to, found more: split it", maxPlaces)
+			return fmt.Errorf("expected a schema of at most %d objects and booleans, with those it refers to, found more: split it", maxPlaces)
 		}
 	}
 	for _, item := range n.Items {
-		if err := d.count(item); err != nil {
+		if err := d.count(item, ""); err != nil {
 			return err
 		}
 	}
 	for _, m := range n.Members {
-		if m.Value.Kind == schemas.JSONArray && (m.Name == "enum" || m.Name == "examples") {
+		if m.Value.Kind == schemas.JSONArray && (m.Name == "enum" || m.Name == "examples") ||
+			m.Value.Kind == schemas.JSONBool && !holders[within] && flags[m.Name] {
 			continue
 		}
-		if err := d.count(m.Value); err != nil {
+		if err := d.count(m.Value, m.Name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+var (
+	// holders are the keywords of objects whose members are schemas.
+	holders = map[string]bool{
+		"properties": true, "patternProperties": true, "definitions": true, "$defs": true, "dependencies": true, "dependentSchemas": true,
+	}
+	// flags are the keywords for which a boolean is no schema to the library.
+	flags = map[string]bool{
+		"additionalProperties": true, "additionalItems": true, "uniqueItems": true, "readOnly": true, "writeOnly": true,
+		"deprecated": true, "nullable": true, "default": true, "const": true, "exclusiveMinimum": true, "exclusiveMaximum": true,
+	}
+)
 
 // Load implements jsonschema.URLLoader.
 func (d *documents) Load(address string) (any, error) {
@@ -189,7 +205,7 @@ func (d *documents) Load(address string) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("in the reference %q: %w", best, err)
 	}
-	if err := d.count(n); err != nil {
+	if err := d.count(n, ""); err != nil {
 		return nil, err
 	}
 	d.read[address] = n

@@ -196,9 +196,13 @@ func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
 		}
 		n.Kind = schemas.Record
 		n.Open = !closed
+		required := make(map[string]bool, len(s.Required))
+		for _, name := range s.Required {
+			required[name] = true
+		}
 		for _, name := range m.order(s) {
 			p := s.Properties[name]
-			f := schemas.Field{Name: name, Node: m.node(p), Required: slices.Contains(s.Required, name)}
+			f := schemas.Field{Name: name, Node: m.node(p), Required: required[name]}
 			if p != nil {
 				f.Doc = p.Description
 				if at := m.locate(p.Location); at != nil {
@@ -227,8 +231,13 @@ func (m *modeller) order(s *jsonschema.Schema) []string {
 	if len(names) < len(s.Properties) {
 		names = slices.Sorted(maps.Keys(s.Properties))
 	}
+	named := make(map[string]bool, len(names))
+	for _, name := range names {
+		named[name] = true
+	}
 	for _, name := range s.Required {
-		if !slices.Contains(names, name) {
+		if !named[name] {
+			named[name] = true
 			names = append(names, name)
 		}
 	}

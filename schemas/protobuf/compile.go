@@ -184,6 +184,9 @@ func (u *unit) read(path, text string) (*ast.FileNode, error) {
 	if u.elements < 0 || u.weight < 0 {
 		return nil, fmt.Errorf("%s: expected at most %d statements, with full names of at most %d bytes, all that it imports included, found more: take it apart", path, maxElements, maxWeight)
 	}
+	if n := len(f.imports) + len(f.public) + len(f.weak); n > maxImports {
+		return nil, fmt.Errorf("%s: expected at most %d imports, found %d", path, maxImports, n)
+	}
 	plain, found, err := withMaps(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

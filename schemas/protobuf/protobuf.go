@@ -60,6 +60,9 @@ const (
 	maxText     = 2 << 20
 	maxElements = 60_000
 	maxWeight   = 64_000_000
+	// maxImports is how many imports a file may have: the compiler's time grows
+	// with their square.
+	maxImports = 1000
 	// maxBrackets is how deep braces and brackets nest in a text.
 	maxBrackets = 64
 	// maxLevels is how deep messages may nest in a value.
