@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"penstock/registry"
+	"penstock/registry/logs/file"
 	"penstock/registry/logs/memory"
 	"penstock/schemas"
 )
@@ -444,5 +445,97 @@ func TestErrors(t *testing.T) {
 		if got := code.Status(); got != status {
 			t.Errorf("status of %d is %d, want %d", code, got, status)
 		}
+	}
+}
+
+// TestClockJumps: a registry whose clock jumps, by years and back, knows the same
+// as one whose clock is steady, before and after its log is compacted and read
+// again. Times are for people; what came last is what the log has last.
+func TestClockJumps(t *testing.T) {
+	known := func(r *registry.Registry) (all []string) {
+		t.Helper()
+		for _, name := range r.Subjects("", registry.WithDeleted) {
+			numbers, err := r.Versions(name, registry.WithDeleted)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range numbers {
+				s, err := r.Version(name, n, true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, fmt.Sprintf("%s/%d: id %d %s", name, n, s.ID, s.Schema))
+			}
+			live, err := r.Versions(name, registry.WithoutDeleted)
+			all = append(all, fmt.Sprintf("%s: live %v %v", name, live, err))
+			c, err := r.Config(name, false)
+			all = append(all, fmt.Sprintf("%s: %s %v", name, c.CompatibilityLevel, err))
+		}
+		return append(all, fmt.Sprint("highest id ", r.MaxID(".")))
+	}
+	run := func(now func() time.Time) (before, after []string) {
+		t.Helper()
+		dir := t.TempDir()
+		log, err := file.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := func() *registry.Registry {
+			r, err := registry.New(t.Context(), log, []schemas.Format{fakeFormat{schemas.Avro}}, fakeChecker{}, registry.Options{Now: now})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		r := start()
+		for i := range 12 {
+			name := fmt.Sprint("s", i%3)
+			if _, err := r.Register(t.Context(), name, fake(fmt.Sprint("+f", i)), false); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.SetConfig(t.Context(), name, registry.Config{CompatibilityLevel: []registry.Level{registry.LevelNone, registry.LevelFull}[i/3%2]}); err != nil {
+				t.Fatal(err)
+			}
+			if i%4 == 3 {
+				for _, permanent := range []bool{false, true} {
+					if _, err := r.DeleteSubject(t.Context(), name, permanent); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		if _, err := r.DeleteSubject(t.Context(), "s1", false); err != nil {
+			t.Fatal(err)
+		}
+		before = known(r)
+		r.Close()
+		if err := errors.Join(log.Compact(t.Context()), log.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if log, err = file.Open(dir); err != nil {
+			t.Fatal(err)
+		}
+		r = start()
+		after = known(r)
+		r.Close()
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return before, after
+	}
+	steady, read := run(func() time.Time { return clock })
+	if diff := cmp.Diff(steady, read); diff != "" {
+		t.Errorf("read again it knows something else (-before +after):\n%s", diff)
+	}
+	jumps := 0
+	before, after := run(func() time.Time {
+		jumps++
+		return clock.AddDate([]int{0, 10, -30, 5}[jumps%4], 0, -jumps)
+	})
+	if diff := cmp.Diff(steady, before); diff != "" {
+		t.Errorf("with jumps it knows something else (-steady +jumps):\n%s", diff)
+	}
+	if diff := cmp.Diff(steady, after); diff != "" {
+		t.Errorf("with jumps and read again it knows something else (-steady +jumps):\n%s", diff)
 	}
 }

@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,9 +16,8 @@ import (
 )
 
 // startNodes starts three nodes over one topic.
-func startNodes(t *testing.T, seeds []string) (nodes []*registrytest.Node, urls []string) {
+func startNodes(t *testing.T, seeds []string, topic string) (nodes []*registrytest.Node, urls []string) {
 	t.Helper()
-	topic := servertest.Name(t)
 	for range 3 {
 		n := registrytest.StartNode(t, func(n *registrytest.Node) (registry.Log, func() error, error) {
 			l, err := kafka.Open(t.Context(), kafka.Options{Seeds: seeds, Topic: topic, URL: n.URL, Logger: logger(t), Dial: n.Dial})
@@ -58,7 +58,7 @@ func TestHistoryOnKafka(t *testing.T) {
 // connections, are restarted, and the writer is cut off for longer than its
 // session lasts.
 func history(t *testing.T, seeds []string) {
-	nodes, urls := startNodes(t, seeds)
+	nodes, urls := startNodes(t, seeds, servertest.Name(t))
 	registrytest.Endure(t, urls, 4, func(ctx context.Context, await func(string)) {
 		for range 3 {
 			for _, n := range nodes {
@@ -77,5 +77,20 @@ func history(t *testing.T, seeds []string) {
 		await("the first writer back")
 		second.Restart()
 		await("the second writer restarted")
+	})
+}
+
+// TestHistoryLeaderMoves lets clients work on three nodes over three brokers while
+// the topic's leader moves from one to the next.
+func TestHistoryLeaderMoves(t *testing.T) {
+	cluster := fakeCluster(t, kfake.NumBrokers(3))
+	_, urls := startNodes(t, cluster.ListenAddrs(), kafka.DefaultTopic)
+	registrytest.Endure(t, urls, 4, func(_ context.Context, await func(string)) {
+		for i := range int32(6) {
+			if err := cluster.MoveTopicPartition(kafka.DefaultTopic, 0, i%3); err != nil {
+				t.Fatal(err)
+			}
+			await(fmt.Sprint("led by broker ", i%3))
+		}
 	})
 }
