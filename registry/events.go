@@ -154,12 +154,26 @@ func readRecord(e Event) record {
 		return r
 	}
 	r.Value, r.ours = valueOf(e.Value), spelledOurWay(e.Key, r.key)
+	if !r.ours && r.Value != nil && misplaced(e) {
+		r.err = fmt.Errorf("%w, or the one that came second of two at a time", errNoRecord)
+		return r
+	}
 	if r.key.Magic < 0 || r.key.Magic > 1 {
 		r.err = fmt.Errorf("record of kind %s has version %d, expected 0 or 1: it was written by a newer registry", r.key.KeyType, r.key.Magic)
 	} else if r.key.KeyType == schemaRecord && r.Value != nil {
 		r.err = r.unreadable(r.readVersion())
 	}
 	return r
+}
+
+// misplaced reports whether a record names the offset that it was meant for, and
+// has another. Redpanda's nodes write at a time; the one that came second has
+// lost, and tries again.
+func misplaced(e Event) bool {
+	var meant struct {
+		Seq *uint64 `json:"seq"`
+	}
+	return json.Unmarshal(e.Key, &meant) == nil && meant.Seq != nil && *meant.Seq+1 != e.Position
 }
 
 func (r *record) readVersion() error {

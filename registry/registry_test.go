@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -172,7 +173,7 @@ func TestForeignRecords(t *testing.T) {
 		{`{"keytype":"CONFIG","subject":null,"magic":0}`, `{"subject":null,"compatibilityLevel":"FULL","normalize":true}`},
 		{`{"keytype":"CONFIG","subject":"s","magic":0}`, `{"compatibilityLevel":"NONE"}`},
 		{`{"keytype":"MODE","subject":"s","magic":0}`, `{"mode":"READWRITE"}`},
-		{`{"keytype":"SCHEMA","subject":"s","version":1,"magic":1,"node":3,"seq":9}`, `{"subject":"s","version":1,"id":7,"schema":"{\"has\":[\"a\"]}","deleted":false,"unknown":[1]}`},
+		{`{"keytype":"SCHEMA","subject":"s","version":1,"magic":1,"node":3,"seq":7}`, `{"subject":"s","version":1,"id":7,"schema":"{\"has\":[\"a\"]}","deleted":false,"unknown":[1]}`},
 		{`{"keytype":"SCHEMA","subject":"s","version":3,"magic":1}`, `{"subject":"s","version":3,"id":9,"md5":"wrong","schemaType":"AVRO","references":[{"name":"n","subject":"s","version":1}],"schema":"{}","deleted":false}`},
 		{`{"keytype":"SCHEMA","subject":"gone","version":1,"magic":1}`, ``},
 		{`{"keytype":"DELETE_SUBJECT","subject":"never","magic":0}`, `{"subject":"never","version":4}`},
@@ -238,6 +239,34 @@ func TestUnreadableRecordMended(t *testing.T) {
 	}
 	if s, err := open(t, log).Version("s", 1, false); err != nil || s.ID != 3 {
 		t.Errorf("got id %d, %v; want 3", s.ID, err)
+	}
+}
+
+// TestRedpanda: of two nodes that wrote at a time, the second has lost, and its
+// record counts for nothing; a deletion names the offset of what it deletes.
+func TestRedpanda(t *testing.T) {
+	key := func(version, seq, node int) []byte {
+		return fmt.Appendf(nil, `{"keytype":"SCHEMA","subject":"s","version":%d,"magic":1,"seq":%d,"node":%d}`, version, seq, node)
+	}
+	value := func(version, id int) []byte {
+		return fmt.Appendf(nil, `{"subject":"s","version":%d,"id":%d,"schema":"{}","deleted":false}`, version, id)
+	}
+	log := memory.New()
+	if _, err := log.Append(t.Context(), 0,
+		registry.Event{Key: key(1, 0, 1), Value: value(1, 1)},
+		registry.Event{Key: key(2, 1, 1), Value: value(2, 2)},
+		registry.Event{Key: key(2, 1, 2), Value: value(2, 7)},
+		registry.Event{Key: key(3, 3, 2), Value: value(3, 3)},
+		registry.Event{Key: key(1, 0, 1)},
+	); err != nil {
+		t.Fatal(err)
+	}
+	r := open(t, log)
+	if versions, err := r.Versions("s", registry.WithDeleted); err != nil || !slices.Equal(versions, []int{2, 3}) {
+		t.Errorf("versions %v, %v; want 2 and 3", versions, err)
+	}
+	if s, err := r.Version("s", 2, false); err != nil || s.ID != 2 {
+		t.Errorf("version 2 has id %d, %v; want that of who came first", s.ID, err)
 	}
 }
 
