@@ -817,6 +817,22 @@ func TestPaths(t *testing.T) {
 	s.want("GET", "/v1/metadata/deployment", "", 200, `{"attributes":[]}`)
 }
 
+// TestPattern: who stands before the handler learns the route, however the path
+// was spelled.
+func TestPattern(t *testing.T) {
+	h := registry.Handler(fresh(t), registry.HandlerOptions{})
+	for path, want := range map[string]string{
+		"/schemas/ids/1": "GET /schemas/ids/{id}", "//schemas///ids/1/": "GET /schemas/ids/{id}",
+		"/contexts/.c/subjects": "GET /subjects", "//contexts//.c//subjects/": "GET /subjects", "/nowhere": "",
+	} {
+		req := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)
+		h.ServeHTTP(httptest.NewRecorder(), req)
+		if req.Pattern != want {
+			t.Errorf("%s: pattern %q, want %q", path, req.Pattern, want)
+		}
+	}
+}
+
 // FuzzBodies sends anything to every route that takes a body: the answer is
 // JSON, and an error has a code, which is not that of the unforeseen.
 func FuzzBodies(f *testing.F) {

@@ -77,15 +77,16 @@ type handler struct {
 
 // ServeHTTP routes a request, and puts what the mux says itself (no such page,
 // no such method) into the API's form.
-func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	req = plainPath(req)
+func (h *handler) ServeHTTP(w http.ResponseWriter, asked *http.Request) {
+	req := plainPath(asked)
+	defer func() { asked.Pattern = req.Pattern }() // for whoever counts requests by route
 	if _, pattern := h.mux.Handler(req); pattern != "" {
 		h.mux.ServeHTTP(w, req)
 		return
 	}
 	if inner := inContext(req); inner != req {
 		h.ServeHTTP(w, inner)
-		req.Pattern = inner.Pattern // for whoever counts requests by route
+		req.Pattern = inner.Pattern
 		return
 	}
 	said := &discard{header: http.Header{}}

@@ -116,6 +116,7 @@ func answers(ts *testscript.TestScript, neg bool, args []string) {
 	defer body.Close()
 	req, err := http.NewRequest(args[0], args[1], body)
 	ts.Check(err)
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
