@@ -51,6 +51,7 @@ func (r *Registry) replay(ctx context.Context, folded func(position uint64)) err
 		s.read = make(chan struct{})
 		go func() {
 			defer close(s.read)
+			s.records = make([]record, 0, len(s.events))
 			for _, e := range s.events {
 				s.records = append(s.records, readRecord(e))
 			}
