@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"runtime/debug"
 	"strings"
 
@@ -80,7 +81,7 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 		ends = append(ends, more...)
 		debug.FreeOSMemory() // what reading the log took is not needed again
 		forgetStart()
-		t.notef("registry at %s, kept in %s\n", s.url, c.Store)
+		t.notef("registry at %s, kept in %s\n", s.url, withoutSecrets(c.Store))
 		<-ctx.Done()
 	}
 	return errors.Join(err, stopAll(ends))
@@ -102,6 +103,11 @@ func advertised(url, listen string, secure secureFlags) string {
 		return cmp.Or(url, "https://"+listen)
 	}
 	return cmp.Or(url, "http://"+listen)
+}
+
+// withoutSecrets is a URL, or several, without users and passwords.
+func withoutSecrets(where string) string {
+	return regexp.MustCompile(`[^/,]*@`).ReplaceAllString(where, "")
 }
 
 // openStore opens the registry whose log lies where the URL says. Other nodes,
@@ -142,7 +148,7 @@ func openStore(ctx context.Context, where, self string, o registry.Options) (*st
 	}
 	r, err := registry.New(ctx, l, formats(), compat.Checker{}, o)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the registry kept in %s: %w", where, err), finish())
+		return nil, errors.Join(fmt.Errorf("open the registry kept in %s: %w", withoutSecrets(where), err), finish())
 	}
 	return &store{r, func() error {
 		r.Close()

@@ -148,3 +148,14 @@ func TestExposedIsWarned(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutSecrets(t *testing.T) {
+	for where, want := range map[string]string{
+		"nats://u:hush@a:1,v:hush@b:2/s?replicas=3": "nats://a:1,b:2/s?replicas=3",
+		"file:/data": "file:/data",
+	} {
+		if got := withoutSecrets(where); got != want {
+			t.Errorf("%s is shown as %s", where, got)
+		}
+	}
+}
