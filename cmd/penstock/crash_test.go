@@ -141,16 +141,23 @@ func (c *crashed) start(args ...string) *exec.Cmd {
 func (c *crashed) up() *exec.Cmd {
 	c.t.Helper()
 	cmd := c.start("up", "--listen", c.listen, "--gateway", c.gateway)
+	c.listening(c.gateway) // the last to be started
+	return cmd
+}
+
+// listening waits until somebody listens at an address.
+func (c *crashed) listening(address string) {
+	c.t.Helper()
 	for tick := time.Tick(5 * time.Millisecond); ; {
-		conn, err := net.Dial("tcp", c.gateway) // the last to be started
+		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()
-			return cmd
+			return
 		}
 		select {
 		case <-tick:
 		case <-c.ctx.Done():
-			c.t.Fatalf("penstock up does not answer: %v", err)
+			c.t.Fatalf("%s does not answer: %v", address, err)
 		}
 	}
 }
@@ -173,10 +180,13 @@ func (c *crashed) publish(ids []string) bool {
 	return cmd.Run() == nil
 }
 
-// log counts the ids in the topic.
-func (c *crashed) log() map[string]int {
+// log counts the ids in the topic of events.
+func (c *crashed) log() map[string]int { return c.tail("events", nil) }
+
+// tail counts the ids in a topic.
+func (c *crashed) tail(topic string, broker []string) map[string]int {
 	c.t.Helper()
-	out, err := c.command("consume", "tail", "events", "--until", "end", "-o", "json").Output()
+	out, err := c.command(append([]string{"consume", "tail", topic, "--until", "end", "-o", "json"}, broker...)...).Output()
 	if err != nil {
 		c.t.Fatalf("read the log: %v", err)
 	}

@@ -295,10 +295,10 @@ func (b *Broker) create(ctx context.Context, name string, partitions int) error 
 	}
 }
 
-// Ranges implements stream.Broker. End is the offset up to which transactions
-// have ended. Records counts offsets: where a topic is compacted, or written to
-// in transactions, there are fewer records than that, and the last offset may
-// hold none.
+// Ranges implements stream.Broker. End is behind the last record that can be
+// read: neither the markers of transactions nor what was aborted are records.
+// Records counts offsets: where a topic is compacted, or written to in
+// transactions, there are fewer records than that.
 func (b *Broker) Ranges(ctx context.Context, name string) ([]stream.Range, error) {
 	ranges, err := b.ranges(ctx, name)
 	if err != nil {
@@ -337,7 +337,7 @@ func (b *Broker) ranges(ctx context.Context, name string) ([]stream.Range, error
 			Start:     start.Offset, End: end.Offset, Records: end.Offset - start.Offset,
 		}
 	}
-	return ranges, nil
+	return ranges, b.trim(asked, name, t, ranges)
 }
 
 // Close implements stream.Broker. It may be called more than once. A Publish

@@ -47,7 +47,8 @@ func suite(t *testing.T, seeds []string, session time.Duration) {
 		return b
 	}
 	streamtest.Run(t, streamtest.Features{
-		Fenced: true,
+		Fenced:  true,
+		Resumes: true,
 		Crash: func(_ testing.TB, src stream.SourceCloser) {
 			l, _ := lines.Load(src.(*source).broker)
 			l.(*line).cut()

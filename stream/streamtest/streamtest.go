@@ -30,6 +30,8 @@ type Features struct {
 	// is false, sources of one group may share a partition, and an ack that
 	// comes late may still count.
 	Fenced bool
+	// Resumes says that the broker is a stream.Resumer.
+	Resumes bool
 	// Crash ends a source as the death of its process would: nothing is said
 	// to the broker, nothing is committed, its connection is gone.
 	Crash func(t testing.TB, src stream.SourceCloser)
@@ -61,6 +63,9 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"publish/limit", (*suite).limit},
 		{"publish/partial failure", (*suite).partialFailure},
 		{"publish/caller may reuse its bytes", (*suite).reuse},
+		{"resume/records and position", (*suite).resumeInput},
+		{"resume/taken over", (*suite).resumeFenced},
+		{"resume/too large", (*suite).resumeTooLarge},
 		{"topics/create", (*suite).create},
 		{"topics/unknown", (*suite).unknownTopic},
 		{"topics/ranges", (*suite).ranges},

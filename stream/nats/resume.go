@@ -1,0 +1,195 @@
+package nats
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"penstock/stream"
+)
+
+const expectedSubjectSequenceHeader = "Nats-Expected-Last-Subject-Sequence"
+
+// Resume implements stream.Resumer. The position is a message of the topic's own
+// stream, of a subject that no partition has, which Resume adds to the stream if
+// it is not there; so records and position are one atomic batch. Each position
+// is written only after the one that its writer knows: whoever takes an input
+// over writes it again, and the one before is refused.
+//
+// A stream that Penstock did not make, or that does not allow atomic batches, is
+// ErrUnsupported.
+func (b *Broker) Resume(ctx context.Context, topic, input string) (stream.Transactor, stream.Position, error) {
+	x, at, err := b.resume(ctx, topic, input)
+	if err != nil {
+		return nil, at, fmt.Errorf("take the input over: %w", err)
+	}
+	return x, at, nil
+}
+
+func (b *Broker) resume(ctx context.Context, name, input string) (*transactor, stream.Position, error) {
+	var at stream.Position
+	t, s, err := b.lookup(ctx, name)
+	if err != nil {
+		return nil, at, err
+	}
+	if t.foreign || !t.atomic {
+		return nil, at, fmt.Errorf("topic %q: its stream was not made by Penstock, or allows no atomic batches: %w", name, stream.ErrUnsupported)
+	}
+	asking, cancel, err := b.ask(ctx)
+	if err != nil {
+		return nil, at, err
+	}
+	defer cancel()
+	all := t.stream + ".resume.*"
+	if config := s.CachedInfo().Config; !slices.Contains(config.Subjects, all) {
+		config.Subjects = append(config.Subjects, all)
+		if s, err = b.js.UpdateStream(asking, config); err != nil {
+			return nil, at, fmt.Errorf("add a subject for positions to the stream of topic %q: %w", name, b.explain(ctx, err))
+		}
+	}
+	x := &transactor{b: b, topic: t, subject: t.stream + ".resume." + escape(input)}
+	const attempts = 10
+	for attempt := 1; ; attempt++ {
+		at = stream.Position{}
+		last, err := s.GetLastMsgForSubject(asking, x.subject)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			x.last = 0
+		case err != nil:
+			return nil, at, b.explain(ctx, err)
+		default:
+			var stored storedPosition
+			if err := json.Unmarshal(last.Data, &stored); err != nil {
+				return nil, at, fmt.Errorf("read its position, message %d of stream %q: %w", last.Sequence, t.stream, err)
+			}
+			x.last, at = last.Sequence, stream.Position(stored)
+		}
+		err = x.Commit(ctx, nil, at)
+		if !errors.Is(err, stream.ErrFenced) || attempt == attempts {
+			return x, at, err
+		}
+		// The one who had it was faster by a batch.
+	}
+}
+
+// transactor implements stream.Transactor.
+type transactor struct {
+	b       *Broker
+	topic   *topic
+	subject string // of the positions
+	last    uint64 // the message that is the last of it, as far as is known
+	over    bool   // after an error
+}
+
+// storedPosition is the value of a position's message.
+type storedPosition struct {
+	Next int64  `json:"next"`
+	Note string `json:"note,omitempty"`
+}
+
+// Commit implements stream.Transactor.
+func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.Position) error {
+	if x.over {
+		return stream.ErrClosed
+	}
+	if len(out) > stream.MaxCommit {
+		return fmt.Errorf("commit: %d records, expected %d at most", len(out), stream.MaxCommit)
+	}
+	var failed stream.BatchError
+	messages := make([]*nats.Msg, 0, len(out)+1)
+	for i, r := range out {
+		if r.Topic != x.topic.name {
+			return fmt.Errorf("commit: a record of topic %q, expected those of %q", r.Topic, x.topic.name)
+		}
+		m, _, err := x.b.message(x.topic, r)
+		if err != nil {
+			failed.Fail(i, err)
+		}
+		messages = append(messages, m)
+	}
+	if failed.OrNil() != nil {
+		return &failed
+	}
+	value, err := json.Marshal(storedPosition(in))
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	at := &nats.Msg{Subject: x.subject, Data: value, Header: nats.Header{
+		expectedSubjectSequenceHeader: {strconv.FormatUint(x.last, 10)},
+	}}
+	for attempt := 1; ; attempt++ {
+		err := x.write(ctx, append(messages, at))
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errRefused) || attempt == batchAttempts {
+			x.over = !errors.Is(err, stream.ErrFenced) || len(out) > 0
+			return fmt.Errorf("commit: %w", err)
+		}
+		select {
+		case <-time.After(time.Duration(attempt) * 20 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// write sends one atomic batch and waits for its answer.
+func (x *transactor) write(ctx context.Context, messages []*nats.Msg) error {
+	asking, cancel, err := x.b.ask(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	id := rand.Text()
+	for i, m := range messages {
+		if m.Header == nil {
+			m.Header = nats.Header{}
+		}
+		m.Header[batchIDHeader] = []string{id}
+		m.Header[batchSequenceHeader] = []string{strconv.Itoa(i + 1)}
+		if i < len(messages)-1 {
+			if err := x.b.nc.PublishMsg(m); err != nil {
+				return x.b.explain(ctx, err) // without its end the batch is nothing
+			}
+		}
+	}
+	last := messages[len(messages)-1]
+	last.Header[batchCommitHeader] = []string{"1"}
+	answer, err := x.b.nc.RequestMsgWithContext(asking, last)
+	if err != nil {
+		return fmt.Errorf("%w: %w", x.b.explain(ctx, err), errUnknown)
+	}
+	seq, err := (&committer{b: x.b}).answer(answer, len(messages))
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && (refused.ErrorCode == codeWrongLastSequence || refused.ErrorCode == codeWrongLastSequenceConstant) {
+		return fmt.Errorf("%w: %w", stream.ErrFenced, err)
+	}
+	if err != nil {
+		return err
+	}
+	x.last = uint64(seq)
+	return nil
+}
+
+// The codes of a refusal because another position was written since.
+const (
+	codeWrongLastSequence         = 10071
+	codeWrongLastSequenceConstant = 10164
+)
+
+// Close implements stream.Transactor.
+func (x *transactor) Close() error {
+	x.over = true
+	return nil
+}
+
+var _ stream.Resumer = (*Broker)(nil)
