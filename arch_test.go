@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	"producers":         {"schemas", "stream"},
 	"producers/gateway": {"access", "producers", "schemas", "stream"},
 
-	"consumers":                {"schemas", "stream"},
+	"consumers":                {"rules", "schemas", "stream"},
 	"consumers/diffing":        {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
 	"consumers/federated":      {"consumers", "schemas", "stream"},
 	"consumers/microbatch":     {"consumers", "schemas", "stream"},

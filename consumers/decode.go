@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
+	"penstock/rules"
 	"penstock/schemas"
 	"penstock/stream"
 )
@@ -19,6 +22,7 @@ const (
 	TooLarge      Code = "too-large"       // it is beyond the limit of the decoder
 	UnknownSchema Code = "unknown-schema"  // the registry has no such schema
 	DecodeFailed  Code = "decode-failed"   // it is not what its schema says
+	RefusedByRule Code = "refused-by-rule" // a data contract rule refuses it
 	RefusedBySink Code = "refused-by-sink" // the sink can never store it
 )
 
@@ -41,6 +45,10 @@ func (r *Reason) Pointer() string {
 	if errors.As(r.Err, &value) && len(value.Violations) > 0 {
 		return value.Violations[0].Pointer
 	}
+	var rule *rules.Error
+	if errors.As(r.Err, &rule) && len(rule.Violations) > 0 {
+		return rule.Violations[0].Pointer
+	}
 	return ""
 }
 
@@ -54,8 +62,13 @@ type GUIDRegistry interface {
 // Decoder turns records that anyone may have written into messages. It may be
 // used concurrently.
 type Decoder struct {
-	registry Registry
-	limits   schemas.Limits
+	registry  Registry
+	contracts Contracts // nil if the registry is none
+	reader    Reader
+	limits    schemas.Limits
+
+	plans    atomic.Pointer[map[route]*plan]
+	planning sync.Mutex // guards the change of plans
 }
 
 // NewDecoder returns a decoder that knows the schemas of registry.
@@ -63,7 +76,9 @@ func NewDecoder(registry Registry, limits schemas.Limits) *Decoder {
 	if limits.MaxBytes == 0 {
 		limits.MaxBytes = 16 << 20
 	}
-	return &Decoder{registry, limits}
+	d := &Decoder{registry: registry, limits: limits}
+	d.contracts, _ = registry.(Contracts)
+	return d
 }
 
 // Decode reads one record. A record that cannot pass gives a *Reason. Any other
@@ -101,8 +116,25 @@ func (d *Decoder) Decode(ctx context.Context, r stream.Record) (Message, error) 
 		body = r.Value
 	}
 	m.SchemaID, m.Schema = header.ID, schema
+	plan, err := d.plan(ctx, r.Topic, header, schema)
+	if err != nil {
+		return m, reason(header, err)
+	}
+	if plan != nil {
+		if body, err = plan.payload.ReadPayload(ctx, body); err != nil {
+			return m, ruled(err)
+		}
+	}
 	if m.Data, err = schemas.Decode(schema, body, d.limits); err != nil {
 		return m, &Reason{DecodeFailed, fmt.Errorf("written with schema %s: %w", name(header), err)}
+	}
+	if plan != nil {
+		if m.Data, err = plan.value(ctx, m.Data, d.limits); err != nil {
+			return m, err
+		}
+		if plan.target != nil {
+			m.SchemaID, m.Schema = plan.id, plan.target
+		}
 	}
 	return m, nil
 }
@@ -115,15 +147,23 @@ func (d *Decoder) schema(ctx context.Context, h schemas.Header) (s schemas.Schem
 	} else {
 		err = fmt.Errorf("%w: the registry knows schemas by id only", schemas.ErrNoSchema)
 	}
-	switch {
-	case errors.Is(err, schemas.ErrNoSchema):
-		return nil, &Reason{UnknownSchema, fmt.Errorf("schema %s: %w; is this the registry it was written with?", name(h), err)}
-	case errors.Is(err, schemas.ErrBadSchema):
-		return nil, &Reason{UnknownSchema, err}
-	case err != nil:
-		return nil, fmt.Errorf("look up schema %s: %w", name(h), err)
+	if err != nil {
+		return nil, reason(h, err)
 	}
 	return s, nil
+}
+
+// reason is a *Reason where the error of a lookup is about the record.
+func reason(h schemas.Header, err error) error {
+	switch {
+	case errors.As(err, new(*Reason)):
+		return err
+	case errors.Is(err, schemas.ErrNoSchema):
+		return &Reason{UnknownSchema, fmt.Errorf("schema %s: %w; is this the registry it was written with?", name(h), err)}
+	case errors.Is(err, schemas.ErrBadSchema):
+		return &Reason{UnknownSchema, err}
+	}
+	return fmt.Errorf("look up schema %s: %w", name(h), err)
 }
 
 func name(h schemas.Header) string {

@@ -19,6 +19,9 @@ type Config struct {
 	// header of dead letters.
 	Group    string
 	Registry Registry
+	// Reader, if it is not nil, says as which schemas values are read; else it
+	// is what they were written with.
+	Reader Reader
 	// DeadLetters takes the records that cannot pass; see DeadLetterTopic. If
 	// it is nil, the first such record ends the run with its *Reason.
 	DeadLetters stream.Publisher
@@ -102,7 +105,7 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 	defer abandon()
 	r := &run{
 		cfg:     cfg,
-		decoder: NewDecoder(cfg.Registry, cfg.Limits),
+		decoder: NewDecoder(cfg.Registry, cfg.Limits).ReadAs(cfg.Reader),
 		sink:    sink,
 		intake:  intake,
 		halt:    halt,

@@ -44,6 +44,7 @@ package rules
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -181,6 +182,22 @@ func Compile(s schemas.Schema, d Definition) (*Set, error) {
 	return set, nil
 }
 
+// Of is Compile with what a registry keeps with a schema.
+func Of(r schemas.Registered) (*Set, error) {
+	if r.Contract == nil {
+		return nil, nil
+	}
+	var d Definition
+	if err := json.Unmarshal(r.Contract, &d); err != nil {
+		return nil, fmt.Errorf("read the rules of schema %d: %w", r.ID, err)
+	}
+	set, err := Compile(r.Schema, d)
+	if err != nil {
+		return nil, fmt.Errorf("schema %d: %w", r.ID, err)
+	}
+	return set, nil
+}
+
 // rule is a Rule with its program.
 type rule struct {
 	Rule
@@ -299,6 +316,12 @@ func (s *Set) Downgrade(ctx context.Context, v any) (any, error) {
 		return v, nil
 	}
 	return s.run(ctx, s.migrate, "DOWNGRADE", v)
+}
+
+// Transforms reports whether a rule may change records where mode, WRITE or READ,
+// is what is done.
+func (s *Set) Transforms(mode string) bool {
+	return s != nil && slices.ContainsFunc(s.domain, func(r *rule) bool { return r.Kind == "TRANSFORM" && slices.Contains(r.modes, mode) })
 }
 
 // run runs those of rules that are for mode.

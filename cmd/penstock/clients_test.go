@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"penstock/registry"
 	"penstock/servertest"
 )
 
@@ -32,23 +30,7 @@ func TestForeignClients(t *testing.T) {
 // session runs a script of testdata/clients with the URL of a fresh registry. A
 // script that imports from a folder is run there.
 func session(t *testing.T, interpreter, folder, script string) {
-	logger := newTerminal(nil, nil, new(bytes.Buffer), false).log
-	reg, err := openStore(t.Context(), "memory:", "", registry.Options{Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, logger)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.stop(); err != nil {
-			t.Error(err)
-		}
-		if err := reg.close(); err != nil {
-			t.Error(err)
-		}
-	})
+	url := memoryRegistry(t)
 	text, err := os.ReadFile(filepath.Join("testdata", "clients", script))
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +48,7 @@ func session(t *testing.T, interpreter, folder, script string) {
 			t.Error(err)
 		}
 	})
-	cmd := exec.CommandContext(t.Context(), interpreter, at, server.url)
+	cmd := exec.CommandContext(t.Context(), interpreter, at, url)
 	cmd.Dir = folder
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "checks passed") {

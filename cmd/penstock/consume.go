@@ -17,6 +17,7 @@ import (
 	"penstock/consumers/diffing"
 	"penstock/consumers/microbatch"
 	"penstock/consumers/sinks/sqlsink"
+	"penstock/registry/client"
 	"penstock/schemas"
 	"penstock/stream"
 )
@@ -36,6 +37,7 @@ type subscriptionFlags struct {
 	registryFlag
 	outputFlag
 	Group string `placeholder:"NAME" help:"Name under which positions are kept. Default: the job's name."`
+	As    string `name:"read-as" placeholder:"VERSION" help:"Read values as this version (a number, or latest) of TOPIC-value, by the migration rules in between. Default: as they were written."`
 	Until string `enum:"stopped,end" default:"stopped" help:"Run until stopped, or until what the topic held at the start (end) is done."`
 }
 
@@ -181,7 +183,11 @@ func (c *tailCmd) Run(ctx context.Context, t *terminal) error {
 		return fmt.Errorf("read topic %q: %w", c.Topic, err)
 	}
 	defer src.Close()
-	decoder := consumers.NewDecoder(reg, schemas.Limits{})
+	reader, err := c.reader(reg)
+	if err != nil {
+		return err
+	}
+	decoder := consumers.NewDecoder(reg, schemas.Limits{}).ReadAs(reader)
 	for {
 		records, ack, err := src.Fetch(ctx, 1000)
 		if ctx.Err() != nil {
@@ -264,6 +270,23 @@ func shorten(b []byte, n int) []byte {
 	return b
 }
 
+// reader is what --read-as asks for.
+func (f *subscriptionFlags) reader(reg *client.Client) (consumers.Reader, error) {
+	lookup := reg.Newest
+	switch number, err := strconv.Atoi(f.As); {
+	case f.As == "":
+		return nil, nil
+	case f.As == "latest":
+	case err != nil || number < 1:
+		return nil, usagef("--read-as %q is no version; write a number, or latest", f.As)
+	default:
+		lookup = client.Version(reg, number)
+	}
+	return func(ctx context.Context, topic string) (schemas.Registered, error) {
+		return lookup(ctx, topic+"-value")
+	}, nil
+}
+
 // run runs a job from the command line, and says what it did.
 func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.Broker, j job, done string) error {
 	reg, err := f.openRegistry(f.Broker)
@@ -271,6 +294,9 @@ func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.
 		return err
 	}
 	defer reg.Close()
+	if j.reader, err = f.reader(reg); err != nil {
+		return err
+	}
 	j.topic, j.group, j.until = f.Topic, f.Group, f.Until == "end"
 	var (
 		messages, deadLetters atomic.Int64

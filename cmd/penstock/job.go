@@ -82,6 +82,7 @@ type job struct {
 	// until stops the job when it is through what the topic holds now.
 	until        bool
 	topic, group string
+	reader       consumers.Reader // nil: as values were written
 	hooks        consumers.Hooks
 	// patience is how often what failed for a passing reason is tried before
 	// the job fails; 0 is for ever.
@@ -116,7 +117,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, DeadLetters: broker, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, DeadLetters: broker, Hooks: j.hooks}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}

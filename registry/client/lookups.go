@@ -75,6 +75,59 @@ func (c *Client) byRegistering(ctx context.Context, key registering) (registry.S
 	return c.Lookup(ctx, key.subject, s)
 }
 
+// Registered returns the schema that a record names, and all that the registry
+// says of it. Its errors are those of Schema.
+func (c *Client) Registered(ctx context.Context, named schemas.Header) (schemas.Registered, error) {
+	if named.ByGUID {
+		return c.fixed(ctx, named.GUID)
+	}
+	return c.fixed(ctx, named.ID)
+}
+
+// maxPath is how many versions one may lie from another.
+const maxPath = 10_000
+
+// Path returns the versions that lead from one schema of a subject to another, the
+// two included, in that order; those that are gone for good are left out. The
+// error wraps schemas.ErrNoSchema if the first is no version of the subject.
+func (c *Client) Path(ctx context.Context, subject string, from, to schemas.Registered) ([]schemas.Registered, error) {
+	first := from.Version
+	if from.Subject != subject || first == 0 {
+		uses, err := c.UsesOf(ctx, subject, from.ID)
+		if err != nil {
+			return nil, err
+		}
+		first = 0
+		for _, use := range uses {
+			if use.Subject == subject {
+				first = use.Version
+			}
+		}
+		if first == 0 {
+			return nil, fmt.Errorf("%w: subject %q has no version with schema %d", schemas.ErrNoSchema, subject, from.ID)
+		}
+	}
+	step := 1
+	if first > to.Version {
+		step = -1
+	}
+	if n := max(first, to.Version) - min(first, to.Version); n > maxPath {
+		return nil, fmt.Errorf("the way from version %d of subject %q to version %d has %d steps, more than %d", first, subject, to.Version, n, maxPath)
+	}
+	var path []schemas.Registered
+	for number := first; ; number += step {
+		switch found, err := c.fixed(ctx, choice{subject: subject, version: number}); {
+		case err == nil:
+			path = append(path, found)
+		case !errors.Is(err, schemas.ErrNoSchema):
+			return nil, err
+		}
+		if number == to.Version {
+			return path, nil
+		}
+	}
+}
+
 // Associated returns what names the subject of a topic's keys or values (part is
 // "key" or "value"): the one that the registry associates with the topic, else
 // what otherwise says. The answer may be as old as that of Newest.

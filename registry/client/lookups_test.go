@@ -108,3 +108,55 @@ func TestAssociated(t *testing.T) {
 		t.Errorf("the registry is away: %v", err)
 	}
 }
+
+// The way from one version to another, in both directions; what is gone for good
+// is passed over, what was only deleted is not.
+func TestPath(t *testing.T) {
+	r, server, _ := serve(t, nil)
+	c := open(t, server.URL, client.Options{})
+	ctx := t.Context()
+	ids := map[string]schemas.ID{}
+	for _, schema := range []string{"a", "b", "c", "d"} {
+		id, err := c.Register(ctx, "s", registry.Schema{Schema: schema})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[schema] = id
+	}
+	for number, permanent := range map[int][]bool{2: {false}, 3: {false, true}} {
+		for _, p := range permanent {
+			if _, err := r.DeleteVersion(ctx, "s", number, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	newest, err := c.Newest(ctx, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(from, to schemas.Registered, want string) {
+		t.Helper()
+		path, err := c.Path(ctx, "s", from, to)
+		got := ""
+		for _, found := range path {
+			got += text(found.Schema)
+		}
+		if err != nil || got != want {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	first, err := c.Registered(ctx, schemas.Header{ID: ids["a"]})
+	if err != nil || text(first.Schema) != "a" {
+		t.Fatal(err)
+	}
+	f(first, newest, "abd")
+	version, err := client.Version(c, 1)(ctx, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f(newest, version, "dba")
+	f(newest, newest, "d")
+	if _, err := c.Path(ctx, "other", first, newest); !errors.Is(err, schemas.ErrNoSchema) {
+		t.Errorf("the way out of another subject: %v", err)
+	}
+}
