@@ -53,25 +53,6 @@ func BenchmarkRegister(b *testing.B) {
 	})
 }
 
-// BenchmarkCheck compares a record of 500 fields with 50 versions.
-func BenchmarkCheck(b *testing.B) {
-	r := openAvro(b)
-	if err := r.SetConfig(b.Context(), "s", registry.Config{CompatibilityLevel: registry.LevelFullTransitive}); err != nil {
-		b.Fatal(err)
-	}
-	for i := range 50 {
-		if _, err := r.Register(b.Context(), "s", wide("f", 451+i), false); err != nil {
-			b.Fatal(err)
-		}
-	}
-	for b.Loop() {
-		c, err := r.Check("s", registry.AllVersions, wide("f", 501))
-		if err != nil || !c.Compatible {
-			b.Fatal(c, err)
-		}
-	}
-}
-
 // BenchmarkOpen opens a log of 100,000 different schemas of 2 KB.
 func BenchmarkOpen(b *testing.B) {
 	dir := b.TempDir()

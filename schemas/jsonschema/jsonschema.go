@@ -35,6 +35,15 @@ func (Format) Type() schemas.Type { return schemas.JSON }
 // so its time grows with their square, to half a second here.
 const maxPlaces = 12_000
 
+// Further bounds of a schema and what it refers to.
+const (
+	maxValues = 100_000 // that it is made of
+	// maxFar bounds the product of its places and the references that lead to
+	// where no schema is expected: for each, the library copies a list of all
+	// places.
+	maxFar = 4_000_000
+)
+
 // root is where the schema lies among its references: nowhere.
 const root = "schema:///root.json"
 
@@ -62,7 +71,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	if err != nil {
 		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
 	}
-	m := modeller{documents: d, nodes: map[*jsonschema.Schema]*schemas.Node{}}
+	m := modeller{documents: d, anything: &schemas.Node{}, nodes: map[*jsonschema.Schema]*schemas.Node{}}
 	s := &Schema{canonical: string(appendText(nil, top, false)), lib: compiled, model: m.node(compiled), texts: d}
 	m.untangle()
 	if d.refer() {
@@ -87,7 +96,7 @@ func (f Format) ParseRegistered(text string, refs map[string]string) (schemas.Sc
 // compile hands top to the library, with an extension of the schemas in it if
 // there is one.
 func compile(top *schemas.JSONNode, refs map[string]string, extension jsonschema.SchemaExt) (*jsonschema.Schema, *documents, error) {
-	d := &documents{read: map[string]*schemas.JSONNode{root: top}, refs: refs}
+	d := &documents{read: map[string]*schemas.JSONNode{root: top}, refs: refs, far: map[string]bool{}}
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft7)
 	c.AssertFormat()
@@ -141,13 +150,18 @@ func explain(err error) error {
 type documents struct {
 	read   map[string]*schemas.JSONNode // by URL
 	refs   map[string]string
-	places int // objects so far that may be schemas
+	places int // objects and booleans so far that may be schemas
+	values int // so far
+	far    map[string]bool
 }
 
 // count counts the objects and booleans of n, but those of an enumeration,
 // which are values, and the booleans of keywords that take nothing else. within
 // is the member that n is the value of.
 func (d *documents) count(n *schemas.JSONNode, within string) error {
+	if d.values++; d.values > maxValues {
+		return fmt.Errorf("expected a schema of at most %d values, with those it refers to, found more: split it", maxValues)
+	}
 	if n.Kind == schemas.JSONObject || n.Kind == schemas.JSONBool {
 		if d.places++; d.places > maxPlaces {
 			return fmt.Errorf("expected a schema of at most %d objects and booleans, with those it refers to, found more: split it", maxPlaces)
@@ -159,8 +173,17 @@ func (d *documents) count(n *schemas.JSONNode, within string) error {
 		}
 	}
 	for _, m := range n.Members {
-		if m.Value.Kind == schemas.JSONArray && (m.Name == "enum" || m.Name == "examples") ||
-			m.Value.Kind == schemas.JSONBool && !holders[within] && flags[m.Name] {
+		if m.Name == "$ref" && m.Value.Kind == schemas.JSONString && far(m.Value.Text) {
+			d.far[m.Value.Text] = true
+		}
+		if len(d.far)*d.places > maxFar {
+			return fmt.Errorf("expected a schema of at most %d places times references to others than definitions, found more: refer to \"#/definitions\"", maxFar)
+		}
+		if m.Value.Kind == schemas.JSONArray && (m.Name == "enum" || m.Name == "examples") {
+			d.values += size(m.Value)
+			continue
+		}
+		if m.Value.Kind == schemas.JSONBool && !holders[within] && flags[m.Name] {
 			continue
 		}
 		if err := d.count(m.Value, m.Name); err != nil {
@@ -168,6 +191,25 @@ func (d *documents) count(n *schemas.JSONNode, within string) error {
 		}
 	}
 	return nil
+}
+
+// size is how many values a value is made of.
+func size(n *schemas.JSONNode) int {
+	sum := 1
+	for _, item := range n.Items {
+		sum += size(item)
+	}
+	for _, m := range n.Members {
+		sum += size(m.Value)
+	}
+	return sum
+}
+
+// far reports that a reference may lead to where no schema is expected.
+func far(ref string) bool {
+	_, pointer, _ := strings.Cut(ref, "#/")
+	word, name, _ := strings.Cut(pointer, "/")
+	return pointer != "" && (!holders[word] || strings.Contains(name, "/"))
 }
 
 var (

@@ -14,12 +14,13 @@ import (
 // modeller turns compiled schemas into the neutral tree.
 type modeller struct {
 	*documents
-	nodes map[*jsonschema.Schema]*schemas.Node
+	nodes    map[*jsonschema.Schema]*schemas.Node
+	anything *schemas.Node // of what is not described
 }
 
 func (m *modeller) node(s *jsonschema.Schema) *schemas.Node {
 	if s == nil {
-		return &schemas.Node{}
+		return m.anything
 	}
 	if n, ok := m.nodes[s]; ok {
 		return n

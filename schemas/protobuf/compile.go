@@ -199,7 +199,7 @@ func (u *unit) read(path, text string) (*ast.FileNode, error) {
 
 func parseText(path, text string) (*ast.FileNode, error) {
 	if at := tooMuch(text); at >= 0 {
-		return nil, fmt.Errorf("%s:%d:1: expected at most %d brackets within each other and %d blocks and values in all, found one more", path, 1+strings.Count(text[:at], "\n"), maxBrackets, maxElements)
+		return nil, fmt.Errorf("%s:%d:1: expected at most %d brackets within each other and %d blocks, statements and values in all, found one more", path, 1+strings.Count(text[:at], "\n"), maxBrackets, maxElements)
 	}
 	return parser.Parse(path, strings.NewReader(text), reporter.NewHandler(nil))
 }
@@ -209,15 +209,19 @@ func refuseEdition(name string) error {
 }
 
 // tooMuch returns where brackets nest too deeply for a recursive parser, or
-// aggregates become too large for its memory, or -1.
+// there are too many blocks, statements, values or dots for its memory, or -1.
 func tooMuch(text string) int {
-	depth, many := 0, 0
+	depth, many, dots := 0, 0, 0
 	for i := 0; i < len(text); i++ {
 		c := text[i]
-		if c == ':' || c == '{' {
-			if many++; many > maxElements {
-				return i
-			}
+		switch c {
+		case ':', '{', ';':
+			many++
+		case '.':
+			dots++
+		}
+		if many > maxElements || dots > 2*maxElements {
+			return i
 		}
 		switch c {
 		case '{', '[', '(', '<':

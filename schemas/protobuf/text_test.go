@@ -325,8 +325,8 @@ func TestTextLimits(t *testing.T) {
 	}
 	f(strings.Repeat("message A{", 1000), "at most 64 brackets within each other")
 	f("option (a) = {"+strings.Repeat("a:{", 200_000), "at most 64 brackets within each other")
-	f("option (a) = {"+strings.Repeat("a:1 ", 100_000), "60000 blocks and values")
-	f("message A { "+many("optional int32 f%d = %d;", 60_000)+"}", "at most 60000 statements")
+	f("option (a) = {"+strings.Repeat("a:1 ", 100_000), "60000 blocks, statements and values")
+	f("message A { "+many("optional int32 f%d = %d;", 60_000)+"}", "60000 blocks, statements and values")
 	f(`syntax = "proto3"; message A { `+many("map<int32, int32> f%d = %d;", 13_000)+"}", "at most 60000 statements")
 	f("message A { reserved "+strings.Repeat("1,", 100_000)+"2; }", "at most 60000 statements")
 	f("message "+strings.Repeat("A", 100_000)+"{"+many("optional int32 f%d = %d;", 1000)+"}", "full names of at most 64000000 bytes")
