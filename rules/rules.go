@@ -33,10 +33,13 @@
 //     the registry says; their Python client passes over such rules.
 //   - Transforms never change the value that came in, but return another.
 //   - CEL sees an Avro date as the days since 1970, a time of day as a duration,
-//     a timestamp as a timestamp and a decimal as decimal; a Protobuf enum as
-//     its number, and a wrapper message as the value within.
-//   - Of a JSON Schema that is combined of several with allOf the fields are
-//     only seen where the schema's model has them.
+//     a timestamp as a timestamp and a decimal as the nearest double; a Protobuf
+//     enum as its number, and a wrapper message as the value within. Their newest
+//     clients have functions for decimals and variants, which are not here, nor
+//     are the inline rules of confluent:rules.
+//   - Fields are those of the schema's model: in JSON Schema those of properties,
+//     and of what allOf combines; of anyOf and oneOf those of the first branch
+//     that fits.
 //   - Expressions are bounded in length, in cost and in what they build, and a
 //     field cannot become a record or an array.
 package rules

@@ -242,6 +242,8 @@ func TestFieldTransform(t *testing.T) {
 	f(person, tagged("$.*"), record{"name": "Ann", "home": record{"city": "c"}}, record{"name": "Ann!", "home": record{"city": "c"}})
 	f(person, tagged("$.home"), p, changed(record{"street": "s", "city": "c"}))
 	f(person, domain(field(`"PII"`, `value + '!'`)), p, record{"name": "Ann!", "age": json.Number("3"), "home": record{"street": "s", "city": "c"}, "phones": []any{"1!", "2!"}, "extra": record{"a": "b"}})
+	f(`{"allOf":[{"properties":{"a":{"type":"string","confluent:tags":["PII"]}}},{"properties":{"b":{"type":"string"}}}]}`,
+		domain(field(`"PII"`, `value + '!'`)), record{"a": "1", "b": "2"}, record{"a": "1!", "b": "2"})
 	f(order, domain(field(`"PII"`, `value + '!'`)), record{"id": "1"}, record{"id": "1"})
 	f(order, domain(field(`"PII"`, `value + '!'`)), record{"note": "n"}, record{"note": "n!"})
 	f(order, domain(field(``, `typeName == 'STRING'; value + fullName`)), record{"items": []any{record{"price": 1.0}}},

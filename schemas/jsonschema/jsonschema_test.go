@@ -3,6 +3,7 @@ package jsonschema
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/big"
 	"strconv"
@@ -223,6 +224,28 @@ func TestModel(t *testing.T) {
 	if diff := cmp.Diff(want, n, sameNumber); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestCombined: an object has the fields of all that it combines.
+func TestCombined(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		n := parse(t, `{"$defs":{"base":{"type":"object","properties":{"a":{"type":"string","confluent:tags":["PII"]}},"required":["a"]},
+			"loop":{"allOf":[{"$ref":"#/$defs/loop"},{"$ref":"#/$defs/base"}]}},`+text+`}`).Model()
+		got := n.Kind.String()
+		for _, f := range n.Fields {
+			got += fmt.Sprintf(" %s %s%s%t", f.Name, f.Node.Kind, f.Tags, f.Required)
+		}
+		if got != want || n.Kind == schemas.Record && !n.Open {
+			t.Errorf("%s: got %s, want %s", text, got, want)
+		}
+	}
+	f(`"allOf":[{"$ref":"#/$defs/base"},{"properties":{"b":{"type":"integer"}}}]`, "record a string[PII]true b integer[]false")
+	f(`"type":"object","properties":{"b":{"type":"integer"},"a":{"type":"string","confluent:tags":["X"]}},"allOf":[{"$ref":"#/$defs/base"}]`, "record b integer[]false a string[X PII]true")
+	f(`"type":"object","allOf":[{"$ref":"#/$defs/base"}]`, "record a string[PII]true")
+	f(`"allOf":[{"$ref":"#/$defs/base"}]`, "record a string[PII]true")
+	f(`"allOf":[{"minProperties":1},{"maxProperties":2}]`, "any")
+	f(`"$ref":"#/$defs/loop"`, "record a string[PII]true")
 }
 
 func TestEncode(t *testing.T) {

@@ -53,6 +53,8 @@ func (m *modeller) node(s *jsonschema.Schema) *schemas.Node {
 		for _, b := range append(slices.Clip(s.AnyOf), s.OneOf...) {
 			n.Branches = append(n.Branches, m.node(b))
 		}
+	case len(s.AllOf) > 1 && len(m.inherited(n, s)) > 0:
+		m.fill(n, s, "object")
 	case len(s.AllOf) == 1:
 		return m.same(s, s.AllOf[0])
 	}
@@ -185,7 +187,8 @@ func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
 	case "object":
 		additional, some := s.AdditionalProperties.(*jsonschema.Schema)
 		closed := s.AdditionalProperties == false && len(s.PatternProperties) == 0
-		if len(s.Properties) == 0 && len(s.Required) == 0 && !closed {
+		inherited := m.inherited(n, s)
+		if len(s.Properties) == 0 && len(s.Required) == 0 && len(inherited) == 0 && !closed {
 			n.Kind, n.Items = schemas.Map, &schemas.Node{}
 			if s.PropertyNames != nil {
 				n.Keys = m.node(s.PropertyNames)
@@ -215,7 +218,27 @@ func (m *modeller) fill(n *schemas.Node, s *jsonschema.Schema, t string) {
 			}
 			n.Fields = append(n.Fields, f)
 		}
+		for _, f := range inherited {
+			if own := n.Field(f.Name); own == nil {
+				n.Fields = append(n.Fields, f)
+			} else {
+				own.Required = own.Required || f.Required
+				own.Tags = append(slices.Clip(own.Tags), f.Tags...)
+			}
+		}
 	}
+}
+
+// inherited returns the fields that s, which n describes, has from the objects
+// that it combines.
+func (m *modeller) inherited(n *schemas.Node, s *jsonschema.Schema) []schemas.Field {
+	var fields []schemas.Field
+	for _, part := range s.AllOf {
+		if p := m.node(part); p != n && p.Kind == schemas.Record {
+			fields = append(fields, p.Fields...)
+		}
+	}
+	return fields
 }
 
 // order returns the names of an object's properties in the order of the text,
