@@ -57,8 +57,9 @@ var mayImport = map[string][]string{
 	},
 	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
 
-	"producers":         {"schemas", "stream"},
-	"producers/gateway": {"access", "producers", "schemas", "stream"},
+	"producers":           {"schemas", "stream"},
+	"producers/gateway":   {"access", "producers", "schemas", "stream"},
+	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},
 
 	"consumers":                {"rules", "schemas", "stream"},
 	"consumers/diffing":        {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
