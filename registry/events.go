@@ -281,8 +281,9 @@ func valueOf(raw []byte) []byte {
 // spelledOurWay reports whether a key's bytes are those that we write for it.
 func spelledOurWay(raw []byte, key recordKey) bool {
 	// Nearly all keys are of this form, without anything to escape.
-	rest, ok := bytes.CutPrefix(raw, []byte(`{"keytype":"SCHEMA","subject":"`))
-	if rest, ok = bytes.CutPrefix(rest, []byte(key.Subject)); ok && bytes.IndexByte(raw, '\\') < 0 {
+	rest, ofSchema := bytes.CutPrefix(raw, []byte(`{"keytype":"SCHEMA","subject":"`))
+	rest, named := bytes.CutPrefix(rest, []byte(key.Subject))
+	if ofSchema && named && bytes.IndexByte(raw, '\\') < 0 {
 		return string(rest) == `","version":`+strconv.Itoa(key.Version)+`,"magic":`+strconv.Itoa(key.Magic)+`}`
 	}
 	return bytes.Equal(raw, toJSON(key))

@@ -371,7 +371,7 @@ func (m *message) Equal(other ref.Val) ref.Val {
 
 func (m *message) ConvertToType(t ref.Type) ref.Val {
 	if t == types.TypeType {
-		return types.NewTypeValue(m.node.Name)
+		return types.NewObjectType(m.node.Name)
 	}
 	return types.NewErr("type conversion error from %q to %q", m.node.Name, t.TypeName())
 }

@@ -56,7 +56,7 @@ func (c *produceCmd) readParquet(file *os.File) (all iter.Seq[input], err error)
 					return
 				}
 			}
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {

@@ -82,7 +82,7 @@ func (c *produceCmd) openFile(t *terminal, model *schemas.Node) (*source, error)
 	}
 	s := &source{name: filepath.Base(c.File), header: func() []byte { return nil }, reject: rejectLine, close: func() {}}
 	if file != nil {
-		s.close = func() { file.Close() }
+		s.close = func() { _ = file.Close() } // it was read
 	} else {
 		s.name = "standard input"
 	}
@@ -92,7 +92,7 @@ func (c *produceCmd) openFile(t *terminal, model *schemas.Node) (*source, error)
 		}
 		var err error
 		if s.all, err = c.readParquet(file); err != nil {
-			file.Close()
+			_ = file.Close() // it was read
 			return nil, usageError{err}
 		}
 		return s, nil

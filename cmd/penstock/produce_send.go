@@ -70,10 +70,10 @@ func (p *publishing) prepare() (err error) {
 
 func (p *publishing) close() {
 	if p.rejects != nil {
-		p.rejects.Close()
+		_ = p.rejects.Close() // what was refused has been written
 	}
 	if p.tx != nil {
-		p.tx.Close()
+		_ = p.tx.Close() // what it has not committed is not there
 	}
 }
 

@@ -80,7 +80,6 @@ func (c *registryServeCmd) Run(ctx context.Context, t *terminal) error {
 	if err == nil {
 		ends = append(ends, more...)
 		debug.FreeOSMemory() // what reading the log took is not needed again
-		forgetStart()
 		t.notef("registry at %s, kept in %s\n", s.url, withoutSecrets(c.Store))
 		<-ctx.Done()
 	}

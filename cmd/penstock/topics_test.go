@@ -96,7 +96,7 @@ func foreignTopic(t *testing.T, records []*kgo.Record) {
 			t.Fatal(err)
 		}
 		req.Header.Set("Content-Type", "application/json")
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := server.Client().Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -232,7 +232,7 @@ func TestStream(t *testing.T) {
 	}
 	replies := make(chan reply, 1)
 	go func() {
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := server.Client().Do(req)
 		replies <- reply{resp, err}
 	}()
 	var answers *bufio.Scanner

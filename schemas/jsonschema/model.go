@@ -112,7 +112,7 @@ func bounds(s *jsonschema.Schema, t string) *schemas.Bounds {
 		}
 		b.MaxSize = most
 	}
-	some := true
+	var some bool
 	switch {
 	case t == "integer" || t == "number":
 		b.Least, b.Most, b.Above, b.Below, b.Multiple = s.Minimum, s.Maximum, s.ExclusiveMinimum, s.ExclusiveMaximum, s.MultipleOf

@@ -7,7 +7,6 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -546,9 +545,4 @@ func (g *generator) format(format string, w []string) (s string, ok bool) {
 		return g.instant(w).Format(time.RFC3339Nano), true
 	}
 	return "", false
-}
-
-// contains reports whether one of the words is among w.
-func contains(w []string, words ...string) bool {
-	return slices.ContainsFunc(w, func(s string) bool { return slices.Contains(words, s) })
 }
