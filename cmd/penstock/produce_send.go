@@ -132,6 +132,11 @@ func (p *publishing) run(ctx context.Context) error {
 		err = send()
 	}
 	bar.stop()
+	if p.rejects != nil {
+		if failed := p.rejects.Sync(); err == nil && failed != nil {
+			err = fmt.Errorf("write file of rejects: %w", failed)
+		}
+	}
 	if err != nil && !errors.Is(err, errNo) {
 		return err
 	}

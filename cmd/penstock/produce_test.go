@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"iter"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/parquet-go/parquet-go"
+
+	"penstock/schemas"
 )
 
 // What a Parquet file says of times, decimals, lists and records is what the
@@ -118,4 +121,37 @@ func TestLongLines(t *testing.T) {
 	if diff := cmp.Diff([]string{`{"a":1}`, errLong.Error(), `{"a":2}`, errLong.Error()}, got); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// Whatever a file holds, reading it ends, and each input is an event or says
+// why it is none.
+func FuzzReadEvents(f *testing.F) {
+	f.Add([]byte("id,b.c\n1,2\n\"x\ny\",\n"))
+	f.Add([]byte("penstock-reason,id\nwhy,\"\"\"\"\n"))
+	f.Add([]byte("\ufeffid,id\n"))
+	f.Add([]byte("{\"key\":1,\"headers\":[[\"a\",\"b\"]],\"value\":null}\n# x\n[\n"))
+	model := &schemas.Node{Kind: schemas.Record, Fields: []schemas.Field{
+		{Name: "id", Node: &schemas.Node{Kind: schemas.Int}},
+		{Name: "b", Node: &schemas.Node{Kind: schemas.Record, Fields: []schemas.Field{{Name: "c", Node: &schemas.Node{Kind: schemas.String}}}}},
+	}}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		read := func(all iter.Seq[input]) {
+			last := int64(0)
+			for in := range all {
+				if in.nth != last+1 {
+					t.Fatalf("input %d comes after %d", in.nth, last)
+				}
+				last = in.nth
+				if in.err == nil && in.event.Value == nil && in.event.Key == nil && !bytes.Contains(in.raw, []byte("null")) {
+					t.Fatalf("%q is neither an event nor an error", in.raw)
+				}
+			}
+		}
+		for _, envelope := range []bool{false, true} {
+			read((&produceCmd{Envelope: envelope}).readLines(bytes.NewReader(content)))
+		}
+		s := &source{}
+		(&produceCmd{}).readCSV(s, bytes.NewReader(content), model)
+		read(s.all)
+	})
 }

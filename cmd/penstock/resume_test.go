@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -75,8 +76,11 @@ func (c *crashed) resume(kills int, broker []string, killBroker func()) {
 		// The rejects tell how far it has come.
 		far := n*lines/refuseEvery/(kills+1) + rand.IntN(20)
 		cmd := c.start(run...)
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait() // it is killed
+		}()
 		for alive, tick := true, time.Tick(time.Millisecond); alive; {
 			select {
 			case <-ended:
@@ -137,7 +141,7 @@ func exitCodeOf(err error) int {
 	if err == nil {
 		return exitDone
 	}
-	if exit, ok := err.(*exec.ExitError); ok {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return exit.ExitCode()
 	}
 	return exitFailed

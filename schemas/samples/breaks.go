@@ -60,7 +60,7 @@ func (m *Maker) breakUp(g *generator, v any) (any, *Mistake, error) {
 		ways := b.ways[kind]
 		i := g.IntN(len(ways))
 		broken := ways[i].make(copied(v))
-		if refused := m.fits(broken) != nil; refused {
+		if m.refuses(broken) {
 			return broken, &Mistake{kind, ways[i].pointer}, nil
 		}
 		if ways = slices.Delete(ways, i, i+1); len(ways) == 0 {

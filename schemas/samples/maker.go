@@ -226,6 +226,8 @@ func (m *Maker) fits(v any) error {
 	return err
 }
 
+func (m *Maker) refuses(v any) bool { return m.fits(v) != nil }
+
 // evolve is the next state of s: one or two fields are other than before, and
 // the timestamps go on. Where that does not fit, everything is new but the key.
 func (m *Maker) evolve(g *generator, s *state) (map[string]any, error) {
