@@ -59,6 +59,7 @@ var mayImport = map[string][]string{
 
 	"producers":           {"schemas", "stream"},
 	"producers/gateway":   {"access", "producers", "schemas", "stream"},
+	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},
 
 	"consumers":                {"rules", "schemas", "stream"},

@@ -9,6 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"penstock/consumers/sinks/postgres"
+	"penstock/producers/outbox"
 	"penstock/registry/client"
 	"penstock/registry/logs/jetstream"
 	"penstock/stream"
@@ -84,7 +85,7 @@ func exitCode(err error) int {
 		return exitNo
 	case errors.As(err, &parse), errors.As(err, &usage):
 		return exitUsage
-	case errors.Is(err, stream.ErrUnreachable), errors.Is(err, jetstream.ErrUnreachable), errors.Is(err, client.ErrUnreachable), errors.Is(err, postgres.ErrUnreachable):
+	case errors.Is(err, stream.ErrUnreachable), errors.Is(err, jetstream.ErrUnreachable), errors.Is(err, client.ErrUnreachable), errors.Is(err, postgres.ErrUnreachable), errors.Is(err, outbox.ErrUnreachable):
 		return exitUnreachable
 	default:
 		return exitFailed
