@@ -61,6 +61,7 @@ var mayImport = map[string][]string{
 	"producers/gateway":   {"access", "producers", "schemas", "stream"},
 	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},
+	"producers/mqtt":      {"producers", "schemas", "stream", "github.com/mochi-mqtt/server/v2"},
 
 	"consumers":                {"rules", "schemas", "stream"},
 	"consumers/diffing":        {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
