@@ -218,18 +218,23 @@ func (r *resumer) Resume(ctx context.Context, topic, input string) (stream.Trans
 		r.inputs[topic+" "+input] = p
 	}
 	p.epoch++
-	return &transactor{r, p, p.epoch}, p.at, nil
+	return &transactor{r: r, p: p, epoch: p.epoch}, p.at, nil
 }
 
 type transactor struct {
 	r     *resumer
 	p     *position
 	epoch int
+	over  bool // after an error
 }
 
-func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.Position) error {
+func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.Position) (err error) {
 	x.r.mu.Lock()
 	defer x.r.mu.Unlock()
+	if x.over {
+		return stream.ErrClosed
+	}
+	defer func() { x.over = err != nil }()
 	if x.epoch != x.p.epoch {
 		return stream.ErrFenced
 	}
@@ -301,6 +306,50 @@ func TestCommitOrder(t *testing.T) {
 	f.await(5)
 	stop()
 	if diff := cmp.Diff(map[string][]int64{"k": {1, 2, 3, 4}, "other": {1}}, f.keyed("orders")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A transaction that has its number and is not seen yet holds back those behind
+// it: were they published, the position would pass it by.
+func TestCommitting(t *testing.T) {
+	f := setUp(t)
+	f.exec(f.db, `CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF NEW.payload->>'n' = '1' THEN PERFORM pg_advisory_xact_lock(42); END IF;
+			RETURN NULL;
+		END $$;
+		CREATE CONSTRAINT TRIGGER z_after_the_number AFTER INSERT ON outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+		SELECT pg_advisory_lock(42)`)
+	committed := make(chan error, 2)
+	for n := 1; n <= 2; n++ {
+		tx := f.begin()
+		f.insert(tx, "orders", "k", n)
+		go func() { committed <- tx.Commit(t.Context()) }()
+		if n == 1 {
+			f.until("the wait", "ExclusiveLock", 1, 1) // the number's lock, and 42
+		}
+	}
+	stop := f.start(f.config(f.broker))
+	for tick := time.Tick(2 * time.Millisecond); ; { // until the second waits too, or is published
+		var waiting int
+		if err := f.db.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		if waiting == 2 || len(f.records("orders")) > 0 {
+			break
+		}
+		<-tick
+	}
+	f.exec(f.db, `SELECT pg_advisory_unlock(42)`)
+	for range 2 {
+		if err := <-committed; err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	f.drain(f.config(f.broker))
+	if diff := cmp.Diff(map[string][]int64{"k": {1, 2}}, f.keyed("orders")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -415,10 +464,13 @@ func TestRefusedByBroker(t *testing.T) {
 func TestOnceEach(t *testing.T) {
 	f := setUp(t)
 	const n = 400
-	calls := 0
+	commits := 0
 	f.broker.fail = func(after bool) error {
-		if calls++; calls%3 == 0 {
-			return fmt.Errorf("the connection was cut (%t)", after)
+		if !after {
+			commits++
+		}
+		if !after && commits%3 == 1 || after && commits%3 == 2 {
+			return errors.New("the connection was cut")
 		}
 		return nil
 	}
@@ -428,6 +480,9 @@ func TestOnceEach(t *testing.T) {
 		key := fmt.Sprint("k", i%7)
 		f.insert(f.db, "orders", key, i)
 		want[key] = append(want[key], int64(i))
+		if i%10 == 0 {
+			f.exec(f.db, `INSERT INTO outbox (topic, key, payload) VALUES ('orders', $1, jsonb_build_object('misfit', $2::bigint))`, key, i)
+		}
 		if i%100 == 50 {
 			stops[0]()
 			stops = append(stops[1:], f.start(f.config(f.broker)))
@@ -445,6 +500,9 @@ func TestOnceEach(t *testing.T) {
 	f.drain(f.config(f.broker))
 	if diff := cmp.Diff(want, f.keyed("orders")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := f.refused(); len(got) != n/10 {
+		t.Errorf("%d rows were refused, want %d", len(got), n/10)
 	}
 }
 
@@ -464,7 +522,7 @@ func TestAtLeastOnce(t *testing.T) {
 	}
 }
 
-// flaky fails every other call after it has published.
+// flaky fails two of three calls, one of them after it has published.
 type flaky struct {
 	stream.Publisher
 	mu    sync.Mutex
@@ -474,8 +532,12 @@ type flaky struct {
 func (p *flaky) Publish(ctx context.Context, records ...stream.Record) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.calls++
+	if p.calls%3 == 1 {
+		return errors.New("not sent")
+	}
 	err := p.Publisher.Publish(ctx, records...)
-	if p.calls++; p.calls%2 == 1 {
+	if p.calls%3 == 2 {
 		err = errors.New("nobody heard the answer")
 	}
 	return err

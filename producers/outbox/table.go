@@ -98,6 +98,9 @@ func parse(address string) (*pgx.ConnConfig, error) {
 	if err != nil || scheme != "postgres" && scheme != "postgresql" {
 		return nil, errors.New("address of the database: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE; a user or password with other than letters and digits has to be percent-encoded")
 	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "penstock outbox"
+	}
 	return config, nil
 }
 
