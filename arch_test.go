@@ -57,7 +57,7 @@ var mayImport = map[string][]string{
 	},
 	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
 
-	"producers":           {"schemas", "stream"},
+	"producers":           {"rules", "schemas", "stream"},
 	"producers/gateway":   {"access", "producers", "schemas", "stream"},
 	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},

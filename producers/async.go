@@ -103,8 +103,12 @@ func (a *Async) Send(ctx context.Context, e Event, done func(Place, error)) erro
 	if err != nil {
 		return err
 	}
-	if err := failed.Errs[0]; err != nil {
-		return err
+	refused := failed.Errs[0]
+	if refused != nil {
+		if len(b.records) == 0 {
+			return refused
+		}
+		done = nil // what goes on is the dead letter that a rule asks for
 	}
 	record := b.records[0]
 	size := sizeOf(record)
@@ -124,7 +128,7 @@ func (a *Async) Send(ctx context.Context, e Event, done func(Place, error)) erro
 	l.pending.done = append(l.pending.done, done)
 	l.mu.Unlock()
 	l.signal()
-	return nil
+	return refused
 }
 
 // recordBytes is what a queued record takes besides its key and value.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"penstock/rules"
 	"penstock/schemas"
 	"penstock/stream"
 )
@@ -45,6 +46,7 @@ type part struct {
 	asked      bool // the rest is known
 	registered schemas.Registered
 	subject    string
+	rules      *rules.Set
 	frame      []byte        // what stands before the encoding
 	header     stream.Header // what names the schema in its place
 	err        error         // why there is no schema
@@ -105,6 +107,13 @@ func (p *Producer) encode(ctx context.Context, b *batch, events []Event) (*strea
 			b.bytes = b.bytes[:begin]
 			if unasked := (*registryError)(nil); errors.As(err, &unasked) {
 				return nil, unasked.err
+			}
+			if asked := deadLetterOf(e, &t.topic, err); asked != nil && !b.checks {
+				b.records = append(b.records, *asked)
+				b.indexes = append(b.indexes, i)
+				b.spans = append(b.spans, spans{})
+				failed.Fail(i, err)
+				continue
 			}
 			if t.topic.Misfits == Reject || b.checks || !isMisfit(err) {
 				failed.Fail(i, err)
@@ -190,7 +199,14 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 		return span{}, part.err
 	}
 	begin := len(b.bytes)
-	grown, err := part.registered.Schema.AppendEncode(append(b.bytes, part.frame...), v)
+	v, err := part.written(ctx, v)
+	grown := b.bytes
+	if err == nil {
+		grown, err = part.registered.Schema.AppendEncode(append(b.bytes, part.frame...), v)
+	}
+	if err == nil {
+		grown, err = part.writtenPayload(ctx, grown, begin+len(part.frame))
+	}
 	if err != nil {
 		return span{}, fmt.Errorf("%s does not fit schema %d of subject %q: %w", what, part.registered.ID, part.subject, err)
 	}
@@ -274,10 +290,19 @@ func (p *Producer) ask(ctx context.Context, name targetName, t *target, key bool
 	}
 	if err == nil {
 		part.subject = subject
-		if o.Lookup != nil {
+		switch registry, ok := p.registry.(ContractRegistry); {
+		case o.Lookup != nil:
 			part.registered, err = o.Lookup(ctx, subject)
-		} else {
+		case ok:
+			part.registered, err = registry.Newest(ctx, subject)
+		default:
 			part.registered.ID, part.registered.Schema, err = p.registry.Latest(ctx, subject)
+		}
+	}
+	if err == nil && part.registered.Contract != nil {
+		if part.rules, err = p.rulesOf(subject, part.registered); err != nil {
+			part.asked, part.err = true, fmt.Errorf("topic %q: the rules of schema %d of subject %q cannot be run: %w", name.topic, part.registered.ID, subject, err)
+			return nil
 		}
 	}
 	switch {

@@ -25,6 +25,13 @@ type Registry interface {
 	Latest(ctx context.Context, subject string) (schemas.ID, schemas.Schema, error)
 }
 
+// ContractRegistry is a Registry that also says what it keeps with a schema:
+// rules, and its GUID. It is asked in place of Latest.
+type ContractRegistry interface {
+	Registry
+	Newest(ctx context.Context, subject string) (schemas.Registered, error)
+}
+
 // Event is a value on its way to a topic.
 type Event struct {
 	Topic string
@@ -111,6 +118,7 @@ type Producer struct {
 	registry  Registry
 	config    Config
 	batches   sync.Pool // of *batch
+	compiled  sync.Map  // from a subject to its *compiled rules
 }
 
 // New returns a producer that publishes to publisher what fits the schemas in
@@ -132,8 +140,10 @@ func New(publisher stream.Publisher, registry Registry, cfg Config) *Producer {
 //
 // A *stream.BatchError names the events that failed by their index; the others
 // are durable. An event that does not fit its schema failed with an error that
-// wraps a *schemas.ValueError, unless its topic's Misfits let it go on, and one
-// that has no schema with one that wraps schemas.ErrNoSchema; any other failure
+// wraps a *schemas.ValueError, unless its topic's Misfits let it go on. So does
+// one that does not pass a rule for writing, of those that the registry keeps with
+// the schema; a *rules.Error is in it, and where that asks for a dead letter the
+// event is published there besides. One that has no schema with one that wraps schemas.ErrNoSchema; any other failure
 // is the publisher's, and after one that names no single record the event may
 // have been written or not. After any error that is not a *stream.BatchError,
 // too, each event may or may not have been written, but for a registry that

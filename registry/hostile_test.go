@@ -23,12 +23,21 @@ import (
 	"penstock/schemas/protobuf"
 )
 
-// filled is as many members as fit into a megabyte, between what stands before
+// textBytes is the size of hostile texts. The race detector makes them ten times
+// as slow, and some of the smaller ones are read further: there they have 20 KB.
+var textBytes = func() int {
+	if raced {
+		return registry.DefaultMaxSchemaBytes / 50
+	}
+	return registry.DefaultMaxSchemaBytes
+}()
+
+// filled is as many members as fit into textBytes, between what stands before
 // and behind them. A form counts with %d, and may say that several times.
 func filled(before, separator, form, after string) string {
 	var b strings.Builder
 	b.WriteString(before)
-	room := registry.DefaultMaxSchemaBytes - len(after)
+	room := textBytes - len(after)
 	for i := 1; ; i++ {
 		member := strings.ReplaceAll(form, "%d", fmt.Sprint(i))
 		if b.Len()+len(separator)+len(member) > room {
@@ -41,18 +50,19 @@ func filled(before, separator, form, after string) string {
 	}
 }
 
+// many is n members, or as many of them as belong to a text of textBytes.
 func many(n int, before, separator, form, after string) string {
-	members := make([]string, n)
+	members := make([]string, n*textBytes/registry.DefaultMaxSchemaBytes)
 	for i := range members {
 		members[i] = strings.ReplaceAll(form, "%d", fmt.Sprint(i+1))
 	}
 	return before + strings.Join(members, separator) + after
 }
 
-// nested is n openings around a core, or as many as fit into a megabyte with a
+// nested is n openings around a core, or as many as fit into textBytes with a
 // little before them.
 func nested(n int, open, core, end string) string {
-	n = min(n, (registry.DefaultMaxSchemaBytes-100-len(core))/(len(open)+len(end)))
+	n = min(n, (textBytes-100-len(core))/(len(open)+len(end)))
 	return strings.Repeat(open, n) + core + strings.Repeat(end, n)
 }
 
@@ -154,7 +164,7 @@ var hostile = map[schemas.Type]map[string]string{
 		"types":            many(5_000, "syntax = \"proto3\"; message R {", "", "message M%d {} M%d f%d = %d;", "}"),
 		"nesting":          "syntax = \"proto3\";" + nested(1<<20, "message M {", "", "}"),
 		"depth 1,000":      "syntax = \"proto3\";" + nested(1000, "message M {", "", "}"),
-		"depth 60":         "syntax = \"proto3\";" + nested(60, "message M {", filled("", "", "int32 f%d = %d;", "")[:500_000], "}"),
+		"depth 60":         "syntax = \"proto3\";" + nested(60, "message M {", filled("", "", "int32 f%d = %d;", "")[:textBytes/2], "}"),
 		"groups":           "syntax = \"proto2\"; message R {" + nested(1<<20, "optional group G = 1 {", "", "}") + "}",
 		"oneof":            many(9_000, "syntax = \"proto3\"; message R { oneof o {", "", "int32 f%d = %d;", "}}"),
 		"oneofs":           many(9_000, "syntax = \"proto3\"; message R {", "", "oneof o%d { int32 f%d = %d; }", "}"),
