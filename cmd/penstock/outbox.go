@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"penstock/producers"
@@ -59,10 +60,11 @@ type outboxRunCmd struct {
 	registryFlag
 	outputFlag
 	tableFlag
-	From     string `required:"" placeholder:"URL" help:"postgres://…, where the table is."`
-	Subjects string `enum:"topic,record,topic-record" default:"topic" help:"What subjects are made of: topic, record (the column type) or topic-record."`
-	Workers  int    `default:"4" placeholder:"N" help:"How many parts of the table are worked on at once (default ${default})."`
-	Until    string `enum:"stopped,empty" default:"stopped" help:"Run until stopped, or until the table is empty."`
+	From     string   `required:"" placeholder:"URL" help:"postgres://…, where the table is."`
+	Topics   []string `name:"topic" placeholder:"NAME" help:"Make this topic if it does not exist. Can be repeated."`
+	Subjects string   `enum:"topic,record,topic-record" default:"topic" help:"What subjects are made of: topic, record (the column type) or topic-record."`
+	Workers  int      `default:"4" placeholder:"N" help:"How many parts of the table are worked on at once (default ${default})."`
+	Until    string   `enum:"stopped,empty" default:"stopped" help:"Run until stopped, or until the table is empty."`
 }
 
 // Help shows examples.
@@ -75,7 +77,7 @@ func (outboxRunCmd) Help() string {
 What a transaction inserts into the table becomes events if it commits, in the
 order of commits within a key, once each where the broker keeps positions: Kafka,
 and streams that Penstock made on NATS. Run it as often as you like; all that run
-share the work. Rows that do not fit go to the table NAME_refused with the
+share the work. Rows that do not fit, or whose topic does not exist, go to the table NAME_refused with the
 reason; it is for you to mend them and insert them again.`
 }
 
@@ -94,6 +96,11 @@ func (c *outboxRunCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer broker.Close()
+	for _, topic := range c.Topics {
+		if err := broker.Create(ctx, topic, 0); err != nil {
+			return fmt.Errorf("create topic %q: %w", topic, err)
+		}
+	}
 	subject := map[string]producers.Subject{
 		"topic": producers.TopicSubject, "record": producers.RecordSubject, "topic-record": producers.TopicRecordSubject,
 	}[c.Subjects]
@@ -105,8 +112,12 @@ func (c *outboxRunCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return usageError{err}
 	}
-	if err := o.Run(ctx); err != nil {
-		return fmt.Errorf("publish from %w", err)
+	err = o.Run(ctx)
+	if errors.Is(err, outbox.ErrNoTable) {
+		return withHint(err, "make it with penstock outbox init")
+	}
+	if err != nil {
+		return err
 	}
 	published, refused := o.Counts()
 	if c.json() {

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -42,6 +44,7 @@ func outboxKill(t *testing.T, broker string) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	s := newShop(t, ctx, broker)
+	s.open()
 	workers := []*exec.Cmd{s.outbox(), s.outbox()}
 	var (
 		tellers sync.WaitGroup
@@ -79,7 +82,7 @@ func outboxKill(t *testing.T, broker string) {
 	s.check(kills)
 }
 
-// shop has accounts and an outbox.
+// shop is a database, a broker and a registry.
 type shop struct {
 	crashed
 	broker, database, topic string
@@ -106,17 +109,22 @@ func newShop(t *testing.T, ctx context.Context, broker string) *shop {
 		crashed: crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: server.url[len("http://"):]},
 		broker:  broker, database: servertest.Postgres(t), topic: servertest.Name(t),
 	}
+	s.db = s.connect()
+	return s
+}
+
+// open makes the accounts, the outbox and the topic.
+func (s *shop) open() {
+	s.t.Helper()
 	if err := os.WriteFile(filepath.Join(s.dir, "account.avsc"), []byte(`{"type":"record","name":"Account","fields":[{"name":"n","type":"long"}]}`), 0o600); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	// Of no events: the schema is registered and the topic made.
-	if out, err := s.command("produce", s.topic, "-", "--broker", broker, "--schema", "account.avsc").CombinedOutput(); err != nil {
-		t.Fatalf("register: %v\n%s", err, out)
+	if out, err := s.command("produce", s.topic, "-", "--broker", s.broker, "--schema", "account.avsc").CombinedOutput(); err != nil {
+		s.t.Fatalf("register: %v\n%s", err, out)
 	}
-	s.db = s.connect()
 	s.exec(s.db, `CREATE TABLE accounts (name text PRIMARY KEY, n bigint NOT NULL); INSERT INTO accounts SELECT 'a' || n, 0 FROM generate_series(1, 9) n`)
-	call(t, "outbox", "init", "--from", s.database)
-	return s
+	call(s.t, "outbox", "init", "--from", s.database)
 }
 
 func (s *shop) connect() *pgx.Conn {
@@ -237,4 +245,63 @@ func (s *shop) check(kills int) {
 		s.t.Errorf("%d rows were refused, want %d", refused, want)
 	}
 	s.t.Logf("%d kills: %d events of %d accounts, %d refused", kills, sum, len(got), refused)
+}
+
+// What docs/outbox.md says to type does what it says.
+func TestOutboxGuide(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/outbox.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newShop(t, t.Context(), "kafka://"+servertest.Kafka(t))
+	s.exec(s.db, `CREATE ROLE "`+s.topic+`"`)
+	t.Cleanup(func() {
+		if _, err := s.db.Exec(context.Background(), `DROP OWNED BY "`+s.topic+`"; DROP ROLE "`+s.topic+`"`); err != nil {
+			t.Error(err)
+		}
+	})
+	text := strings.NewReplacer("postgres://localhost/shop", s.database, "'orders'", "'"+s.topic+"'",
+		"--topic orders", "--topic "+s.topic, "orders-value", s.topic+"-value", "tail orders", "tail "+s.topic,
+		"TO shop;", `TO "`+s.topic+`";`, "TO penstock;", `TO "`+s.topic+`";`).Replace(string(guide))
+	blocks := regexp.MustCompile("(?s)```(sql|json|)\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if len(blocks) < 11 {
+		t.Fatalf("the guide has %d blocks: does this test still see them?", len(blocks))
+	}
+	var printed string
+	for _, b := range blocks {
+		switch b[1] {
+		case "sql":
+			s.exec(s.db, b[2])
+		case "json":
+			if err := os.WriteFile(filepath.Join(s.dir, "orders.avsc"), []byte(b[2]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			for line := range strings.Lines(b[2]) {
+				args := strings.Fields(line)[1:]
+				switch args[0] {
+				case "outbox", "consume":
+					if args[1] == "run" && !strings.Contains(line, "--until") {
+						continue // until it is stopped
+					}
+					if args[1] != "init" {
+						args = append(args, "--broker", s.broker)
+					}
+				}
+				out, err := s.command(args...).CombinedOutput()
+				if err != nil {
+					t.Errorf("%s: %v\n%s", line, err, out)
+				}
+				printed += string(out)
+			}
+		}
+	}
+	if out := call(t, "outbox", "--from", s.database, "--broker", s.broker, "--registry", "http://"+s.listen, "--until", "empty"); !strings.HasPrefix(out, "1 published, 0 refused") {
+		t.Errorf("of the row that was mended: %s", out)
+	}
+	for _, want := range []string{"CREATE CONSTRAINT TRIGGER", "2 published, 1 refused", `"amount":12.5`, `"amount":13`} {
+		if !strings.Contains(printed, want) {
+			t.Errorf("the guide's commands did not print %q:\n%s", want, printed)
+		}
+	}
 }

@@ -100,8 +100,8 @@ func (o *Outbox) Counts() (published, refused int64) {
 
 // Run publishes until ctx ends, and then returns nil. It goes on after failures
 // of the database, the registry and the broker; it returns an error if the
-// database cannot be reached at the start, or has no such table. It may be
-// called once.
+// database cannot be reached at the start (ErrUnreachable) or has no such table
+// (ErrNoTable). It may be called once.
 func (o *Outbox) Run(ctx context.Context) error {
 	defer func() {
 		for range o.cfg.Workers {
@@ -189,7 +189,10 @@ func (o *Outbox) claim(ctx context.Context) (*owner, error) {
 		(SELECT system_identifier FROM pg_control_system()),
 		left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
 		(SELECT oid FROM pg_database WHERE datname = current_database()), oid)
-	FROM pg_class WHERE oid = $1::text::regclass`), o.table.name).Scan(&w.oid, &w.input)
+	FROM pg_class WHERE oid = to_regclass($1)`), o.table.name).Scan(&w.oid, &w.input)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNoTable
+	}
 	if err == nil {
 		_, err = conn.Exec(ctx, `LISTEN penstock_outbox`)
 	}

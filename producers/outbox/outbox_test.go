@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -614,6 +616,51 @@ func TestRestored(t *testing.T) {
 	}
 }
 
+// The application and Penstock need few rights.
+func TestRights(t *testing.T) {
+	f := setUp(t)
+	role := servertest.Name(t)
+	as := func(name string) *url.URL {
+		u, err := url.Parse(f.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.User = url.UserPassword(role+name, "secret")
+		f.exec(f.db, fmt.Sprintf(`CREATE ROLE "%s%s" LOGIN PASSWORD 'secret'`, role, name))
+		t.Cleanup(func() {
+			if _, err := f.db.Exec(context.Background(), fmt.Sprintf(`DROP OWNED BY "%[1]s%[2]s"; DROP ROLE "%[1]s%[2]s"`, role, name)); err != nil {
+				t.Error(err)
+			}
+		})
+		return u
+	}
+	shop, penstock := as("-shop"), as("-penstock")
+	guide, err := os.ReadFile("../../docs/outbox.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, grants, found := strings.Cut(string(guide), "GRANT")
+	grants, _, _ = strings.Cut(grants, "```")
+	if !found {
+		t.Fatal("the guide grants nothing")
+	}
+	f.exec(f.db, strings.NewReplacer(" shop;", ` "`+role+`-shop";`, " penstock;", ` "`+role+`-penstock";`).Replace("GRANT"+grants))
+	app, err := pgx.Connect(t.Context(), shop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.insert(app, "orders", "k", 1)
+	f.exec(app, `INSERT INTO outbox (topic, payload) VALUES ('orders', '{}')`)
+	if err := app.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	c := f.config(f.broker)
+	c.Address = penstock.String()
+	if published, refused := f.drain(c); published != 1 || refused != 1 {
+		t.Errorf("%d published, %d refused", published, refused)
+	}
+}
+
 func TestNames(t *testing.T) {
 	for _, name := range []string{"", ".", "a.", ".a", "a.b.c", "it's", "$$", strings.Repeat("a", 51)} {
 		if _, err := outbox.DDL(name); err == nil {
@@ -652,7 +699,7 @@ func TestErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := o.Run(t.Context()); err == nil || !strings.Contains(err.Error(), `"outbox"`) {
+	if err := o.Run(t.Context()); !errors.Is(err, outbox.ErrNoTable) || !strings.Contains(err.Error(), `"outbox"`) {
 		t.Errorf("no table: got %v", err)
 	}
 }

@@ -305,7 +305,7 @@ func (s *slot) refuse(ctx context.Context, conn *pgx.Conn, rows []row, why func(
 		return fmt.Errorf("move refused rows: %w", err)
 	}
 	s.o.refused.Add(tag.RowsAffected())
-	s.o.cfg.Logger.Warn("outbox: rows were refused", "count", tag.RowsAffected(), "first", ids[0], "table", s.o.table.refused)
+	s.o.cfg.Logger.Warn("outbox: rows were refused", "count", tag.RowsAffected(), "first", ids[0], "table", s.o.cfg.Table+"_refused")
 	return nil
 }
 

@@ -90,6 +90,9 @@ func Init(ctx context.Context, address, name string) error {
 // ErrUnreachable marks a database that cannot be reached.
 var ErrUnreachable = errors.New("database cannot be reached")
 
+// ErrNoTable marks a database without the table of that name.
+var ErrNoTable = errors.New("no such table")
+
 // parse reads an address. Its error quotes nothing of it, since a password could
 // hide anywhere in it.
 func parse(address string) (*pgx.ConnConfig, error) {
