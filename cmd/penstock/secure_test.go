@@ -106,10 +106,11 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // answers wants the body of an answer to fit a pattern: answers METHOD URL FILE
-// PATTERN. The file is the body of the request.
+// PATTERN [TYPE]. The file is the body of the request, in JSON unless a type is
+// given.
 func answers(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 4 {
-		ts.Fatalf("usage: answers METHOD URL FILE PATTERN")
+	if neg || len(args) < 4 || len(args) > 5 {
+		ts.Fatalf("usage: answers METHOD URL FILE PATTERN [TYPE]")
 	}
 	body, err := os.Open(ts.MkAbs(args[2]))
 	ts.Check(err)
@@ -117,6 +118,9 @@ func answers(ts *testscript.TestScript, neg bool, args []string) {
 	req, err := http.NewRequest(args[0], args[1], body)
 	ts.Check(err)
 	req.Header.Set("Content-Type", "application/json")
+	if len(args) == 5 {
+		req.Header.Set("Content-Type", args[4])
+	}
 	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
