@@ -32,7 +32,7 @@ func (c *conn) write(b []byte) {
 	defer c.mu.Unlock()
 	_ = c.net.SetWriteDeadline(time.Now().Add(answerWithin))
 	if _, err := c.net.Write(b); err != nil {
-		c.net.Close()
+		_ = c.net.Close()
 	}
 }
 
@@ -51,7 +51,7 @@ func (s *session) connect(ctx context.Context, subscribed func()) error {
 		return err // acknowledgements still go out: see leave
 	}
 	s.conn = nil
-	c.net.Close()
+	_ = c.net.Close()
 	return err
 }
 
@@ -250,7 +250,7 @@ func (s *session) leave() {
 	// might not see what was acknowledged last.
 	_ = s.conn.net.SetReadDeadline(time.Now().Add(answerWithin))
 	_, _ = io.Copy(io.Discard, s.conn.net)
-	s.conn.net.Close()
+	_ = s.conn.net.Close()
 	s.conn = nil
 }
 

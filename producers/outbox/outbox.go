@@ -127,7 +127,7 @@ func (o *Outbox) Run(ctx context.Context) error {
 		}
 		o.cfg.Logger.Warn("outbox: lost the database, trying again", "err", err)
 		if !retry.wait(ctx) {
-			return nil
+			return notCancelled(ctx, err)
 		}
 		owner, err = o.claim(ctx)
 	}
