@@ -49,7 +49,7 @@ type Config struct {
 	// Poll is how long a row waits at most whose notification got lost, and how
 	// soon shares are looked at. 0 is one second.
 	Poll time.Duration
-	// UntilEmpty ends Run once the table holds no row that is committed.
+	// UntilEmpty ends Run once the table holds no row that is to be published.
 	UntilEmpty bool
 	Logger     *slog.Logger // nil: nothing is logged
 }
@@ -227,7 +227,7 @@ func (w *owner) run(ctx context.Context) (done bool, err error) {
 		}
 		if w.o.cfg.UntilEmpty {
 			var rows bool
-			if err := w.conn.QueryRow(ctx, w.o.table.fill(`SELECT EXISTS (SELECT FROM {table})`)).Scan(&rows); err != nil || !rows {
+			if err := w.conn.QueryRow(ctx, w.o.table.fill(`SELECT EXISTS (SELECT FROM {table} WHERE seq IS NOT NULL)`)).Scan(&rows); err != nil || !rows {
 				return err == nil, err
 			}
 		}

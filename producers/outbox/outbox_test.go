@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -414,11 +417,12 @@ func TestRefused(t *testing.T) {
 				('', 'k', '{"n": 4}', NULL),
 				('invoices', 'k', '{"n": 5}', NULL),
 				('orders', 'k', jsonb_build_object('n', 1, 'x', repeat('x', 9 << 20)), NULL)`)
+			f.exec(f.db, `INSERT INTO outbox (topic, key, payload, created_at) VALUES ('orders', 'k', '{"n": 6}', '-infinity'), ('orders', 'k', '{"n": 7}', '0044-03-15 BC')`)
 			f.insert(f.db, "orders", "k", 2)
 			if err := f.broker.Create(t.Context(), "invoices", 1); err != nil {
 				t.Fatal(err)
 			}
-			if published, refused := f.drain(f.config(to)); published != 2 || refused != 8 {
+			if published, refused := f.drain(f.config(to)); published != 2 || refused != 10 {
 				t.Errorf("%d published, %d refused", published, refused)
 			}
 			got := f.refused()
@@ -430,6 +434,8 @@ func TestRefused(t *testing.T) {
 				`{"n": 3}`:   "headers: expected an object of strings, found array of 1",
 				`{"n": 4}`:   "topic: expected a name",
 				`{"n": 5}`:   "penstock schema register",
+				`{"n": 6}`:   "created_at: expected a time from 1970 on",
+				`{"n": 7}`:   "created_at",
 				`{"n": 1, "x": "xxxxxxxxxxxxxxxxxxxxxxxxx`: "expected a row of at most 8388608 bytes",
 			} {
 				if !strings.Contains(got[payload], reason) {
@@ -543,6 +549,126 @@ func (p *flaky) Publish(ctx context.Context, records ...stream.Record) error {
 		err = errors.New("nobody heard the answer")
 	}
 	return err
+}
+
+// The database goes away and comes back, and so does the registry: nothing is
+// left out, and nothing has to be started again.
+func TestAway(t *testing.T) {
+	f := setUp(t)
+	u, err := url.Parse(f.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate := &gate{to: u.Host}
+	u.Host = gate.open(t, "127.0.0.1:0")
+	registry := &away{registry: events()}
+	logged := make(lines, 100)
+	c := f.config(f.broker)
+	c.Address, c.Registry, c.Logger = u.String(), registry, logged.logger()
+	stop := f.start(c)
+	said := func(text string) {
+		t.Helper()
+		for {
+			select {
+			case line := <-logged:
+				if strings.Contains(line, text) {
+					return
+				}
+			case <-t.Context().Done():
+				t.Fatalf("%q is not logged", text)
+			}
+		}
+	}
+	for n := range 4 {
+		f.insert(f.db, "orders", "k", n)
+		f.await(int64(n) + 1)
+		switch n {
+		case 0:
+			gate.shut()
+			said("database cannot be reached")
+			gate.open(t, u.Host)
+		case 1:
+			registry.gone.Store(true)
+			f.insert(f.db, "payments", "k", 1)
+			said("registry is away")
+			registry.gone.Store(false)
+		}
+	}
+	stop()
+	gate.shut()
+	f.drain(f.config(f.broker))
+	if diff := cmp.Diff(map[string][]int64{"k": {0, 1, 2, 3}}, f.keyed("orders")); diff != "" {
+		t.Errorf("orders (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string][]int64{"k": {1}}, f.keyed("payments")); diff != "" {
+		t.Errorf("payments (-want +got):\n%s", diff)
+	}
+}
+
+// away is a registry that can be gone.
+type away struct {
+	registry
+	gone atomic.Bool
+}
+
+func (a *away) Latest(ctx context.Context, subject string) (schemas.ID, schemas.Schema, error) {
+	if a.gone.Load() {
+		return 0, nil, errors.New("the registry is away")
+	}
+	return a.registry.Latest(ctx, subject)
+}
+
+// gate is a way to a server that can be shut, which cuts its connections.
+type gate struct {
+	to       string
+	listener net.Listener
+	running  sync.WaitGroup
+	mu       sync.Mutex
+	conns    []net.Conn
+}
+
+func (g *gate) open(t *testing.T, address string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.listener = l
+	g.running.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", g.to)
+			if err != nil {
+				t.Error(err)
+				_ = in.Close()
+				return
+			}
+			g.mu.Lock()
+			g.conns = append(g.conns, in, out)
+			g.mu.Unlock()
+			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+				g.running.Go(func() {
+					_, _ = io.Copy(pair[0], pair[1]) // until one of them is closed
+					_ = pair[0].Close()
+				})
+			}
+		}
+	})
+	return l.Addr().String()
+}
+
+func (g *gate) shut() {
+	_ = g.listener.Close()
+	g.mu.Lock()
+	for _, c := range g.conns {
+		_ = c.Close()
+	}
+	g.conns = nil
+	g.mu.Unlock()
+	g.running.Wait()
 }
 
 // Several share the slots: none holds them all once there are two.

@@ -318,8 +318,9 @@ type row struct {
 
 // read returns the slot's first rows, and whether there may be more.
 func (s *slot) read(ctx context.Context, conn *pgx.Conn) (batch []row, more bool, err error) {
-	// Of a row beyond the limit nothing is read but its size.
-	rows, err := conn.Query(ctx, s.o.table.fill(`SELECT o.id, o.seq, o.created_at, o.size, f.*
+	// Of a row beyond the limit nothing is read but its size. Kafka refuses a time
+	// in the future, and one before 1970.
+	rows, err := conn.Query(ctx, s.o.table.fill(`SELECT o.id, o.seq, CASE WHEN created_at >= 'epoch' THEN least(created_at, now()) END, o.size, f.*
 	FROM (SELECT *, octet_length(topic) + coalesce(octet_length(key), 0) + coalesce(octet_length(type), 0)
 			+ coalesce(octet_length(payload::text), 0) + coalesce(octet_length(headers::text), 0) AS size
 		FROM {table} WHERE slot = $1 AND seq IS NOT NULL ORDER BY seq LIMIT $2) o
@@ -336,7 +337,7 @@ func (s *slot) read(ctx context.Context, conn *pgx.Conn) (batch []row, more bool
 		}
 		var (
 			r                                 row
-			at                                time.Time
+			at                                *time.Time
 			bytes                             int
 			topic, key, typ, payload, headers *string
 		)
@@ -344,10 +345,13 @@ func (s *slot) read(ctx context.Context, conn *pgx.Conn) (batch []row, more bool
 			return nil, false, fmt.Errorf("read rows: %w", err)
 		}
 		size += min(bytes, maxRowBytes)
-		if topic == nil {
+		switch {
+		case topic == nil:
 			r.err = fmt.Errorf("expected a row of at most %d bytes, found %d", maxRowBytes, bytes)
-		} else {
-			r.event, r.err = event(r.id, at, *topic, key, typ, payload, headers)
+		case at == nil:
+			r.err = errors.New("created_at: expected a time from 1970 on, found one before")
+		default:
+			r.event, r.err = event(r.id, *at, *topic, key, typ, payload, headers)
 		}
 		batch = append(batch, r)
 	}
