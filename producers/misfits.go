@@ -28,8 +28,11 @@ const (
 // MisfitHeader says of a record why it does not fit the schema of its topic.
 const MisfitHeader = "penstock-misfit"
 
-// reasonMisfit is the code of a producer's dead letter.
-const reasonMisfit = "does-not-fit"
+// The codes of a producer's dead letters.
+const (
+	reasonMisfit = "does-not-fit"
+	reasonOther  = "not-publishable" // no such topic, no schema, too large
+)
 
 // misfit returns the record that an event becomes which does not fit, or why
 // there is none.
@@ -46,31 +49,42 @@ func misfit(e *Event, t *Topic, why error) (stream.Record, error) {
 		return stream.Record{}, errors.Join(why, err)
 	}
 	r := stream.Record{Topic: e.Topic, Key: key, Value: value, Headers: slices.Clone(e.Headers), Time: e.Time}
-	reason := stream.HeaderText(why.Error())
 	if t.Misfits == Mark {
-		r.Headers = append(r.Headers, stream.Header{Key: MisfitHeader, Value: []byte(reason)})
+		r.Headers = append(r.Headers, stream.Header{Key: MisfitHeader, Value: []byte(stream.HeaderText(why.Error()))})
 		return r, nil
 	}
-	r.Topic = t.DeadLetters
-	if r.Topic == "" {
-		r.Topic = e.Topic + ".dlq"
+	to := t.DeadLetters
+	if to == "" {
+		to = e.Topic + ".dlq"
 	}
-	pointer := ""
-	if v := (*schemas.ValueError)(nil); errors.As(why, &v) && len(v.Violations) > 0 {
-		pointer = stream.HeaderText(v.Violations[0].Pointer)
+	return SetAside(r, to, why), nil
+}
+
+// SetAside returns a record that cannot go where it was to go as one for the
+// topic to, with the reason in the headers that stream names.
+func SetAside(r stream.Record, to string, why error) stream.Record {
+	from, code, pointer := r.Topic, reasonOther, ""
+	r.Topic = to
+	if v := (*schemas.ValueError)(nil); errors.As(why, &v) {
+		code = reasonMisfit
+		if len(v.Violations) > 0 {
+			pointer = stream.HeaderText(v.Violations[0].Pointer)
+		}
 	}
+	reason := stream.HeaderText(why.Error())
+	r.Headers = slices.Clone(r.Headers)
 	for _, h := range [][2]string{
-		{stream.HeaderTopic, e.Topic},
+		{stream.HeaderTopic, from},
 		{stream.HeaderStage, "VALUE_CONVERTER"},
 		{stream.HeaderMessage, reason},
-		{stream.HeaderReason, reasonMisfit},
+		{stream.HeaderReason, code},
 		{stream.HeaderError, reason},
 		{stream.HeaderPointer, pointer},
 		{stream.HeaderTime, time.Now().UTC().Format(time.RFC3339Nano)},
 	} {
 		r.Headers = append(r.Headers, stream.Header{Key: h[0], Value: []byte(h[1])})
 	}
-	return r, nil
+	return r
 }
 
 // plain is a value as JSON, or as it is where it is bytes already. nil stays nil.

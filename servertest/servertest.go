@@ -29,6 +29,7 @@ const (
 	NATSEnv     = "PENSTOCK_TEST_NATS"     // nats:// URL, JetStream enabled
 	PythonEnv   = "PENSTOCK_TEST_PYTHON"   // virtual environment with Confluent's Python client
 	NodeEnv     = "PENSTOCK_TEST_NODE"     // folder with node_modules that hold the JavaScript clients
+	MQTTEnv     = "PENSTOCK_TEST_MQTT"     // host:port of a mosquitto
 	AvroEnv     = "PENSTOCK_TEST_AVRO"     // folder of Apache Avro's jars
 )
 
@@ -45,6 +46,13 @@ func Kafka(t testing.TB) string {
 func NATS(t testing.TB) string {
 	t.Helper()
 	return address(t, NATSEnv, "a real nats-server")
+}
+
+// MQTT returns the host:port of a mosquitto that lets everybody in. All tests share
+// it: take topics and client ids from [Name].
+func MQTT(t testing.TB) string {
+	t.Helper()
+	return address(t, MQTTEnv, "a real mosquitto")
 }
 
 // Python returns a Python interpreter that has confluent-kafka with its registry

@@ -17,6 +17,7 @@ type cli struct {
 	Schema     schemaCmd     `cmd:"" help:"Look at, register and check schemas."`
 	Produce    produceCmd    `cmd:"" help:"Publish events that fit their schema."`
 	Outbox     outboxCmd     `cmd:"" help:"Publish the rows of a PostgreSQL table, in the order of commits, once each."`
+	Bridge     bridgeCmd     `cmd:"" help:"Publish what other brokers deliver."`
 	Consume    consumeCmd    `cmd:"" help:"Run consumers."`
 	Bench      benchCmd      `cmd:"" help:"Measure Penstock against the raw client, side by side."`
 	Doctor     doctorCmd     `cmd:"" help:"Check a set-up and say what would lose data."`

@@ -48,6 +48,24 @@ type Message struct {
 	Payload  []byte
 	QoS      byte
 	Retained bool
+	// To is the topic that it was to go to, where Config.Refused is told; empty
+	// where no route leads to one.
+	To string
+}
+
+// DeadLetters is for Config.Refused: it publishes what is refused to a topic,
+// which must exist, as it came, with the reason in the headers that stream names.
+// What is too large for that topic too is logged, and gone.
+func DeadLetters(to stream.Publisher, topic string, log *slog.Logger) func(context.Context, Message, error) error {
+	return func(ctx context.Context, m Message, why error) error {
+		r := stream.Record{Topic: m.To, Key: []byte(m.Topic), Value: m.Payload, Headers: []stream.Header{{Key: TopicHeader, Value: []byte(m.Topic)}}}
+		err := to.Publish(ctx, producers.SetAside(r, topic, why))
+		if errors.Is(err, stream.ErrTooLarge) {
+			log.Warn("message too large to be kept", "topic", m.Topic, "bytes", len(m.Payload), "error", why)
+			return nil
+		}
+		return err
+	}
 }
 
 // Config says where messages come from and where they go. A field that is zero
@@ -178,18 +196,20 @@ func (b *Bridge) Run(ctx context.Context) error {
 		s.leave()
 	}()
 	retry := backoff{first: b.c.Retry}
-	subscribed := false
-	for {
+	for ever := false; ; {
+		var since time.Time
 		err := s.connect(ctx, func() {
-			subscribed = true
-			retry.reset()
+			ever, since = true, time.Now()
 			b.c.Subscribed()
 		})
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !subscribed || errors.Is(err, ErrTakenOver):
+		case !ever || errors.Is(err, ErrTakenOver):
 			return err
+		}
+		if !since.IsZero() && time.Since(since) > retry.longest() {
+			retry.next = 0 // but not where two bridges throw each other out
 		}
 		b.c.Logger.Warn("connection to the MQTT broker lost", "error", err)
 		if !retry.wait(ctx) {
@@ -201,12 +221,12 @@ func (b *Bridge) Run(ctx context.Context) error {
 // backoff are pauses that double.
 type backoff struct{ first, next time.Duration }
 
-func (b *backoff) reset() { b.next = 0 }
+func (b *backoff) longest() time.Duration { return 100 * b.first }
 
 // wait waits, and says whether ctx still holds. Each pause is shortened by up to a
 // half, so that many bridges do not come back at once.
 func (b *backoff) wait(ctx context.Context) bool {
-	b.next = min(max(2*b.next, b.first), 100*b.first)
+	b.next = min(max(2*b.next, b.first), b.longest())
 	pause := time.NewTimer(b.next - rand.N(b.next/2+1))
 	defer pause.Stop()
 	select {

@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -89,7 +88,8 @@ func (r route) selects(levels []string) bool {
 // errUnroutable marks a message that no route leads to a topic.
 var errUnroutable = errors.New("message has no place to go")
 
-// event is what m becomes. An error wraps errUnroutable or is a misfit.
+// event is what m becomes. An error wraps errUnroutable or, where only the event's
+// value is amiss, is a misfit.
 func (b *Bridge) event(m Message) (producers.Event, error) {
 	levels := strings.Split(m.Topic, "/")
 	for _, r := range b.routes {
@@ -108,19 +108,30 @@ func (b *Bridge) event(m Message) (producers.Event, error) {
 			return producers.Event{}, err
 		}
 		e := producers.Event{Topic: topic, Key: []byte(key), Headers: []stream.Header{{Key: TopicHeader, Value: []byte(m.Topic)}}}
-		switch {
-		case len(m.Payload) == 0:
-			// nil would be a tombstone, and to clear a retained message is not to
-			// delete a key.
-			return producers.Event{}, &schemas.ValueError{Violations: []schemas.Violation{{Expected: "JSON or bytes that name their schema", Found: "an empty payload"}}}
-		case m.Payload[0] == 0: // which no JSON begins with
-			e.Value = producers.Framed(m.Payload)
-		default:
-			e.Value = json.RawMessage(m.Payload)
-		}
-		return e, nil
+		e.Value, err = value(m.Payload)
+		return e, err
 	}
 	return producers.Event{}, fmt.Errorf("%w: no filter selects topic %q; the session has it from an earlier run, another client id begins a new one", errUnroutable, m.Topic)
+}
+
+// value is what a payload says. An error is a misfit.
+func value(payload []byte) (any, error) {
+	misfit := func(pointer, expected, found string) error {
+		return &schemas.ValueError{Violations: []schemas.Violation{{Pointer: pointer, Expected: expected, Found: found}}}
+	}
+	if len(payload) > 0 && payload[0] == 0 { // which no JSON begins with
+		return producers.Framed(payload), nil
+	}
+	v, err := schemas.ParseJSON(payload)
+	if faulty := (*schemas.JSONError)(nil); errors.As(err, &faulty) {
+		return nil, misfit(faulty.Pointer, faulty.Expected, faulty.Found)
+	}
+	if v == nil && err == nil {
+		// nil is a tombstone, and whatever clears a value in MQTT means less than
+		// to delete a key.
+		return nil, misfit("", "an event", "null")
+	}
+	return v, err
 }
 
 func fill(template string, levels []string, whole string) (string, error) {

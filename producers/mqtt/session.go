@@ -128,6 +128,7 @@ func (s *session) try(ctx context.Context, batch []*delivery) (again []*delivery
 		if d.tooLarge {
 			err = fmt.Errorf("%w: the limit of a message is %d bytes", stream.ErrTooLarge, s.c.MaxPacket)
 		}
+		d.To = e.Topic
 		if err != nil {
 			refused[d] = err
 			continue

@@ -1,7 +1,7 @@
 //go:build unix
 
 // Servers starts the real servers that the tests need, Apache Kafka,
-// PostgreSQL and nats-server, and fetches the registry clients of other
+// PostgreSQL, nats-server and mosquitto, and fetches the registry clients of other
 // languages, runs a command with their addresses in its
 // environment, stops them all, and exits as the command did:
 //
@@ -53,6 +53,7 @@ var fleet = []server{
 	{"kafka", servertest.KafkaEnv, startKafka, probeKafka},
 	{"postgres", servertest.PostgresEnv, startPostgres, probePostgres},
 	{"nats", servertest.NATSEnv, startNATS, probeNATS},
+	{"mqtt", servertest.MQTTEnv, startMosquitto, probeMosquitto},
 	{"avro", servertest.AvroEnv, findAvro, nil},
 	{"python", servertest.PythonEnv, python.find, nil},
 	{"node", servertest.NodeEnv, node.find, nil},
