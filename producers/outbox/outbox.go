@@ -122,10 +122,9 @@ func (o *Outbox) Run(ctx context.Context) error {
 				return nil
 			}
 		}
-		if ctx.Err() != nil {
-			return nil
+		if ctx.Err() == nil {
+			o.cfg.Logger.Warn("outbox: lost the database, trying again", "err", err)
 		}
-		o.cfg.Logger.Warn("outbox: lost the database, trying again", "err", err)
 		if !retry.wait(ctx) {
 			return notCancelled(ctx, err)
 		}
