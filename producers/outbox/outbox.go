@@ -134,10 +134,10 @@ func (o *Outbox) Run(ctx context.Context) error {
 
 // notCancelled is err, unless ctx is why.
 func notCancelled(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // backoff waits longer each time.
