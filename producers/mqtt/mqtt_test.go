@@ -369,7 +369,11 @@ func TestCut(t *testing.T) {
 		<-subscribed
 		d.publish(topic, `4`, c.QoS)
 		values := l.wait(t, `4`)
-		if got := strings.Join(values[:4], ""); got != "0123" {
+		first := slices.Clone(values[:4])
+		if !strings.Contains(t.Name(), "mosquitto") {
+			slices.Sort(first) // the broker in process sends again in any order
+		}
+		if got := strings.Join(first, ""); got != "0123" {
 			t.Errorf("published %q", values)
 		}
 		// At QoS 1 acknowledgements may have been lost with the line.
