@@ -31,7 +31,8 @@
 // [penstock/access] says who may use a server, and [penstock/telemetry] shows
 // what it does; neither knows the registry, the command line joins them.
 //
-// [penstock/producers] publishes what fits its schema. [penstock/consumers]
+// [penstock/producers] publishes what fits its schema; below it are the ways in
+// from HTTP, MQTT, tables and Watermill. [penstock/consumers]
 // runs the loop that decodes, sets aside what cannot pass, and settles; its
 // three jobs are below it (microbatch, diffing, federated), and so are the
 // sinks, which store a batch and the position behind it in one transaction.

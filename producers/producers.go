@@ -140,14 +140,14 @@ func New(publisher stream.Publisher, registry Registry, cfg Config) *Producer {
 //
 // A *stream.BatchError names the events that failed by their index; the others
 // are durable. An event that does not fit its schema failed with an error that
-// wraps a *schemas.ValueError, unless its topic's Misfits let it go on. So does
-// one that does not pass a rule for writing, of those that the registry keeps with
-// the schema; a *rules.Error is in it, and where that asks for a dead letter the
-// event is published there besides. One that has no schema with one that wraps schemas.ErrNoSchema; any other failure
-// is the publisher's, and after one that names no single record the event may
-// have been written or not. After any error that is not a *stream.BatchError,
-// too, each event may or may not have been written, but for a registry that
-// cannot be asked: then nothing was.
+// wraps a *schemas.ValueError, unless its topic's Misfits let it go on. So did one
+// that does not pass a rule for writing, of those that the registry keeps with the
+// schema: a *rules.Error is in it then, and where that asks for a dead letter, the
+// event is published there besides. An event without a schema failed with an error
+// that wraps schemas.ErrNoSchema. Any other failure is the publisher's, and after
+// one that names no single record the event may have been written or not. After
+// any error that is not a *stream.BatchError, too, each event may or may not have
+// been written, but for a registry that cannot be asked: then nothing was.
 func (p *Producer) Publish(ctx context.Context, events ...Event) error {
 	return p.publish(ctx, events, false)
 }
