@@ -159,16 +159,7 @@ func (a *Async) reserve(ctx context.Context, size int) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.bytes > 0 && a.bytes+size > a.o.MaxBytes && !a.closed {
-		freed := a.freed
-		a.waits++
-		a.mu.Unlock()
-		select {
-		case <-freed:
-		case <-ctx.Done():
-		}
-		a.mu.Lock()
-		a.waits--
-		if err := ctx.Err(); err != nil {
+		if err := a.waitFreed(ctx); err != nil {
 			return fmt.Errorf("wait for room in the queue of %d bytes: %w", a.o.MaxBytes, err)
 		}
 	}
@@ -177,6 +168,21 @@ func (a *Async) reserve(ctx context.Context, size int) error {
 	}
 	a.bytes += size
 	return nil
+}
+
+// waitFreed waits until bytes has sunk or a was closed, or ctx ends, whose error it
+// then returns. It is called under mu, which it gives up meanwhile.
+func (a *Async) waitFreed(ctx context.Context) error {
+	freed := a.freed
+	a.waits++
+	a.mu.Unlock()
+	select {
+	case <-freed:
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	a.waits--
+	return ctx.Err()
 }
 
 func (a *Async) release(size int) {
@@ -275,16 +281,7 @@ func (a *Async) Flush(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.bytes > 0 {
-		freed := a.freed
-		a.waits++
-		a.mu.Unlock()
-		select {
-		case <-freed:
-		case <-ctx.Done():
-		}
-		a.mu.Lock()
-		a.waits--
-		if err := ctx.Err(); err != nil {
+		if err := a.waitFreed(ctx); err != nil {
 			return fmt.Errorf("flush: %w", err)
 		}
 	}

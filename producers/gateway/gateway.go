@@ -311,18 +311,18 @@ func (g *Gateway) one(ctx context.Context, e producers.Event) (partition int32, 
 	}
 	done := make(chan result, 1)
 	if err := g.single.Send(ctx, e, func(at producers.Place, err error) { done <- result{at, err} }); err != nil {
-		return 0, 0, g.ofOne(err)
+		return 0, 0, ofOne(err)
 	}
 	select {
 	case r := <-done:
-		return r.at.Partition, r.at.Offset, g.ofOne(r.err)
+		return r.at.Partition, r.at.Offset, ofOne(r.err)
 	case <-ctx.Done():
 		return 0, 0, ctx.Err()
 	}
 }
 
 // ofOne is an error of the only event as that of a batch.
-func (*Gateway) ofOne(err error) error {
+func ofOne(err error) error {
 	if err == nil {
 		return nil
 	}
