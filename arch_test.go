@@ -58,7 +58,6 @@ var mayImport = map[string][]string{
 	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
 
 	"producers":           {"rules", "schemas", "stream"},
-	"producers/amqp":      {"producers", "schemas", "stream", "github.com/rabbitmq/amqp091-go"},
 	"producers/gateway":   {"access", "producers", "schemas", "stream"},
 	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},
@@ -83,7 +82,7 @@ var mayImport = map[string][]string{
 	"servertest/noskip":  {},
 	"servertest/servers": {
 		"servertest",
-		"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/rabbitmq/amqp091-go", "github.com/twmb/franz-go", // to see them ready
+		"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/twmb/franz-go", // to see them ready
 	},
 }
 

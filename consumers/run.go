@@ -30,11 +30,19 @@ type Config struct {
 	// Limits bound the values that are decoded; a larger one becomes a dead
 	// letter.
 	Limits schemas.Limits
-	// InFlight is how many batches may be fetched and not yet settled, over
-	// all partitions; 0 is 4. One of each partition is written at a time, and
-	// the others are decoded meanwhile. A broker that limits how long, or how
-	// many, records are held must allow for all of them.
-	InFlight int
+	// InFlight and InFlightBytes are how many batches may be fetched and not
+	// yet settled, over all partitions, and at how many bytes of keys and
+	// values in them no more is fetched; 0 is 8, and 32 MiB. One batch of each
+	// partition is written at a time, and the others are decoded meanwhile. A
+	// broker that limits how long, or how many, records are held must allow
+	// for all of them.
+	InFlight, InFlightBytes int
+	// ByKey says that each batch of the source holds the records of one key
+	// (microbatch.Policy.Keys). Batches of a partition are then written at the
+	// same time where their keys differ, and do not follow on from one another:
+	// First and Next of a Batch are its own. It is not for a sink that holds
+	// positions.
+	ByKey bool
 	// Backoff is the wait before the second attempt at what failed for a
 	// passing reason; it doubles with each further one, up to MaxBackoff, and
 	// the wait itself is drawn between 0 and that ("full jitter"). 0 is 100
@@ -65,7 +73,8 @@ type Hooks struct {
 // withDefaults fills in what is zero.
 func (c Config) withDefaults() Config {
 	c.MaxRecords = cmp.Or(c.MaxRecords, 1000)
-	c.InFlight = cmp.Or(c.InFlight, 4)
+	c.InFlight = cmp.Or(c.InFlight, 8)
+	c.InFlightBytes = cmp.Or(c.InFlightBytes, 32<<20)
 	c.Backoff = cmp.Or(c.Backoff, 100*time.Millisecond)
 	c.MaxBackoff = cmp.Or(c.MaxBackoff, 30*time.Second)
 	c.StopWithin = cmp.Or(c.StopWithin, 10*time.Second)
@@ -85,8 +94,9 @@ const settleWithin = 2 * time.Second
 // set aside for it. Batches of different partitions are worked on at the same
 // time.
 //
-// When ctx ends, Run fetches nothing more, tries once to finish what it has
-// fetched, gives the rest back, and returns nil if there was no rest. It does
+// When ctx ends, Run fetches nothing more but what a Drainer has gathered, tries
+// once to finish what it has fetched, gives the rest back, and returns nil if
+// there was no rest. It does
 // so, too, before it returns an error: that of src, other than
 // stream.ErrUnreachable; one of sink that wraps ErrStop; or that of a dead
 // letter that is too large for its topic.
@@ -99,6 +109,9 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 	if cfg.DeadLetters != nil && cfg.Group == "" {
 		return errors.New("run consumer: dead letters need the name of a group")
 	}
+	if _, positions := sink.(stream.Owner); positions && cfg.ByKey {
+		return errors.New("run consumer: batches by key leave gaps, so no sink that holds positions can take them")
+	}
 	intake, halt := context.WithCancel(ctx)
 	defer halt()
 	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
@@ -110,12 +123,20 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 		intake:  intake,
 		halt:    halt,
 		work:    work,
-		slots:   make(chan struct{}, cfg.InFlight),
+		freed:   make(chan struct{}, 1),
 		lanes:   map[laneKey]*lane{},
 	}
-	r.fetch(src)
+	err := r.fetch(intake, src)
 	deadline := time.AfterFunc(cfg.StopWithin, abandon)
 	defer deadline.Stop()
+	d, gathers := src.(Drainer)
+	switch {
+	case err != nil:
+		r.fail(err)
+	case gathers && ctx.Err() != nil:
+		d.Drain()
+		_ = r.fetch(work, src) // whatever it is, that much comes again
+	}
 	r.wait.Wait()
 
 	if r.failed != nil {
@@ -139,11 +160,13 @@ type run struct {
 	halt   context.CancelFunc
 	work   context.Context
 
-	slots chan struct{}  // one for each batch fetched and not yet done with
+	freed chan struct{}  // there is less in flight
 	wait  sync.WaitGroup // lanes at work, and batches being decoded
 
 	mu        sync.Mutex
 	lanes     map[laneKey]*lane
+	batches   int   // in flight
+	bytes     int   // of these
 	failed    error // what ended the run, if not its ctx
 	unsettled int   // batches that were ours still when the run ended
 	why       error // what kept the first of them
@@ -152,11 +175,21 @@ type run struct {
 type laneKey struct {
 	topic     string
 	partition int32
+	key       string // with Config.ByKey
+	keyed     bool
+}
+
+// Drainer is a Source that holds records back to gather more of them.
+type Drainer interface {
+	// Drain has nothing more read, and Fetch return what was gathered without
+	// waiting for more, and then stream.ErrClosed.
+	Drain()
 }
 
 // lane works on the batches of one partition, one after the other. Its
 // goroutine runs while there are any.
 type lane struct {
+	key laneKey
 	// queue and busy are guarded by run.mu.
 	queue []*job
 	busy  bool
@@ -173,6 +206,7 @@ type lane struct {
 // job is a batch on its way.
 type job struct {
 	records     []stream.Record
+	bytes       int
 	ack         stream.AckFunc
 	batch       Batch
 	deadLetters []deadLetter
@@ -180,28 +214,55 @@ type job struct {
 	err         error
 }
 
-// fetch hands batches to the lanes until the intake ends.
-func (r *run) fetch(src stream.Source) {
+// fetch hands batches to the lanes until ctx ends. Its error is that of the
+// source.
+func (r *run) fetch(ctx context.Context, src stream.Source) error {
 	final := func(err error) bool { return !errors.Is(err, stream.ErrUnreachable) }
-	for {
-		select {
-		case r.slots <- struct{}{}:
-		case <-r.intake.Done():
-			return
-		}
+	for r.admits(ctx) {
 		var records []stream.Record
 		var ack stream.AckFunc
 		err := r.retry("fetch", final, func() (err error) {
-			records, ack, err = src.Fetch(r.intake, r.cfg.MaxRecords)
+			records, ack, err = src.Fetch(ctx, r.cfg.MaxRecords)
 			return err
 		})
-		if err != nil {
-			if r.intake.Err() == nil {
-				r.fail(fmt.Errorf("fetch: %w", err))
-			}
-			return
+		switch {
+		case err == nil:
+			r.dispatch(records, ack)
+		case ctx.Err() != nil:
+			return nil
+		default:
+			return fmt.Errorf("fetch: %w", err)
 		}
-		r.dispatch(records, ack)
+	}
+	return nil
+}
+
+// admits waits until one more batch may be fetched. It reports whether one
+// may: not once ctx has ended.
+func (r *run) admits(ctx context.Context) bool {
+	for {
+		r.mu.Lock()
+		room := r.batches < r.cfg.InFlight && r.bytes < r.cfg.InFlightBytes
+		r.mu.Unlock()
+		if room || ctx.Err() != nil {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-r.freed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// done notes that a batch is no longer in flight.
+func (r *run) done(j *job) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.batches--
+	r.bytes -= j.bytes
+	select {
+	case r.freed <- struct{}{}:
+	default:
 	}
 }
 
@@ -214,17 +275,25 @@ func (r *run) dispatch(records []stream.Record, ack stream.AckFunc) {
 		batch:   Batch{Topic: first.Topic, Partition: first.Partition, First: first.Offset, Next: last.Offset + 1},
 		decoded: make(chan struct{}),
 	}
+	for _, r := range records {
+		j.bytes += len(r.Key) + len(r.Value)
+	}
 	r.wait.Go(func() {
 		defer close(j.decoded)
 		j.err = r.decode(j)
 	})
 
-	key := laneKey{first.Topic, first.Partition}
+	key := laneKey{topic: first.Topic, partition: first.Partition}
+	if r.cfg.ByKey {
+		key.key, key.keyed = string(first.Key), first.Key != nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.batches++
+	r.bytes += j.bytes
 	l := r.lanes[key]
 	if l == nil {
-		l = &lane{next: -1}
+		l = &lane{key: key, next: -1}
 		r.lanes[key] = l
 	}
 	l.queue = append(l.queue, j)
@@ -240,6 +309,9 @@ func (r *run) drain(l *lane) {
 		r.mu.Lock()
 		if len(l.queue) == 0 {
 			l.busy = false
+			if r.cfg.ByKey && !l.hole { // else there would be one for each key that ever was
+				delete(r.lanes, l.key)
+			}
 			r.mu.Unlock()
 			return
 		}
@@ -248,7 +320,7 @@ func (r *run) drain(l *lane) {
 		r.mu.Unlock()
 		<-j.decoded
 		r.settle(l, j)
-		<-r.slots
+		r.done(j)
 	}
 }
 
@@ -290,7 +362,7 @@ func (r *run) settle(l *lane, j *job) {
 		r.giveBack(l, j, errHole)
 		return
 	}
-	if l.next >= 0 {
+	if l.next >= 0 && !r.cfg.ByKey {
 		j.batch.First = min(j.batch.First, l.next)
 	}
 

@@ -566,3 +566,108 @@ func TestDecode(t *testing.T) {
 type guids struct{ registry }
 
 func (guids) SchemaByGUID(context.Context, schemas.GUID) (schemas.Schema, error) { return text{}, nil }
+
+// ofKey are records of one key at the given offsets.
+func ofKey(key string, offsets ...int64) []stream.Record {
+	rs := make([]stream.Record, len(offsets))
+	for i, o := range offsets {
+		rs[i] = stream.Record{Topic: "t", Offset: o, Key: []byte(key), Value: framed(fmt.Sprint(key, o))}
+	}
+	return rs
+}
+
+// Keys do not wait for one another, and each is written in its order; once all
+// is done nothing of them is kept.
+func TestByKey(t *testing.T) {
+	src := &script{batches: [][]stream.Record{ofKey("a", 0, 2), ofKey("b", 1, 5), ofKey("a", 3, 4), ofKey("b", 6)}}
+	var mu sync.Mutex
+	var got []string
+	sink := sinkFunc(func(ctx context.Context, b Batch) error {
+		if b.Messages[0].Data == "a0" {
+			time.Sleep(time.Second)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, fmt.Sprint(b.First, b.Next))
+		return nil
+	})
+	if err := within(t, time.Minute, src, sink, Config{Registry: registry{}, ByKey: true}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1 6", "6 7", "0 3", "3 5"}, got); diff != "" {
+		t.Errorf("written (-want +got):\n%s", diff)
+	}
+}
+
+// positions is a sink that holds positions.
+type positions struct {
+	sinkFunc
+	stream.Owner
+}
+
+func TestByKeyRefusesPositions(t *testing.T) {
+	if err := Run(t.Context(), &script{}, positions{}, Config{ByKey: true}); err == nil {
+		t.Error("Run took a sink that holds positions")
+	}
+}
+
+// gatherer is a source that gives its last batch only when it is drained.
+type gatherer struct {
+	script
+	drained chan struct{}
+}
+
+func (g *gatherer) Drain() { close(g.drained) }
+
+func (g *gatherer) Fetch(ctx context.Context, n int) ([]stream.Record, stream.AckFunc, error) {
+	select {
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	case <-g.drained:
+	}
+	if len(g.batches) == 0 {
+		return nil, nil, stream.ErrClosed
+	}
+	return g.script.Fetch(ctx, n)
+}
+
+func TestStopDrains(t *testing.T) {
+	g := &gatherer{script: script{batches: [][]stream.Record{records(0, "a"), records(1, "b")}}, drained: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Run(ctx, g, sinkFunc(func(context.Context, Batch) error { return nil }), Config{Registry: registry{}}); err != nil {
+		t.Fatal(err)
+	}
+	if acknowledged, _ := g.acks(); acknowledged != 2 {
+		t.Errorf("%d batches of what was gathered were acknowledged, want 2", acknowledged)
+	}
+}
+
+func TestInFlightBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &script{}
+		for i := range int64(5) {
+			src.batches = append(src.batches, records(i, "abcde")) // 10 bytes
+		}
+		go func() {
+			synctest.Wait()
+			src.mu.Lock()
+			defer src.mu.Unlock()
+			if left := len(src.batches); left != 2 {
+				t.Errorf("%d of 5 batches were left at a limit of 25 bytes, want 2", left)
+			}
+		}()
+		sink := sinkFunc(func(context.Context, Batch) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := Run(ctx, src, sink, Config{Registry: registry{}, InFlightBytes: 25}); err != nil {
+			t.Fatal(err)
+		}
+		if acknowledged, _ := src.acks(); acknowledged != 5 {
+			t.Errorf("%d batches were acknowledged, want 5", acknowledged)
+		}
+	})
+}

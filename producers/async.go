@@ -27,7 +27,10 @@ type AsyncConfig struct {
 }
 
 // Place is where an event lies.
-type Place = stream.Place
+type Place struct {
+	Partition int32
+	Offset    int64
+}
 
 // Async queues events and publishes them in the background, in batches that grow
 // with the load: while one call of the publisher is on its way, the next batch
@@ -266,7 +269,7 @@ func (a *Async) publish(ctx context.Context, b asyncBatch) {
 		case partly == nil && err != nil:
 			done(Place{}, err)
 		default:
-			done(Place{Partition: r.Partition, Offset: r.Offset}, nil)
+			done(Place{r.Partition, r.Offset}, nil)
 		}
 	}
 	a.release(size)

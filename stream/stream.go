@@ -154,6 +154,26 @@ type SourceCloser interface {
 	Close() error
 }
 
+// Pauser is a Source that can leave a partition out.
+type Pauser interface {
+	// Pause has Fetch return no new records of a partition, or, with pause
+	// false, return them again; nacked records come all the same. A partition
+	// that is assigned anew is not paused. It does not wait for anything, and
+	// does nothing for a partition that this source does not hold.
+	Pause(partition int32, pause bool)
+}
+
+// Releaser is a Source that warns before it gives up a partition.
+type Releaser interface {
+	// OnRelease has f called when a partition is to go to another consumer
+	// (gone is false), and once it is gone. In between, for at most the
+	// subscription's HoldFor, no records of it are delivered, and its batches
+	// can be settled still: who gathers records hands on what it has. The
+	// wait ends when nothing is left to settle. f must not wait for anything.
+	// OnRelease is called before the first Fetch.
+	OnRelease(f func(topic string, partition int32, gone bool))
+}
+
 // Owner is what holds the positions of a subscription in the place of the
 // broker, typically in the transaction in which it stores its results.
 type Owner interface {

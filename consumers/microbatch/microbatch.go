@@ -3,66 +3,35 @@
 package microbatch
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"sync"
 	"time"
 
+	"penstock/schemas"
 	"penstock/stream"
 )
-
-// Policy says when a batch is large or old enough. A field that is zero has
-// its default.
-type Policy struct {
-	// Count is the largest number of records in a batch; 0 is 5000. A Fetch
-	// that asks for fewer gets fewer: consumers.Config.MaxRecords should be no
-	// less.
-	Count int
-	// Bytes is the largest sum of keys, values and headers in a batch; 0 is
-	// 8 MiB. A record that is larger is a batch of its own.
-	Bytes int
-	// Linger is how long the first record of a batch waits for others; 0 is
-	// 200 milliseconds, and less than 0 is not at all. The HoldFor of the
-	// subscription has to allow for it.
-	Linger time.Duration
-	// BufferedRecords and BufferedBytes bound what is gathered and not fetched
-	// yet, over all partitions; 0 is 4 times Count and Bytes. Once either is
-	// reached nothing more is read, and the oldest batch does not wait any
-	// longer. One fetch of the source may go beyond BufferedBytes, since its
-	// size is not known before.
-	BufferedRecords, BufferedBytes int
-}
-
-func (p Policy) withDefaults() Policy {
-	p.Count = cmp.Or(p.Count, 5000)
-	p.Bytes = cmp.Or(p.Bytes, 8<<20)
-	p.Linger = cmp.Or(p.Linger, 200*time.Millisecond)
-	p.BufferedRecords = cmp.Or(p.BufferedRecords, 4*p.Count)
-	p.BufferedBytes = cmp.Or(p.BufferedBytes, 4*p.Bytes)
-	return p
-}
-
-// readAtOnce is the most that is asked of the source in one fetch, so that
-// BufferedBytes is overshot by little.
-const readAtOnce = 500
 
 // Batcher is a source of larger batches. It is a stream.SourceCloser.
 type Batcher struct {
 	src    stream.Source
+	pauser stream.Pauser // nil if src is none
 	policy Policy
 
 	stop    context.CancelFunc
 	stopped chan struct{} // closed when the reader has ended
-	changed chan struct{} // the reader has put something in
+	changed chan struct{} // the reader has put something in, or there is less out
 	room    chan struct{} // Fetch has taken something out
 
 	mu      sync.Mutex
 	lanes   map[key]*lane
+	places  map[place]*share
 	records int
 	bytes   int
+	size    int   // how many records a batch may have now; see Policy.Latency
 	err     error // why the reader has stopped for now, to be returned by Fetch
-	ended   bool  // for good
+	drained bool  // nothing more is read
+	ended   bool  // nor given out
 }
 
 // Batch starts to read src and gathers what it yields. Each batch that the
@@ -73,6 +42,11 @@ type Batcher struct {
 // later. One that returns an error, other than stream.ErrFenced and
 // stream.ErrClosed, has yet to settle a part of its batch, and what it was told
 // counts for the rest: call it again with the same.
+//
+// A src that is a stream.Pauser leaves out a partition while Policy.Out batches
+// of it are out and another is gathered, so that the others go on. One that is
+// a stream.Releaser has what is gathered of a partition handed on at once when
+// the partition is about to go.
 //
 // An error of src is returned by Fetch after all that was gathered before it,
 // and the Fetch after that reads on. After stream.ErrClosed, from src or by
@@ -89,6 +63,12 @@ func Batch(src stream.Source, p Policy) *Batcher {
 		changed: make(chan struct{}, 1),
 		room:    make(chan struct{}, 1),
 		lanes:   map[key]*lane{},
+		places:  map[place]*share{},
+	}
+	b.size = b.policy.start()
+	b.pauser, _ = src.(stream.Pauser)
+	if r, ok := src.(stream.Releaser); ok {
+		r.OnRelease(b.releasing)
 	}
 	go func() {
 		defer close(b.stopped)
@@ -99,28 +79,60 @@ func Batch(src stream.Source, p Policy) *Batcher {
 
 var _ stream.SourceCloser = (*Batcher)(nil)
 
+// Drain has nothing more read, and Fetch return what was gathered without
+// waiting for more, and then stream.ErrClosed.
+func (b *Batcher) Drain() { b.stop() }
+
 // Close implements stream.SourceCloser. It leaves the source open.
 func (b *Batcher) Close() error {
+	b.end()
 	b.stop()
 	<-b.stopped
 	return nil
 }
 
-type key struct {
+// place is a partition of a topic.
+type place struct {
 	topic     string
 	partition int32
 }
 
-// lane is what is gathered of one partition, in the order in which it came.
-type lane struct {
-	fetches []*fetch
-	records int
-	bytes   int
-	last    int64 // the offset of the newest record
-	breaks  int   // how many of fetches[1:] break the order of offsets
+// key is what the records of a batch have in common.
+type key struct {
+	place
+	key   string // with Policy.Keys
+	keyed bool
 }
 
-func (l *lane) since() time.Time { return l.fetches[0].at }
+// share is what is gathered of a partition, and what is out.
+type share struct {
+	partition      int32
+	records, bytes int
+	out            int  // batches handed out and not settled
+	paused         bool // the source leaves it out
+	leaving        bool // it is about to go to another consumer
+}
+
+// lane is what is gathered under one key, in the order in which it came.
+type lane struct {
+	key            key
+	share          *share
+	spans          []span
+	records, bytes int
+	last           int64          // the offset of the newest record
+	schema         schemas.Header // the last that was named, if any was
+	tail           Cause          // why a batch ends behind the newest record; empty if it does not
+	cuts           int            // how many places there are at which a batch must end
+}
+
+// span is consecutive records of a fetch.
+type span struct {
+	fetch    *fetch
+	from, to int
+	cut      Cause // why a batch ends before it; never set on a lane's first
+}
+
+func (l *lane) since() time.Time { return l.spans[0].fetch.at }
 
 // read fetches from the source until ctx ends or the source is closed.
 func (b *Batcher) read(ctx context.Context) {
@@ -131,14 +143,17 @@ func (b *Batcher) read(ctx context.Context) {
 			case <-b.room:
 				continue
 			case <-ctx.Done():
-				b.end()
+				b.drain()
 				return
 			}
 		}
 		records, ack, err := b.src.Fetch(ctx, min(n, readAtOnce))
 		switch {
-		case ctx.Err() != nil || errors.Is(err, stream.ErrClosed):
+		case errors.Is(err, stream.ErrClosed):
 			b.end()
+			return
+		case ctx.Err() != nil:
+			b.drain()
 			return
 		case err != nil:
 			b.mu.Lock()
@@ -150,6 +165,10 @@ func (b *Batcher) read(ctx context.Context) {
 		signal(b.changed)
 	}
 }
+
+// readAtOnce is the most that is asked of the source in one fetch, so that
+// BufferedBytes is overshot by little.
+const readAtOnce = 500
 
 // vacancy is how many records may be read now.
 func (b *Batcher) vacancy() int {
@@ -163,7 +182,17 @@ func (b *Batcher) vacancy() int {
 
 // full is called with b.mu held.
 func (b *Batcher) full() bool {
-	return b.records >= b.policy.BufferedRecords || b.bytes >= b.policy.BufferedBytes
+	return b.records >= b.policy.BufferedRecords || b.bytes >= b.policy.BufferedBytes || b.crowded()
+}
+
+// crowded says that more keys are open than may be. It is called with b.mu held.
+func (b *Batcher) crowded() bool { return b.policy.Keys > 0 && len(b.lanes) > b.policy.Keys }
+
+func (b *Batcher) drain() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drained = true
+	signal(b.changed)
 }
 
 func (b *Batcher) end() {
@@ -173,29 +202,97 @@ func (b *Batcher) end() {
 	signal(b.changed)
 }
 
-func (b *Batcher) add(f *fetch) {
-	first, last := f.records[0], f.records[len(f.records)-1]
-	size := 0
-	for _, r := range f.records {
-		size += sizeOf(r)
-	}
+// releasing is told by the source that a partition is to go, and that it is gone.
+func (b *Batcher) releasing(topic string, partition int32, gone bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k := key{first.Topic, first.Partition}
-	l := b.lanes[k]
-	if l == nil {
-		l = &lane{}
-		b.lanes[k] = l
-	} else if first.Offset <= l.last {
-		f.breaks = true
-		l.breaks++
+	b.share(place{topic, partition}).leaving = !gone
+	signal(b.changed)
+}
+
+// share is called with b.mu held.
+func (b *Batcher) share(p place) *share {
+	s := b.places[p]
+	if s == nil {
+		s = &share{partition: p.partition}
+		b.places[p] = s
 	}
-	l.fetches = append(l.fetches, f)
-	l.last = last.Offset
-	l.records += len(f.records)
-	l.bytes += size
-	b.records += len(f.records)
-	b.bytes += size
+	return s
+}
+
+// add gathers a fetch.
+func (b *Batcher) add(f *fetch) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return
+	}
+	at := place{f.records[0].Topic, f.records[0].Partition}
+	share := b.share(at)
+	k := key{place: at}
+	for i, r := range f.records {
+		if b.policy.Keys > 0 {
+			k.key, k.keyed = string(r.Key), r.Key != nil
+		}
+		l := b.lanes[k]
+		if l == nil {
+			l = &lane{key: k, share: share}
+			b.lanes[k] = l
+		}
+		b.append(l, f, i)
+	}
+	b.balance(share)
+}
+
+// append adds record i of f to a lane. It is called with b.mu held.
+func (b *Batcher) append(l *lane, f *fetch, i int) {
+	r := f.records[i]
+	cut := l.tail
+	l.tail = ""
+	if cut == "" && len(l.spans) > 0 && r.Offset <= l.last {
+		cut = Redelivery
+		l.cuts++
+	}
+	if b.policy.BySchema {
+		if h, ok := schemaOf(r); ok {
+			if cut == "" && l.schema != h && l.schema != (schemas.Header{}) {
+				cut = SchemaChange
+				l.cuts++
+			}
+			l.schema = h
+		}
+	}
+	if n := len(l.spans); cut == "" && n > 0 && l.spans[n-1].fetch == f && l.spans[n-1].to == i {
+		l.spans[n-1].to++
+	} else {
+		l.spans = append(l.spans, span{f, i, i + 1, cut})
+	}
+	if b.policy.Cut != nil && b.policy.Cut(r) {
+		l.tail = Predicate
+		l.cuts++
+	}
+	l.last = r.Offset
+	b.count(l, 1, sizeOf(r))
+}
+
+// count is called with b.mu held.
+func (b *Batcher) count(l *lane, records, bytes int) {
+	l.records += records
+	l.bytes += bytes
+	l.share.records += records
+	l.share.bytes += bytes
+	b.records += records
+	b.bytes += bytes
+}
+
+// balance has the source leave out a partition of which there is enough, or go
+// on with it. It is called with b.mu held.
+func (b *Batcher) balance(s *share) {
+	enough := s.out >= b.policy.Out && (s.records >= b.size || s.bytes >= b.policy.Bytes)
+	if b.pauser != nil && enough != s.paused {
+		s.paused = enough
+		b.pauser.Pause(s.partition, enough)
+	}
 }
 
 // sizeOf is what a record counts for in Policy.Bytes.
@@ -207,17 +304,26 @@ func sizeOf(r stream.Record) int {
 	return n
 }
 
+// schemaOf is the schema that a record names, if it does.
+func schemaOf(r stream.Record) (schemas.Header, bool) {
+	named, ok := r.Header(schemas.ValueHeader)
+	if !ok {
+		named = r.Value
+	}
+	if len(named) == 0 {
+		return schemas.Header{}, false
+	}
+	h, _, err := schemas.ParseHeader(named)
+	return h, err == nil
+}
+
 // Fetch implements stream.Source.
 func (b *Batcher) Fetch(ctx context.Context, max int) ([]stream.Record, stream.AckFunc, error) {
-	limit := b.policy.Count
-	if max > 0 {
-		limit = min(limit, max)
-	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		records, ack, wait, err := b.next(limit)
+		records, ack, wait, err := b.next(max)
 		if records != nil || err != nil {
 			return records, ack, err
 		}
@@ -236,95 +342,171 @@ const forever = 1<<63 - 1
 
 // next returns a batch that is due, the oldest first, or how long to wait for
 // one.
-func (b *Batcher) next(limit int) (records []stream.Record, ack stream.AckFunc, wait time.Duration, err error) {
+func (b *Batcher) next(max int) (records []stream.Record, ack stream.AckFunc, wait time.Duration, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ended {
 		return nil, nil, 0, stream.ErrClosed
 	}
+	limit := b.size
+	if max > 0 {
+		limit = min(limit, max)
+	}
 	wait = forever
-	var due, oldest key
-	for k, l := range b.lanes {
+	var due, oldest *lane
+	for _, l := range b.lanes {
+		if l.share.out >= b.policy.Out {
+			continue
+		}
 		rest := time.Until(l.since().Add(b.policy.Linger))
 		wait = min(wait, rest)
-		if b.older(k, oldest) {
-			oldest = k
-		}
-		whole := l.records >= limit || l.bytes >= b.policy.Bytes || l.breaks > 0
-		if (whole || rest <= 0) && b.older(k, due) {
-			due = k
+		oldest = older(oldest, l)
+		if rest <= 0 || b.drained || l.share.leaving || l.records >= limit || l.bytes >= b.policy.Bytes || l.cuts > 0 {
+			due = older(due, l)
 		}
 	}
-	if b.lanes[due] == nil && (b.err != nil || b.full()) {
+	if due == nil && (b.err != nil || b.full()) {
 		due = oldest
 	}
 	switch {
-	case b.lanes[due] != nil:
+	case due != nil:
 		records, ack = b.take(due, limit)
-	case b.err != nil: // nothing is left of what came before it
+		signal(b.room)
+	case b.err != nil && len(b.lanes) == 0: // nothing is left of what came before it
 		err, b.err = b.err, nil
-	default:
-		return nil, nil, wait, nil
+		signal(b.room)
+	case b.drained && len(b.lanes) == 0:
+		err = stream.ErrClosed
 	}
-	signal(b.room)
-	return records, ack, 0, err
+	return records, ack, wait, err
 }
 
-// older says whether the lane of k has waited longer than that of other, which
-// may be none.
-func (b *Batcher) older(k, other key) bool {
-	l := b.lanes[other]
-	return l == nil || b.lanes[k].since().Before(l.since())
+// older returns the lane that has waited longer; the first may be nil.
+func older(a, b *lane) *lane {
+	if a == nil || b.since().Before(a.since()) {
+		return b
+	}
+	return a
+}
+
+// why says what makes a lane due of which all is taken. It is called with b.mu
+// held.
+func (b *Batcher) why(l *lane) Cause {
+	switch {
+	case l.share.leaving:
+		return Revoke
+	case b.drained:
+		return Drain
+	case time.Since(l.since()) >= b.policy.Linger:
+		return Linger
+	case b.crowded():
+		return OpenKeys
+	}
+	return Buffer
 }
 
 // take removes the first batch of a lane: at most limit records, and at most
-// Policy.Bytes unless it is one record.
-func (b *Batcher) take(k key, limit int) ([]stream.Record, stream.AckFunc) {
-	l := b.lanes[k]
+// Policy.Bytes unless it is one record. It is called with b.mu held.
+func (b *Batcher) take(l *lane, limit int) ([]stream.Record, stream.AckFunc) {
+	f := Flush{Topic: l.key.topic, Partition: l.key.partition, Cause: l.tail, Gathered: time.Since(l.since())}
+	if f.Cause == "" {
+		f.Cause = b.why(l)
+	}
 	var parts []part
-	count, size := 0, 0
-	for count < limit && len(l.fetches) > 0 {
-		f := l.fetches[0]
-		if f.breaks && count > 0 {
+gather:
+	for len(l.spans) > 0 {
+		s := &l.spans[0]
+		if s.cut != "" && f.Records > 0 {
+			f.Cause = s.cut
 			break
 		}
-		at, from := count, f.taken
-		for f.taken < len(f.records) && count < limit {
-			n := sizeOf(f.records[f.taken])
-			if count > 0 && size+n > b.policy.Bytes {
-				break
+		p := part{fetch: s.fetch, from: s.from, at: f.Records}
+		for ; s.from < s.to; s.from++ {
+			n := sizeOf(s.fetch.records[s.from])
+			if f.Records >= limit {
+				f.Cause = Count
+			} else if f.Records > 0 && f.Bytes+n > b.policy.Bytes {
+				f.Cause = Bytes
+			} else {
+				f.Records++
+				f.Bytes += n
+				continue
 			}
-			size += n
-			count++
-			f.taken++
+			if p.to = s.from; p.to > p.from {
+				parts = append(parts, p)
+			}
+			break gather
 		}
-		if f.taken > from {
-			parts = append(parts, part{f, from, f.taken, at})
-		}
-		if f.taken < len(f.records) {
-			break
-		}
-		l.fetches = l.fetches[1:]
-		if len(l.fetches) > 0 && l.fetches[0].breaks {
-			l.breaks--
-		}
+		p.to = s.to
+		parts = append(parts, p)
+		l.spans = l.spans[1:]
 	}
-	l.records -= count
-	l.bytes -= size
-	b.records -= count
-	b.bytes -= size
-	if len(l.fetches) == 0 {
-		delete(b.lanes, k)
+	b.count(l, -f.Records, -f.Bytes)
+	switch {
+	case len(l.spans) == 0:
+		delete(b.lanes, l.key)
+		if l.tail == "" && f.Records >= limit {
+			f.Cause = Count
+		} else if l.tail == "" && f.Bytes >= b.policy.Bytes {
+			f.Cause = Bytes
+		}
+	case l.spans[0].cut != "":
+		l.spans[0].cut = ""
+		l.cuts--
 	}
+	l.share.out++
+	b.balance(l.share)
+	records := joined(parts, f.Records)
+	f.First, f.Last = records[0].Offset, records[len(records)-1].Offset
+	return records, b.settler(l.share, f, parts)
+}
+
+// joined are the records of parts, of which there are n.
+func joined(parts []part, n int) []stream.Record {
 	if len(parts) == 1 {
 		p := parts[0]
-		return p.fetch.records[p.from:p.to:p.to], settle(parts)
+		return p.fetch.records[p.from:p.to:p.to]
 	}
-	records := make([]stream.Record, 0, count)
+	records := make([]stream.Record, 0, n)
 	for _, p := range parts {
 		records = append(records, p.fetch.records[p.from:p.to]...)
 	}
-	return records, settle(parts)
+	return records
+}
+
+// settler makes the AckFunc of a batch, which notes when the batch is no longer
+// out.
+func (b *Batcher) settler(s *share, f Flush, parts []part) stream.AckFunc {
+	settle, handed := settle(parts), time.Now()
+	var done sync.Once
+	return func(ctx context.Context, err error) error {
+		failed := settle(ctx, err)
+		if failed == nil || gone(failed) {
+			done.Do(func() {
+				f.Took = time.Since(handed)
+				if f.Err = err; failed != nil {
+					f.Err = failed
+				}
+				b.settled(s, f)
+			})
+		}
+		return failed
+	}
+}
+
+// settled is called once a batch is no longer out.
+func (b *Batcher) settled(s *share, f Flush) {
+	b.mu.Lock()
+	s.out--
+	if f.Err == nil {
+		b.size = b.policy.steer(b.size, f)
+	}
+	b.balance(s)
+	signal(b.changed)
+	b.mu.Unlock()
+	if b.policy.Flushed != nil {
+		b.policy.Flushed(f)
+	}
 }
 
 // signal wakes the one that waits on c, now or when it comes to wait.

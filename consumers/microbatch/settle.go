@@ -9,14 +9,12 @@ import (
 	"penstock/stream"
 )
 
-// fetch is what the source gave in one call. The batcher's mutex guards it but
-// for what mu guards.
+// fetch is what the source gave in one call. It does not change but for what mu
+// guards.
 type fetch struct {
 	records []stream.Record
 	ack     stream.AckFunc
 	at      time.Time // when it came
-	taken   int       // how many records were handed out
-	breaks  bool      // it goes back behind the fetch before it
 
 	mu     sync.Mutex
 	open   int // how many records are not settled yet
@@ -34,7 +32,7 @@ type part struct {
 func settle(parts []part) stream.AckFunc {
 	var mu sync.Mutex
 	noted := false
-	var gone error // ErrFenced or ErrClosed, of a part that is done with
+	var fenced error // ErrFenced or ErrClosed, of a part that is done with
 	return func(ctx context.Context, err error) error {
 		mu.Lock()
 		defer mu.Unlock()
@@ -44,8 +42,8 @@ func settle(parts []part) stream.AckFunc {
 			e := p.settle(ctx, err, noted)
 			switch {
 			case e == nil:
-			case errors.Is(e, stream.ErrFenced) || errors.Is(e, stream.ErrClosed):
-				gone = e
+			case gone(e):
+				fenced = e
 			default:
 				passing = e
 				left = append(left, p)
@@ -55,10 +53,15 @@ func settle(parts []part) stream.AckFunc {
 		if passing != nil {
 			return passing
 		}
-		e := gone
-		gone = nil
+		e := fenced
+		fenced = nil
 		return e
 	}
+}
+
+// gone says of the error of an AckFunc that there is nothing left to settle.
+func gone(err error) bool {
+	return errors.Is(err, stream.ErrFenced) || errors.Is(err, stream.ErrClosed)
 }
 
 // settle notes what became of the part, unless that is done already, and

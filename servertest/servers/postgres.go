@@ -15,8 +15,6 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
-
-	"penstock/servertest"
 )
 
 func startPostgres(ctx context.Context, _, dir string) (*process, string, error) {
@@ -28,7 +26,7 @@ func startPostgres(ctx context.Context, _, dir string) (*process, string, error)
 	if err != nil {
 		return nil, "", err
 	}
-	ports, err := servertest.FreePorts(1)
+	ports, err := freePorts(1)
 	if err != nil {
 		return nil, "", err
 	}
@@ -66,7 +64,7 @@ func postgresFolder() (string, error) {
 			return folder, nil
 		}
 	}
-	path, err := servertest.Lookup("postgres", "postgresql")
+	path, err := lookup("postgres", "postgresql")
 	return filepath.Dir(path), err
 }
 

@@ -1,0 +1,66 @@
+package microbatch
+
+import (
+	"context"
+	"errors"
+
+	"penstock/consumers"
+	"penstock/stream"
+)
+
+// Coalesce is a sink that hands on, of the messages of a batch that have one
+// key, the last alone, at its place. Messages without a key are all handed on.
+// Which one is the last is looked at anew when messages turn out to be such as
+// can never be stored: then the one before counts. For sinks that keep the
+// newest of each key, and where what was in between need not be seen.
+func Coalesce(sink consumers.Sink) consumers.Sink { return coalescing{sink} }
+
+type coalescing struct{ sink consumers.Sink }
+
+// Write implements consumers.Sink.
+func (c coalescing) Write(ctx context.Context, b consumers.Batch) error {
+	last := make(map[string]int, len(b.Messages))
+	for i, m := range b.Messages {
+		if m.Key != nil {
+			last[string(m.Key)] = i
+		}
+	}
+	var kept []int // their indexes in b
+	all := b.Messages
+	b.Messages = make([]consumers.Message, 0, len(last))
+	for i, m := range all {
+		if m.Key == nil || last[string(m.Key)] == i {
+			b.Messages = append(b.Messages, m)
+			kept = append(kept, i)
+		}
+	}
+	err := c.sink.Write(ctx, b)
+	var partly *stream.BatchError
+	if !errors.As(err, &partly) {
+		return err
+	}
+	named := &stream.BatchError{}
+	for i, err := range partly.Errs {
+		if i >= 0 && i < len(kept) {
+			named.Fail(kept[i], err)
+		}
+	}
+	return indexed{err, named}
+}
+
+// indexed is an error whose BatchError names the messages of the whole batch.
+type indexed struct {
+	error
+	named *stream.BatchError
+}
+
+// As implements errors.As: everything but the indexes is as in the error itself.
+func (e indexed) As(target any) bool {
+	if partly, ok := target.(**stream.BatchError); ok {
+		*partly = e.named
+		return true
+	}
+	return false
+}
+
+func (e indexed) Unwrap() error { return e.error }
