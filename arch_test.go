@@ -58,18 +58,18 @@ var mayImport = map[string][]string{
 	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
 
 	"producers":           {"rules", "schemas", "stream"},
+	"producers/amqp":      {"producers", "schemas", "stream", "github.com/rabbitmq/amqp091-go"},
 	"producers/gateway":   {"access", "producers", "schemas", "stream"},
 	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},
 	"producers/mqtt":      {"producers", "schemas", "stream", "github.com/mochi-mqtt/server/v2"},
 
-	"consumers":                      {"rules", "schemas", "stream"},
-	"consumers/diffing":              {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
-	"consumers/federated":            {"consumers", "consumers/federated/strategies", "schemas", "stream"},
-	"consumers/federated/strategies": {},
-	"consumers/microbatch":           {"consumers", "schemas", "stream"},
-	"consumers/sinks/postgres":       {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
-	"consumers/sinks/sqlite":         {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
+	"consumers":                {"rules", "schemas", "stream"},
+	"consumers/diffing":        {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
+	"consumers/federated":      {"consumers", "schemas", "stream"},
+	"consumers/microbatch":     {"consumers", "schemas", "stream"},
+	"consumers/sinks/postgres": {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
+	"consumers/sinks/sqlite":   {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
 	"consumers/sinks/sinktest": {
 		"consumers", "consumers/microbatch", "consumers/sinks/sqlsink", "schemas", "stream",
 		"github.com/google/go-cmp", "pgregory.net/rapid",
@@ -83,7 +83,7 @@ var mayImport = map[string][]string{
 	"servertest/noskip":  {},
 	"servertest/servers": {
 		"servertest",
-		"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/twmb/franz-go", // to see them ready
+		"github.com/jackc/pgx/v5", "github.com/nats-io/nats.go", "github.com/rabbitmq/amqp091-go", "github.com/twmb/franz-go", // to see them ready
 	},
 }
 

@@ -27,10 +27,7 @@ type AsyncConfig struct {
 }
 
 // Place is where an event lies.
-type Place struct {
-	Partition int32
-	Offset    int64
-}
+type Place = stream.Place
 
 // Async queues events and publishes them in the background, in batches that grow
 // with the load: while one call of the publisher is on its way, the next batch
@@ -269,7 +266,7 @@ func (a *Async) publish(ctx context.Context, b asyncBatch) {
 		case partly == nil && err != nil:
 			done(Place{}, err)
 		default:
-			done(Place{r.Partition, r.Offset}, nil)
+			done(Place{Partition: r.Partition, Offset: r.Offset}, nil)
 		}
 	}
 	a.release(size)

@@ -276,7 +276,7 @@ func TestPlaces(t *testing.T) {
 	if err := a.Send(t.Context(), events[0], func(p Place, err error) { at = p }); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Close(t.Context()); err != nil || at != (Place{0, 2}) {
+	if err := a.Close(t.Context()); err != nil || at != (Place{Partition: 0, Offset: 2}) {
 		t.Errorf("placed at %+v, %v; want offset 2", at, err)
 	}
 }

@@ -30,6 +30,7 @@ const (
 	PythonEnv   = "PENSTOCK_TEST_PYTHON"   // virtual environment with Confluent's Python client
 	NodeEnv     = "PENSTOCK_TEST_NODE"     // folder with node_modules that hold the JavaScript clients
 	MQTTEnv     = "PENSTOCK_TEST_MQTT"     // host:port of a mosquitto
+	AMQPEnv     = "PENSTOCK_TEST_AMQP"     // amqp:// URL of a RabbitMQ
 	AvroEnv     = "PENSTOCK_TEST_AVRO"     // folder of Apache Avro's jars
 )
 
@@ -53,6 +54,13 @@ func NATS(t testing.TB) string {
 func MQTT(t testing.TB) string {
 	t.Helper()
 	return address(t, MQTTEnv, "a real mosquitto")
+}
+
+// AMQP returns the amqp:// URL of a RabbitMQ. All tests share it: take names of queues
+// from [Name].
+func AMQP(t testing.TB) string {
+	t.Helper()
+	return address(t, AMQPEnv, "a real RabbitMQ")
 }
 
 // Python returns a Python interpreter that has confluent-kafka with its registry

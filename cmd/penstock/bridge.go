@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,12 +12,17 @@ import (
 	"strings"
 
 	"penstock/producers"
+	"penstock/producers/amqp"
 	"penstock/producers/mqtt"
+	"penstock/registry/client"
+	"penstock/schemas"
+	"penstock/stream"
 )
 
 // bridgeCmd publishes what other brokers deliver.
 type bridgeCmd struct {
 	MQTT bridgeMQTTCmd `cmd:"" name:"mqtt" help:"Publish what an MQTT broker delivers, and acknowledge it once it is durable."`
+	AMQP bridgeAMQPCmd `cmd:"" name:"amqp" help:"Publish what a queue of RabbitMQ delivers (AMQP 0.9.1), and acknowledge it once it is durable."`
 }
 
 // bridgeMQTTCmd is a bridge from MQTT.
@@ -39,8 +45,8 @@ type bridgeMQTTCmd struct {
 // mqttPasswordEnv holds the password for MQTT where its URL names no file.
 const mqttPasswordEnv = "PENSTOCK_MQTT_PASSWORD"
 
-// mqttParameters are those of a URL of MQTT.
-var mqttParameters = []string{"ca", "cert", "key", "password-file"}
+// bridgeParameters are those of the URL of another broker.
+var bridgeParameters = []string{"ca", "cert", "key", "password-file"}
 
 // Help shows examples.
 func (bridgeMQTTCmd) Help() string {
@@ -75,28 +81,16 @@ func (c *bridgeMQTTCmd) Run(ctx context.Context, t *terminal) error {
 	case !c.Drop && c.DeadLetters == "":
 		c.DeadLetters = fixed[0] + ".dlq"
 	}
-	reg, err := c.openRegistry(c.Broker)
+	reg, broker, err := openBridge(ctx, t, c.registryFlag, c.Broker, fixed)
 	if err != nil {
 		return err
 	}
 	defer reg.Close()
-	for _, topic := range fixed { // without one, all would be refused
-		if _, _, err := reg.Latest(ctx, topicSubject(topic)); err != nil {
-			return withHint(fmt.Errorf("look up the schema of topic %q: %w", topic, err), "register one: penstock schema register FILE --subject %s", topicSubject(topic))
-		}
-	}
-	broker, err := openBroker(ctx, c.Broker, t.log)
-	if err != nil {
-		return err
-	}
 	defer broker.Close()
 	if !c.Drop {
-		fixed = append(fixed, c.DeadLetters)
 		config.Refused = mqtt.DeadLetters(broker, c.DeadLetters, t.log)
-	}
-	for _, topic := range fixed {
-		if err := broker.Create(ctx, topic, 0); err != nil {
-			return fmt.Errorf("create topic %q: %w", topic, err)
+		if err := broker.Create(ctx, c.DeadLetters, 0); err != nil {
+			return fmt.Errorf("create topic %q: %w", c.DeadLetters, err)
 		}
 	}
 	config.Subscribed = func() { t.notef("subscribed to %s at %s\n", strings.Join(c.Filters, ", "), config.Address) }
@@ -123,39 +117,149 @@ func (c *bridgeMQTTCmd) config(t *terminal) (mqtt.Config, error) {
 	for i, filter := range c.Filters {
 		config.Routes = append(config.Routes, mqtt.Route{Filter: filter, Topic: c.Topics[min(i, len(c.Topics)-1)], Key: c.Key})
 	}
-	u, err := url.Parse(c.From)
-	if err != nil || u.Host == "" || u.Scheme != "mqtt" && u.Scheme != "mqtts" {
-		return config, errors.New("the broker's URL: expected mqtt://HOST:PORT or mqtts://HOST:PORT")
+	u, err := readBridgeURL(c.From, "mqtt", "1883", "8883", mqttPasswordEnv)
+	if err != nil {
+		return config, err
+	}
+	config.Address, config.Username, config.TLS, config.Password = u.Host, u.User.Username(), u.tls, u.password
+	return config, nil
+}
+
+// bridgeURL is what the URL of another broker says: its scheme, user, host, port and
+// path, and what its parameters name.
+type bridgeURL struct {
+	*url.URL
+	tls      *tls.Config
+	password func() (string, error) // nil: none
+}
+
+// readBridgeURL reads SCHEME://USER@HOST:PORT/PATH?PARAMETER=VALUE&… or the same with
+// SCHEMEs. The port is there afterwards, the parameters are not.
+func readBridgeURL(from, scheme, port, securePort, passwordEnv string) (bridgeURL, error) {
+	u, err := url.Parse(from)
+	if err != nil || u.Hostname() == "" || u.Scheme != scheme && u.Scheme != scheme+"s" {
+		return bridgeURL{}, fmt.Errorf("the broker's URL: expected %s://HOST:PORT or %[1]ss://HOST:PORT", scheme)
 	}
 	if _, secret := u.User.Password(); secret {
-		return config, fmt.Errorf("the broker's URL holds a password, which others may see; put it into a file, as ?password-file=FILE, or into %s", mqttPasswordEnv)
+		return bridgeURL{}, fmt.Errorf("the broker's URL holds a password, which others may see; put it into a file, as ?password-file=FILE, or into %s", passwordEnv)
 	}
-	config.Username = u.User.Username()
 	values := u.Query()
 	for name, v := range values {
-		if !slices.Contains(mqttParameters, name) || len(v) > 1 {
-			return config, fmt.Errorf("the broker's URL has the parameter %q, expected each of %s at most once", name, strings.Join(mqttParameters, ", "))
+		if !slices.Contains(bridgeParameters, name) || len(v) > 1 {
+			return bridgeURL{}, fmt.Errorf("the broker's URL has the parameter %q, expected each of %s at most once", name, strings.Join(bridgeParameters, ", "))
 		}
 	}
-	port := "1883"
-	if u.Scheme == "mqtts" {
-		port = "8883"
+	b := bridgeURL{URL: u}
+	if u.Scheme == scheme+"s" {
+		port = securePort
 		values.Set("tls", "true")
-		if config.TLS, err = kafkaTLS(values); err != nil {
-			return config, fmt.Errorf("the broker's URL: %w", err)
+		if b.tls, err = kafkaTLS(values); err != nil {
+			return bridgeURL{}, fmt.Errorf("the broker's URL: %w", err)
 		}
 	}
-	if u.Port() != "" {
-		port = u.Port()
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), port)
 	}
-	config.Address = net.JoinHostPort(u.Hostname(), port)
+	u.RawQuery = ""
 	if file := values.Get("password-file"); file != "" {
-		config.Password = func() (string, error) {
+		b.password = func() (string, error) {
 			text, err := os.ReadFile(file)
 			return strings.TrimRight(string(text), "\r\n"), err
 		}
-	} else if p := os.Getenv(mqttPasswordEnv); p != "" {
-		config.Password = func() (string, error) { return p, nil }
+	} else if p := os.Getenv(passwordEnv); p != "" {
+		b.password = func() (string, error) { return p, nil }
 	}
-	return config, nil
+	return b, nil
+}
+
+// bridgeAMQPCmd is a bridge from AMQP 0.9.1.
+type bridgeAMQPCmd struct {
+	From string `arg:"" name:"amqp-url" help:"Broker, as amqp://USER@HOST:5672/VHOST or amqps://USER@HOST:5671."`
+
+	brokerFlag
+	registryFlag
+	Queue    string `required:"" placeholder:"NAME" help:"Queue to consume. It exists, and has a dead letter exchange for what is rejected."`
+	Topic    string `required:"" placeholder:"TOPIC" help:"Where the events go, keyed by the routing key. It is made if it does not exist."`
+	InFlight int    `placeholder:"N" default:"256" help:"How many messages may be on their way. Default: ${default}."`
+}
+
+// amqpPasswordEnv holds the password for AMQP where its URL names no file.
+const amqpPasswordEnv = "PENSTOCK_AMQP_PASSWORD"
+
+// Help shows examples.
+func (bridgeAMQPCmd) Help() string {
+	return `Examples:
+  penstock bridge amqp amqp://localhost --queue readings --topic sensors
+  penstock bridge amqp amqps://penstock@HOST/plant?password-file=FILE --queue readings --topic sensors
+
+A message is JSON, or bytes that name their schema, and is checked by the schema of
+the topic. It is acknowledged when its event is durable. One that is refused is
+rejected and not put back: the queue's dead letter exchange takes it, and the reason
+is in the log. A queue without such an exchange drops it. Delivery is at least once:
+after a crash an event may be there twice.
+
+ca=FILE names authorities other than the system's, cert=FILE&key=FILE shows a
+certificate. The password of USER is in password-file=FILE or in
+` + amqpPasswordEnv + `; without USER both are guest.`
+}
+
+// Run runs until it is interrupted.
+func (c *bridgeAMQPCmd) Run(ctx context.Context, t *terminal) error {
+	u, err := readBridgeURL(c.From, "amqp", "5672", "5671", amqpPasswordEnv)
+	if err != nil {
+		return usageError{err}
+	}
+	if u.password != nil {
+		password, err := u.password()
+		if err != nil {
+			return usageError{err}
+		}
+		u.User = url.UserPassword(u.User.Username(), password)
+	}
+	reg, broker, err := openBridge(ctx, t, c.registryFlag, c.Broker, []string{c.Topic})
+	if err != nil {
+		return err
+	}
+	defer reg.Close()
+	defer broker.Close()
+	bridge, err := amqp.New(producers.New(broker, reg, producers.Config{}), amqp.Config{
+		URL: u.String(), TLS: u.tls, Queue: c.Queue, Topic: c.Topic, InFlight: c.InFlight, Logger: t.log,
+		Subscribed: func() { t.notef("subscribed to %s at %s\n", c.Queue, u.Host) },
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	return bridge.Run(ctx)
+}
+
+// openBridge opens registry and broker, and makes the topics, which have to have
+// schemas: without one, all would be refused. Without an error, both are to be closed.
+func openBridge(ctx context.Context, t *terminal, f registryFlag, address string, topics []string) (reg *client.Client, broker stream.Broker, err error) {
+	if reg, err = f.openRegistry(address); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = reg.Close()
+		}
+	}()
+	for _, topic := range topics {
+		if _, _, err := reg.Latest(ctx, topicSubject(topic)); err != nil {
+			err = fmt.Errorf("look up the schema of topic %q: %w", topic, err)
+			if errors.Is(err, schemas.ErrNoSchema) {
+				err = withHint(err, "register one: penstock schema register FILE --subject %s", topicSubject(topic))
+			}
+			return nil, nil, err
+		}
+	}
+	if broker, err = openBroker(ctx, address, t.log); err != nil {
+		return nil, nil, err
+	}
+	for _, topic := range topics {
+		if err := broker.Create(ctx, topic, 0); err != nil {
+			_ = broker.Close()
+			return nil, nil, fmt.Errorf("create topic %q: %w", topic, err)
+		}
+	}
+	return reg, broker, nil
 }

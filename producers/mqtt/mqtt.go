@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -195,7 +194,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		publishing.Wait()
 		s.leave()
 	}()
-	retry := backoff{first: b.c.Retry}
+	retry := producers.Backoff{First: b.c.Retry}
 	for ever := false; ; {
 		var since time.Time
 		err := s.connect(ctx, func() {
@@ -208,32 +207,13 @@ func (b *Bridge) Run(ctx context.Context) error {
 		case !ever || errors.Is(err, ErrTakenOver):
 			return err
 		}
-		if !since.IsZero() && time.Since(since) > retry.longest() {
-			retry.next = 0 // but not where two bridges throw each other out
+		if !since.IsZero() && time.Since(since) > retry.Longest() {
+			retry.Reset() // but not where two bridges throw each other out
 		}
 		b.c.Logger.Warn("connection to the MQTT broker lost", "error", err)
-		if !retry.wait(ctx) {
+		if !retry.Wait(ctx) {
 			return nil
 		}
-	}
-}
-
-// backoff are pauses that double.
-type backoff struct{ first, next time.Duration }
-
-func (b *backoff) longest() time.Duration { return 100 * b.first }
-
-// wait waits, and says whether ctx still holds. Each pause is shortened by up to a
-// half, so that many bridges do not come back at once.
-func (b *backoff) wait(ctx context.Context) bool {
-	b.next = min(max(2*b.next, b.first), b.longest())
-	pause := time.NewTimer(b.next - rand.N(b.next/2+1))
-	defer pause.Stop()
-	select {
-	case <-pause.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"penstock/producers"
-	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -108,30 +107,10 @@ func (b *Bridge) event(m Message) (producers.Event, error) {
 			return producers.Event{}, err
 		}
 		e := producers.Event{Topic: topic, Key: []byte(key), Headers: []stream.Header{{Key: TopicHeader, Value: []byte(m.Topic)}}}
-		e.Value, err = value(m.Payload)
+		e.Value, err = producers.Payload(m.Payload)
 		return e, err
 	}
 	return producers.Event{}, fmt.Errorf("%w: no filter selects topic %q; the session has it from an earlier run, another client id begins a new one", errUnroutable, m.Topic)
-}
-
-// value is what a payload says. An error is a misfit.
-func value(payload []byte) (any, error) {
-	misfit := func(pointer, expected, found string) error {
-		return &schemas.ValueError{Violations: []schemas.Violation{{Pointer: pointer, Expected: expected, Found: found}}}
-	}
-	if len(payload) > 0 && payload[0] == 0 { // which no JSON begins with
-		return producers.Framed(payload), nil
-	}
-	v, err := schemas.ParseJSON(payload)
-	if faulty := (*schemas.JSONError)(nil); errors.As(err, &faulty) {
-		return nil, misfit(faulty.Pointer, faulty.Expected, faulty.Found)
-	}
-	if v == nil && err == nil {
-		// nil is a tombstone, and whatever clears a value in MQTT means less than
-		// to delete a key.
-		return nil, misfit("", "an event", "null")
-	}
-	return v, err
 }
 
 func fill(template string, levels []string, whole string) (string, error) {

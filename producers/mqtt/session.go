@@ -11,7 +11,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"penstock/producers"
-	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -104,14 +103,14 @@ func (s *session) publish(ctx context.Context) {
 // in the order of arrival, until ctx ends; what it has begun by then ends with
 // work.
 func (s *session) settle(ctx, work context.Context, batch []*delivery) bool {
-	retry := backoff{first: s.c.Retry}
+	retry := producers.Backoff{First: s.c.Retry}
 	for {
 		again, err := s.try(work, batch)
 		if len(again) == 0 {
 			return true
 		}
 		s.c.Logger.Warn("messages not published yet", "messages", len(again), "error", err)
-		if !retry.wait(ctx) {
+		if !retry.Wait(ctx) {
 			return false
 		}
 		batch = again
@@ -147,7 +146,7 @@ func (s *session) try(ctx context.Context, batch []*delivery) (again []*delivery
 		}
 		if partly != nil {
 			for i, err := range partly.Errs {
-				if isFinal(err) {
+				if producers.IsFinal(err) {
 					refused[sent[i]] = err
 				} else {
 					failed[sent[i]] = err
@@ -165,14 +164,6 @@ func (s *session) try(ctx context.Context, batch []*delivery) (again []*delivery
 		}
 	}
 	return again, why
-}
-
-// isFinal says whether an event will not become a record however often it is
-// tried. Topics and schemas may yet be made, but a topic's name may come from who
-// published the message, who must not hold up the others.
-func isFinal(err error) bool {
-	return errors.As(err, new(*schemas.ValueError)) || errors.Is(err, schemas.ErrNoSchema) || errors.Is(err, schemas.ErrBadSchema) ||
-		errors.Is(err, stream.ErrNoTopic) || errors.Is(err, stream.ErrTooLarge)
 }
 
 // acknowledge says to the broker that messages are done, in the order of their

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+
+	"penstock/servertest"
 )
 
 //go:embed avro.xml
@@ -17,7 +19,7 @@ var avroPom []byte
 // findAvro has Apache Avro's jars at hand; there is no process. Tests run a
 // program on them from its source, for which a JRE is not enough.
 func findAvro(ctx context.Context, tools, _ string) (*process, string, error) {
-	java, err := lookup("java", "default-jdk-headless")
+	java, err := servertest.Lookup("java", "default-jdk-headless")
 	if err != nil {
 		return nil, "", err
 	}

@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+
+	"penstock/servertest"
 )
 
 // A kit is what a session with other people's clients runs on. It is fetched
@@ -73,7 +75,7 @@ func (k kit) get(ctx context.Context, tools string) (string, error) {
 }
 
 func fetchPython(ctx context.Context, dir string) error {
-	python, err := lookup("python3", "python3-venv")
+	python, err := servertest.Lookup("python3", "python3-venv")
 	if err != nil {
 		return err
 	}
@@ -85,7 +87,7 @@ func fetchPython(ctx context.Context, dir string) error {
 }
 
 func fetchNode(ctx context.Context, dir string) error {
-	npm, err := lookup("npm", "npm")
+	npm, err := servertest.Lookup("npm", "npm")
 	if err != nil {
 		return err
 	}

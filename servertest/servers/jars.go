@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"penstock/servertest"
 )
 
 // fetchJars returns the folder of the jars that a pom.xml names, which it fills
@@ -18,7 +20,7 @@ func fetchJars(ctx context.Context, tools, name string, pom []byte) (string, err
 	if _, err := os.Stat(jars); err == nil {
 		return jars, nil
 	}
-	mvn, err := lookup("mvn", "maven")
+	mvn, err := servertest.Lookup("mvn", "maven")
 	if err != nil {
 		return "", err
 	}

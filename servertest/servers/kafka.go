@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"penstock/servertest"
 )
 
 //go:embed pom.xml
@@ -44,7 +46,7 @@ group.consumer.min.heartbeat.interval.ms=500
 `
 
 func startKafka(ctx context.Context, tools, dir string) (*process, string, error) {
-	java, err := lookup("java", "default-jdk-headless")
+	java, err := servertest.Lookup("java", "default-jdk-headless")
 	if err != nil {
 		return nil, "", err
 	}
@@ -52,7 +54,7 @@ func startKafka(ctx context.Context, tools, dir string) (*process, string, error
 	if err != nil {
 		return nil, "", err
 	}
-	ports, err := freePorts(2)
+	ports, err := servertest.FreePorts(2)
 	if err != nil {
 		return nil, "", err
 	}

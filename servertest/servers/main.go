@@ -1,9 +1,9 @@
 //go:build unix
 
 // Servers starts the real servers that the tests need, Apache Kafka,
-// PostgreSQL, nats-server and mosquitto, and fetches the registry clients of other
-// languages, runs a command with their addresses in its
-// environment, stops them all, and exits as the command did:
+// PostgreSQL, nats-server, mosquitto and RabbitMQ, and fetches the registry clients
+// of other languages, runs a command with their addresses in its environment, stops
+// them all, and exits as the command did:
 //
 //	go run ./servertest/servers go test ./stream/...
 //
@@ -53,7 +53,8 @@ var fleet = []server{
 	{"kafka", servertest.KafkaEnv, startKafka, probeKafka},
 	{"postgres", servertest.PostgresEnv, startPostgres, probePostgres},
 	{"nats", servertest.NATSEnv, startNATS, probeNATS},
-	{"mqtt", servertest.MQTTEnv, startMosquitto, probeMosquitto},
+	{"mqtt", servertest.MQTTEnv, debian("mqtt", servertest.Mosquitto), probeMosquitto},
+	{"amqp", servertest.AMQPEnv, debian("amqp", servertest.RabbitMQ), probeRabbitMQ},
 	{"avro", servertest.AvroEnv, findAvro, nil},
 	{"python", servertest.PythonEnv, python.find, nil},
 	{"node", servertest.NodeEnv, node.find, nil},

@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"penstock/servertest"
 )
 
 func startNATS(ctx context.Context, tools, dir string) (*process, string, error) {
@@ -22,7 +24,7 @@ func startNATS(ctx context.Context, tools, dir string) (*process, string, error)
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, "", fmt.Errorf("build nats-server: %w\n%s", err, out)
 	}
-	ports, err := freePorts(1)
+	ports, err := servertest.FreePorts(1)
 	if err != nil {
 		return nil, "", err
 	}

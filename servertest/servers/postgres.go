@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
+
+	"penstock/servertest"
 )
 
 func startPostgres(ctx context.Context, _, dir string) (*process, string, error) {
@@ -26,7 +28,7 @@ func startPostgres(ctx context.Context, _, dir string) (*process, string, error)
 	if err != nil {
 		return nil, "", err
 	}
-	ports, err := freePorts(1)
+	ports, err := servertest.FreePorts(1)
 	if err != nil {
 		return nil, "", err
 	}
@@ -64,7 +66,7 @@ func postgresFolder() (string, error) {
 			return folder, nil
 		}
 	}
-	path, err := lookup("postgres", "postgresql")
+	path, err := servertest.Lookup("postgres", "postgresql")
 	return filepath.Dir(path), err
 }
 

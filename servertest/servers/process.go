@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -82,28 +81,4 @@ func (p *process) failure() error {
 	}
 	all := strings.Split(string(bytes.TrimSpace(text)), "\n")
 	return fmt.Errorf("%w\n%s", err, strings.Join(all[max(0, len(all)-lines):], "\n"))
-}
-
-// freePorts returns n ports of 127.0.0.1 on which nothing listened just now.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // not earlier: the next port must be another one
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
-
-// lookup returns the path of a program, or an error that says which Debian
-// package holds it.
-func lookup(program, debian string) (string, error) {
-	path, err := exec.LookPath(program)
-	if err != nil {
-		return "", fmt.Errorf("%s is not installed: apt-get install %s", program, debian)
-	}
-	return path, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -19,84 +20,104 @@ import (
 // PositionsTopic is the compacted topic in which the positions of inputs lie.
 const PositionsTopic = "penstock.idempotency"
 
+// EntriesTopic holds the entries of books, for stream.KeepFor. A topic whose
+// records go by their age needs nobody who removes them, and is read from a time on.
+const EntriesTopic = "penstock.idempotency.keys"
+
 const positionsPartitions = 8
+
+// hour is how much of EntriesTopic goes at a time.
+const hour = time.Hour
 
 // Resume implements stream.Resumer. The position is a record of PositionsTopic,
 // under the topic's id, so that a topic made again begins anew. Whoever takes an
 // input over takes its transactional id over, which ends the transactions of the
 // one before.
 func (b *Broker) Resume(ctx context.Context, topic, input string) (stream.Transactor, stream.Position, error) {
-	var none stream.Position
-	if err := b.usable(ctx); err != nil {
-		return nil, none, err
-	}
-	t, err := b.lookup(ctx, topic)
+	var at stream.Position
+	w, err := b.newWriter(ctx, topic, input, PositionsTopic)
 	if err != nil {
-		return nil, none, fmt.Errorf("topic %q: %w", topic, err)
+		return nil, at, err
 	}
-	if err := b.makePositions(ctx); err != nil {
-		return nil, none, fmt.Errorf("make topic %q: %w", PositionsTopic, err)
-	}
-	positions, err := b.lookup(ctx, PositionsTopic)
+	x := &transactor{w}
+	key := []byte("position/" + w.id)
+	err = x.take(ctx, kgo.NewOffset().AtStart(), func(r *kgo.Record) error {
+		if !slices.Equal(r.Key, key) {
+			return nil
+		}
+		var stored storedPosition
+		err := json.Unmarshal(r.Value, &stored)
+		at = stream.Position(stored)
+		return err
+	})
 	if err != nil {
-		return nil, none, fmt.Errorf("topic %q: %w", PositionsTopic, err)
-	}
-	id := t.id.String() + "/" + input
-	x := &transactor{
-		broker: b, topic: topic, key: []byte("position/" + id), claim: []byte("claim/" + id),
-		partition: stream.PartitionFor([]byte(id), positions.partitions),
-	}
-	x.client, err = kgo.NewClient(append(b.config.options(),
-		kgo.TransactionalID("penstock/"+id),
-		kgo.TransactionTimeout(40*time.Second),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(partitioner{kgo.UniformBytesPartitioner(64<<10, true, true, nil)}),
-		kgo.ProducerBatchMaxBytesFn(b.maxBatchBytes),
-		kgo.ProducerLinger(0),
-		kgo.RetryTimeout(b.config.Timeout),
-		kgo.RecordDeliveryTimeout(b.config.Timeout),
-	)...)
-	if err != nil {
-		return nil, none, err
-	}
-	at, err := x.begin(ctx)
-	if err != nil {
-		x.client.Close()
-		return nil, none, err
+		return nil, at, errors.Join(fmt.Errorf("take the input over: %w", err), x.Close())
 	}
 	return x, at, nil
 }
 
-func (b *Broker) makePositions(ctx context.Context) error {
+// newWriter returns what writes to a topic, and of that to log. It has to be taken.
+func (b *Broker) newWriter(ctx context.Context, topic, name, log string) (*writer, error) {
+	if err := b.usable(ctx); err != nil {
+		return nil, err
+	}
+	t, err := b.lookup(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("topic %q: %w", topic, err)
+	}
+	if err := b.makeLog(ctx, log); err != nil {
+		return nil, fmt.Errorf("make topic %q: %w", log, err)
+	}
+	l, err := b.lookup(ctx, log)
+	if err != nil {
+		return nil, fmt.Errorf("topic %q: %w", log, err)
+	}
+	id := t.id.String() + "/" + name
+	return &writer{broker: b, topic: topic, log: log, id: id, partition: stream.PartitionFor([]byte(id), l.partitions)}, nil
+}
+
+func (b *Broker) makeLog(ctx context.Context, log string) error {
 	asked, cancel := b.ask(ctx)
 	defer cancel()
-	compact := "compact"
-	_, err := b.admin.CreateTopic(asked, positionsPartitions, -1, map[string]*string{"cleanup.policy": &compact}, PositionsTopic)
+	config := map[string]*string{"cleanup.policy": new("compact")}
+	if log == EntriesTopic {
+		config = map[string]*string{
+			"cleanup.policy": new("delete"), "message.timestamp.type": new("LogAppendTime"),
+			"retention.ms": new(millis(stream.KeepFor + hour)), "segment.ms": new(millis(hour)),
+		}
+	}
+	_, err := b.admin.CreateTopic(asked, positionsPartitions, -1, config, log)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return translate(ctx, err)
 	}
-	return b.create(ctx, PositionsTopic, positionsPartitions) // waits for its leaders
+	return b.create(ctx, log, positionsPartitions) // waits for its leaders
 }
 
-// partitioner leaves the partition of a position as it is set.
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// partitioner leaves the partition of what goes to a log as it is set.
 type partitioner struct{ kgo.Partitioner }
 
 func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	if topic == PositionsTopic {
+	if topic == PositionsTopic || topic == EntriesTopic {
 		return kgo.ManualPartitioner().ForTopic(topic)
 	}
 	return p.Partitioner.ForTopic(topic)
 }
 
-// transactor implements stream.Transactor.
-type transactor struct {
+// writer writes to a topic and, in the same transactions, to a log of what has
+// been written there.
+type writer struct {
 	broker     *Broker
-	client     *kgo.Client
-	topic      string
-	key, claim []byte
-	partition  int32 // of PositionsTopic
-	over       bool  // after an error
+	client     *kgo.Client // nil until it is taken
+	topic, log string
+	id         string // of the topic, and a name
+	partition  int32  // of the log
+	over       bool   // after an error
 }
+
+// transactor implements stream.Transactor.
+type transactor struct{ *writer }
 
 // storedPosition is the value of a position's record.
 type storedPosition struct {
@@ -104,83 +125,111 @@ type storedPosition struct {
 	Note string `json:"note,omitempty"`
 }
 
-// begin takes the transactional id over and reads the position back.
-func (x *transactor) begin(ctx context.Context) (stream.Position, error) {
-	var at stream.Position
+// take takes the transactional id over and reads the log from an offset on.
+func (x *writer) take(ctx context.Context, from kgo.Offset, read func(*kgo.Record) error) error {
 	asked, cancel := x.broker.ask(ctx)
 	defer cancel()
-	if _, _, err := x.client.ProducerID(asked); err != nil {
-		return at, fmt.Errorf("take the input over: %w", translate(ctx, err))
+	if err := x.Close(); err != nil {
+		return err
 	}
-	// What is read up to a record of our own is all there is: whoever had the
-	// input before writes no more, and what he did not commit is aborted.
-	nonce := rand.Text()
-	if err := x.write(ctx, nil, &kgo.Record{Topic: PositionsTopic, Partition: x.partition, Key: x.claim, Value: []byte(nonce)}); err != nil {
-		return at, fmt.Errorf("take the input over: %w", err)
+	client, err := kgo.NewClient(append(x.broker.config.options(),
+		kgo.TransactionalID("penstock/"+x.id),
+		kgo.TransactionTimeout(40*time.Second),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(partitioner{kgo.UniformBytesPartitioner(64<<10, true, true, nil)}),
+		kgo.ProducerBatchMaxBytesFn(x.broker.maxBatchBytes),
+		kgo.ProducerLinger(0),
+		kgo.RetryTimeout(x.broker.config.Timeout),
+		kgo.RecordDeliveryTimeout(x.broker.config.Timeout),
+	)...)
+	if err != nil {
+		return err
+	}
+	x.client, x.over = client, false
+	if _, _, err := x.client.ProducerID(asked); err != nil {
+		return translate(ctx, err)
+	}
+	// What is read up to a record of our own is all there is: whoever had it
+	// before writes no more, and what he did not commit is aborted.
+	nonce, claim := []byte(rand.Text()), []byte("claim/"+x.id)
+	if err := x.write(ctx, nil, x.logged(claim, nonce)); err != nil {
+		return err
 	}
 	reader, err := kgo.NewClient(append(x.broker.config.options(),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{PositionsTopic: {x.partition: kgo.NewOffset().AtStart()}}),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{x.log: {x.partition: from}}),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 	)...)
 	if err != nil {
-		return at, err
+		return err
 	}
 	defer reader.Close()
 	for {
 		fetches := reader.PollFetches(asked)
 		if err := fetches.Err(); err != nil {
-			return at, fmt.Errorf("read the position back: %w", translate(ctx, err))
+			return fmt.Errorf("read back: %w", translate(ctx, err))
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
-			switch r := it.Next(); {
-			case slices.Equal(r.Key, x.key):
-				var stored storedPosition
-				if err := json.Unmarshal(r.Value, &stored); err != nil {
-					return at, fmt.Errorf("read the position back: offset %d of partition %d of %q: %w", r.Offset, r.Partition, PositionsTopic, err)
-				}
-				at = stream.Position(stored)
-			case slices.Equal(r.Key, x.claim) && string(r.Value) == nonce:
-				return at, nil
+			r := it.Next()
+			if slices.Equal(r.Key, claim) && slices.Equal(r.Value, nonce) {
+				return nil
+			}
+			if err := read(r); err != nil {
+				return fmt.Errorf("read back: offset %d of partition %d of %q: %w", r.Offset, r.Partition, x.log, err)
 			}
 		}
 	}
 }
 
+// logged is a record of the log.
+func (x *writer) logged(key, value []byte) func() *kgo.Record {
+	return func() *kgo.Record { return &kgo.Record{Topic: x.log, Partition: x.partition, Key: key, Value: value} }
+}
+
 // Commit implements stream.Transactor.
 func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.Position) error {
-	if len(out) > stream.MaxCommit {
-		return fmt.Errorf("commit: %d records, expected %d at most", len(out), stream.MaxCommit)
-	}
 	value, err := json.Marshal(storedPosition(in))
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
+	}
+	records, err := x.admit(ctx, out)
+	if err == nil {
+		err = x.write(ctx, records, x.logged([]byte("position/"+x.id), value))
+	}
+	return committed(err)
+}
+
+// committed is the error of a commit.
+func committed(err error) error {
+	if partly := (*stream.BatchError)(nil); err == nil || errors.As(err, &partly) {
+		return err
+	}
+	return fmt.Errorf("commit: %w", err)
+}
+
+// admit returns records as the client takes them, if they may be written.
+func (x *writer) admit(ctx context.Context, out []stream.Record) ([]kgo.Record, error) {
+	if len(out) > stream.MaxCommit {
+		return nil, fmt.Errorf("%d records, expected %d at most", len(out), stream.MaxCommit)
 	}
 	p := publication{broker: x.broker, topics: map[string]*topic{}, missing: map[string]error{}}
 	records := toKafka(out)
 	var failed stream.BatchError
 	for i := range records {
 		if out[i].Topic != x.topic {
-			return fmt.Errorf("commit: a record of topic %q, expected those of %q", out[i].Topic, x.topic)
+			return nil, fmt.Errorf("a record of topic %q, expected those of %q", out[i].Topic, x.topic)
 		}
 		if err := p.admit(ctx, &records[i]); errors.Is(err, stream.ErrTooLarge) {
 			failed.Fail(i, err)
 		} else if err != nil {
-			return fmt.Errorf("commit: %w", err)
+			return nil, err
 		}
 	}
-	if failed.OrNil() != nil {
-		return &failed
-	}
-	err = x.write(ctx, records, &kgo.Record{Topic: PositionsTopic, Partition: x.partition, Key: x.key, Value: value})
-	var partly *stream.BatchError
-	if err != nil && !errors.As(err, &partly) {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return err
+	return records, failed.OrNil()
 }
 
-// write writes records and one more in a transaction.
-func (x *transactor) write(ctx context.Context, records []kgo.Record, more *kgo.Record) error {
+// write writes records and one of the log in a transaction. That of the entries
+// is made when it is known where the others lie.
+func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *kgo.Record) error {
 	if x.over {
 		return stream.ErrClosed
 	}
@@ -213,7 +262,12 @@ func (x *transactor) write(ctx context.Context, records []kgo.Record, more *kgo.
 	for i := range records {
 		produce(&records[i])
 	}
-	produce(more)
+	if x.log == EntriesTopic {
+		done.Wait()
+	}
+	if first == nil || x.log != EntriesTopic { // who waited may read it
+		produce(more())
+	}
 	done.Wait()
 	if first != nil {
 		if !errors.Is(first, kerr.MessageTooLarge) {
@@ -248,9 +302,12 @@ func fencedOr(ctx context.Context, err error) error {
 	return translate(ctx, err)
 }
 
-// Close implements stream.Transactor.
-func (x *transactor) Close() error {
-	x.client.Close()
+// Close implements stream.Transactor and stream.Book.
+func (x *writer) Close() error {
+	x.over = true
+	if x.client != nil {
+		x.client.Close()
+	}
 	return nil
 }
 

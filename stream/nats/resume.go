@@ -36,58 +36,87 @@ func (b *Broker) Resume(ctx context.Context, topic, input string) (stream.Transa
 
 func (b *Broker) resume(ctx context.Context, name, input string) (*transactor, stream.Position, error) {
 	var at stream.Position
-	t, s, err := b.lookup(ctx, name)
+	w, err := b.newWriter(ctx, name, input)
 	if err != nil {
 		return nil, at, err
 	}
-	if t.foreign || !t.atomic {
-		return nil, at, fmt.Errorf("topic %q: its stream was not made by Penstock, or allows no atomic batches: %w", name, stream.ErrUnsupported)
-	}
+	x := &transactor{w}
 	asking, cancel, err := b.ask(ctx)
 	if err != nil {
 		return nil, at, err
 	}
 	defer cancel()
+	err = w.take(func() error {
+		at, x.last = stream.Position{}, 0
+		last, err := w.stream.GetLastMsgForSubject(asking, x.subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return x.Commit(ctx, nil, at)
+		}
+		if err != nil {
+			return b.explain(ctx, err)
+		}
+		var stored storedPosition
+		if err := json.Unmarshal(last.Data, &stored); err != nil {
+			return fmt.Errorf("read its position, message %d of stream %q: %w", last.Sequence, w.topic.stream, err)
+		}
+		x.last, at = last.Sequence, stream.Position(stored)
+		return x.Commit(ctx, nil, at)
+	})
+	return x, at, err
+}
+
+// newWriter returns what writes to a topic and a subject of its stream. It has to
+// be taken.
+func (b *Broker) newWriter(ctx context.Context, name, of string) (*writer, error) {
+	t, s, err := b.lookup(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if t.foreign || !t.atomic {
+		return nil, fmt.Errorf("topic %q: its stream was not made by Penstock, or allows no atomic batches: %w", name, stream.ErrUnsupported)
+	}
+	asking, cancel, err := b.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
 	all := t.stream + ".resume.*"
-	if config := s.CachedInfo().Config; !slices.Contains(config.Subjects, all) {
-		config.Subjects = append(config.Subjects, all)
+	if config := s.CachedInfo().Config; !slices.Contains(config.Subjects, all) || !config.AllowMsgTTL {
+		if !slices.Contains(config.Subjects, all) {
+			config.Subjects = append(config.Subjects, all)
+		}
+		config.AllowMsgTTL = true // of the entries of books
 		if s, err = b.js.UpdateStream(asking, config); err != nil {
-			return nil, at, fmt.Errorf("add a subject for positions to the stream of topic %q: %w", name, b.explain(ctx, err))
+			return nil, fmt.Errorf("add a subject for positions to the stream of topic %q: %w", name, b.explain(ctx, err))
 		}
 	}
-	x := &transactor{b: b, topic: t, subject: t.stream + ".resume." + escape(input)}
+	return &writer{b: b, topic: t, stream: s, subject: t.stream + ".resume." + escape(of)}, nil
+}
+
+// writer writes to a topic and, in the same batches, to a subject of its own.
+type writer struct {
+	b       *Broker
+	topic   *topic
+	stream  jetstream.Stream
+	subject string
+	last    uint64 // the message that is the last of subject, as far as is known
+	over    bool   // after an error
+}
+
+// take reads what was written and writes behind it, until nobody is faster.
+func (x *writer) take(readAndWrite func() error) error {
 	const attempts = 10
 	for attempt := 1; ; attempt++ {
-		at = stream.Position{}
-		last, err := s.GetLastMsgForSubject(asking, x.subject)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			x.last = 0
-		case err != nil:
-			return nil, at, b.explain(ctx, err)
-		default:
-			var stored storedPosition
-			if err := json.Unmarshal(last.Data, &stored); err != nil {
-				return nil, at, fmt.Errorf("read its position, message %d of stream %q: %w", last.Sequence, t.stream, err)
-			}
-			x.last, at = last.Sequence, stream.Position(stored)
-		}
-		err = x.Commit(ctx, nil, at)
-		if !errors.Is(err, stream.ErrFenced) || attempt == attempts {
-			return x, at, err
+		x.over = false
+		if err := readAndWrite(); !errors.Is(err, stream.ErrFenced) || attempt == attempts {
+			return err
 		}
 		// The one who had it was faster by a batch.
 	}
 }
 
 // transactor implements stream.Transactor.
-type transactor struct {
-	b       *Broker
-	topic   *topic
-	subject string // of the positions
-	last    uint64 // the message that is the last of it, as far as is known
-	over    bool   // after an error
-}
+type transactor struct{ *writer }
 
 // storedPosition is the value of a position's message.
 type storedPosition struct {
@@ -97,41 +126,49 @@ type storedPosition struct {
 
 // Commit implements stream.Transactor.
 func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.Position) error {
-	if x.over {
-		return stream.ErrClosed
-	}
-	if len(out) > stream.MaxCommit {
-		return fmt.Errorf("commit: %d records, expected %d at most", len(out), stream.MaxCommit)
-	}
-	var failed stream.BatchError
-	messages := make([]*nats.Msg, 0, len(out)+1)
-	for i, r := range out {
-		if r.Topic != x.topic.name {
-			return fmt.Errorf("commit: a record of topic %q, expected those of %q", r.Topic, x.topic.name)
-		}
-		m, _, err := x.b.message(x.topic, r)
-		if err != nil {
-			failed.Fail(i, err)
-		}
-		messages = append(messages, m)
-	}
-	if failed.OrNil() != nil {
-		return &failed
-	}
 	value, err := json.Marshal(storedPosition(in))
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	at := &nats.Msg{Subject: x.subject, Data: value, Header: nats.Header{
-		expectedSubjectSequenceHeader: {strconv.FormatUint(x.last, 10)},
-	}}
+	messages, _, err := x.messages(out)
+	if err != nil {
+		return err
+	}
+	return x.commit(ctx, messages, &nats.Msg{Subject: x.subject, Data: value, Header: nats.Header{}})
+}
+
+// messages encodes records, and says for which partitions.
+func (x *writer) messages(out []stream.Record) (messages []*nats.Msg, partitions []int, err error) {
+	if len(out) > stream.MaxCommit {
+		return nil, nil, fmt.Errorf("commit: %d records, expected %d at most", len(out), stream.MaxCommit)
+	}
+	var failed stream.BatchError
+	for i, r := range out {
+		if r.Topic != x.topic.name {
+			return nil, nil, fmt.Errorf("commit: a record of topic %q, expected those of %q", r.Topic, x.topic.name)
+		}
+		m, p, err := x.b.message(x.topic, r)
+		if err != nil {
+			failed.Fail(i, err)
+		}
+		messages, partitions = append(messages, m), append(partitions, p)
+	}
+	return messages, partitions, failed.OrNil()
+}
+
+// commit writes messages and more, which is of x.subject.
+func (x *writer) commit(ctx context.Context, messages []*nats.Msg, more *nats.Msg) error {
+	if x.over {
+		return stream.ErrClosed
+	}
+	more.Header.Set(expectedSubjectSequenceHeader, strconv.FormatUint(x.last, 10))
 	for attempt := 1; ; attempt++ {
-		err := x.write(ctx, append(messages, at))
+		err := x.write(ctx, append(messages, more))
 		if err == nil {
 			return nil
 		}
 		if !errors.Is(err, errRefused) || attempt == batchAttempts {
-			x.over = !errors.Is(err, stream.ErrFenced) || len(out) > 0
+			x.over = true
 			return fmt.Errorf("commit: %w", err)
 		}
 		select {
@@ -143,7 +180,7 @@ func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.
 }
 
 // write sends one atomic batch and waits for its answer.
-func (x *transactor) write(ctx context.Context, messages []*nats.Msg) error {
+func (x *writer) write(ctx context.Context, messages []*nats.Msg) error {
 	asking, cancel, err := x.b.ask(ctx)
 	if err != nil {
 		return err
@@ -186,8 +223,8 @@ const (
 	codeWrongLastSequenceConstant = 10164
 )
 
-// Close implements stream.Transactor.
-func (x *transactor) Close() error {
+// Close implements stream.Transactor and stream.Book.
+func (x *writer) Close() error {
 	x.over = true
 	return nil
 }

@@ -30,7 +30,7 @@ type Features struct {
 	// is false, sources of one group may share a partition, and an ack that
 	// comes late may still count.
 	Fenced bool
-	// Resumes says that the broker is a stream.Resumer.
+	// Resumes says that the broker is a stream.Resumer and a stream.Keeper.
 	Resumes bool
 	// Crash ends a source as the death of its process would: nothing is said
 	// to the broker, nothing is committed, its connection is gone.
@@ -66,6 +66,8 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"resume/records and position", (*suite).resumeInput},
 		{"resume/taken over", (*suite).resumeFenced},
 		{"resume/too large", (*suite).resumeTooLarge},
+		{"keep/records and entries", (*suite).keepEntries},
+		{"keep/taken over", (*suite).keepFenced},
 		{"topics/create", (*suite).create},
 		{"topics/unknown", (*suite).unknownTopic},
 		{"topics/ranges", (*suite).ranges},

@@ -116,7 +116,6 @@ var all = []struct {
 	{tests.TestMessageCtx, nil},
 	{tests.TestSubscribeCtx, nil},
 	{tests.TestNewSubscriberReceivesOldMessages, func(f tests.Features) bool { return f.NewSubscriberReceivesOldMessages }},
-	{tests.TestReconnect, func(f tests.Features) bool { return len(f.RestartServiceCommand) > 0 }},
 }
 
 // universal is tests.TestPubSub, but that what does not apply is not run rather
@@ -207,7 +206,8 @@ func TestUniversalIsWhole(t *testing.T) {
 			want = append(want, f.Name.Name)
 		}
 	}
-	got := []string{"TestConsumerGroups", "TestPubSub", "TestPubSubStressTest"}
+	// TestReconnect is reconnect here.
+	got := []string{"TestConsumerGroups", "TestPubSub", "TestPubSubStressTest", "TestReconnect"}
 	for _, u := range all {
 		got = append(got, nameOf(u.test))
 	}
