@@ -3,6 +3,7 @@ package schemas
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -128,6 +129,9 @@ const (
 	maxSchemaDepth  = 200
 	maxSchemaValues = 1 << 19 // some 50 MB as nodes
 )
+
+// fewMembers is how many members of an object are faster compared than hashed.
+const fewMembers = 16
 
 // ReadJSON reads one JSON value of a schema text of at most 4 MiB and 200
 // levels and 524,288 values. What else it refuses is what ParseJSON refuses, but
@@ -280,9 +284,16 @@ func (r *reader) node() (n *JSONNode, err error) {
 	switch c := r.peek(); c {
 	case '{':
 		n.Kind = JSONObject
-		at := map[string]int{}
+		var at map[string]int // of large objects; small ones are looked through
 		return n, r.object(func(name string, offset int) error {
-			i, ok := at[name]
+			var i int
+			var ok bool
+			if at != nil {
+				i, ok = at[name]
+			} else {
+				i = slices.IndexFunc(n.Members, func(m JSONMember) bool { return m.Name == name })
+				ok = i >= 0
+			}
 			if ok && !r.LastWins {
 				return r.fail(offset, "each key once", "a second "+strconv.Quote(shorten(name)))
 			}
@@ -291,8 +302,15 @@ func (r *reader) node() (n *JSONNode, err error) {
 				n.Members[i].Value = v
 				return err
 			}
-			at[name] = len(n.Members)
 			n.Members = append(n.Members, JSONMember{name, v})
+			if at != nil {
+				at[name] = len(n.Members) - 1
+			} else if len(n.Members) == fewMembers {
+				at = make(map[string]int, 2*fewMembers)
+				for i, m := range n.Members {
+					at[m.Name] = i
+				}
+			}
 			return err
 		})
 	case '[':

@@ -51,12 +51,15 @@ func newSchema(text string, refs map[string]string, strict bool) (schemas.Schema
 	if err != nil {
 		return nil, err
 	}
-	same, err := t.print(sameForm)
-	if err != nil {
-		return nil, err
-	}
-	m := modeller{named: map[*typ]*schemas.Node{}}
-	s := &Schema{canonical: string(canonical), refs: maps.Clone(refs), same: sha256.Sum256(same), model: m.node(t)}
+	s := &Schema{canonical: string(canonical), refs: maps.Clone(refs)}
+	s.model = sync.OnceValue(func() *schemas.Node {
+		m := modeller{named: map[*typ]*schemas.Node{}}
+		return m.node(t)
+	})
+	s.same = sync.OnceValues(func() ([sha256.Size]byte, error) {
+		text, err := s.text(sameForm)
+		return sha256.Sum256([]byte(text)), err
+	})
 	s.coder = sync.OnceValues(s.compile)
 	return s, nil
 }
@@ -93,18 +96,19 @@ func (s *Schema) compile() (*coder, error) {
 		return nil, fmt.Errorf("compile Avro schema: %w", err)
 	}
 	plans := planner{}
-	c.plan = plans.plan(s.model)
+	c.plan = plans.plan(s.model())
 	plans.finish()
-	c.choices, c.forks = unions(s.model)
+	c.choices, c.forks = unions(s.model())
 	return c, nil
 }
 
 // Schema is a parsed Avro schema. It is immutable and safe for concurrent use.
+// What a registry needs of few of its schemas is made at the first use.
 type Schema struct {
 	canonical string
 	refs      map[string]string
-	same      [sha256.Size]byte // of the text in sameForm
-	model     *schemas.Node
+	same      func() ([sha256.Size]byte, error) // of the text in sameForm
+	model     func() *schemas.Node
 	coder     func() (*coder, error)
 }
 
@@ -156,11 +160,17 @@ func (s *Schema) text(f form) (string, error) {
 // and whether a record is an error. Defaults of 1 and 1.0 differ.
 func (s *Schema) Same(other schemas.Schema) bool {
 	o, ok := other.(*Schema)
-	return ok && s.same == o.same
+	if !ok {
+		return false
+	}
+	// The text was read before, so the errors are nil.
+	mine, err := s.same()
+	its, otherErr := o.same()
+	return err == nil && otherErr == nil && mine == its
 }
 
 // Model returns the neutral tree, types of references included.
-func (s *Schema) Model() *schemas.Node { return s.model }
+func (s *Schema) Model() *schemas.Node { return s.model() }
 
 // AppendEncode encodes v in Avro's binary form. Fields that v lacks are
 // written as their defaults; fields of maps that the schema does not have are
@@ -171,7 +181,7 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 		return dst, err
 	}
 	if c.forks {
-		if vs, complete := schemas.CheckWithin(s.model, generic(s.model, v, 0)); len(vs) > 0 {
+		if vs, complete := schemas.CheckWithin(s.model(), generic(s.model(), v, 0)); len(vs) > 0 {
 			return dst, &schemas.ValueError{Violations: vs}
 		} else if !complete {
 			return dst, &schemas.ValueError{Violations: []schemas.Violation{{
@@ -184,17 +194,17 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 	if err == nil {
 		return out, nil
 	}
-	plain := generic(s.model, v, 0)
+	plain := generic(s.model(), v, 0)
 	if c.choices {
 		// The library takes the first record whose fields have defaults where
 		// v lacks them, though another is meant: name the branches for it.
-		if vs, complete := schemas.CheckWithin(s.model, plain); len(vs) == 0 && complete {
-			if out, err := c.encode(dst, label(s.model, plain)); err == nil {
+		if vs, complete := schemas.CheckWithin(s.model(), plain); len(vs) == 0 && complete {
+			if out, err := c.encode(dst, label(s.model(), plain)); err == nil {
 				return out, nil
 			}
 		}
 	}
-	return dst, schemas.Refuse(s.model, plain, err)
+	return dst, schemas.Refuse(s.model(), plain, err)
 }
 
 func (c *coder) encode(dst []byte, v any) ([]byte, error) {

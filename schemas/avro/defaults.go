@@ -2,6 +2,7 @@ package avro
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -146,12 +147,12 @@ func (p *fitter) fitAll(kind schemas.JSONKind, j *schemas.JSONNode, depth int, t
 
 // pending is a default that is checked once all types are known.
 type pending struct {
-	typ     *typ
-	def     *schemas.JSONNode
-	of      *typ // the record
-	field   int
-	from    string
-	pointer string
+	typ    *typ
+	def    *schemas.JSONNode
+	of     *typ // the record
+	field  int
+	from   string
+	within string // where the record's fields are, as a JSON Pointer
 }
 
 // defaults checks that every default is a value of its type. In what is
@@ -166,10 +167,11 @@ func (p *parser) defaults() error {
 			d.of.fields[d.field].unfit = true
 			continue
 		}
+		pointer := fmt.Sprintf("%s/%d/default", d.within, d.field)
 		if fits.steps < 0 {
-			return p.fail(d.pointer, "there are too many ways to read this default and those before it: make them smaller")
+			return p.failAt(pointer, "there are too many ways to read this default and those before it: make them smaller")
 		}
-		return p.fail(d.pointer, "expected a default that is a value of the type %s, with all its fields, within at most %d unions, found %s", d.typ, maxUnionsDeep, found(d.def))
+		return p.failAt(pointer, "expected a default that is a value of the type %s, with all its fields, within at most %d unions, found %s", d.typ, maxUnionsDeep, found(d.def))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -127,7 +128,35 @@ const (
 	read
 )
 
-func (p *parser) fail(pointer, format string, args ...any) error {
+// place is where a value stands in a text; nil is the text as a whole. It is made
+// for each type, and printed for a complaint, so it lives on the stack: nothing
+// may keep one.
+type place struct {
+	up    *place
+	step  string
+	index int // of an item; -1 of a member, which step names
+}
+
+func (at *place) member(name string) *place { return &place{at, name, -1} }
+
+func (at *place) item(i int) *place { return &place{at, "", i} }
+
+// String is a JSON Pointer.
+func (at *place) String() string {
+	switch {
+	case at == nil:
+		return ""
+	case at.index >= 0:
+		return at.up.String() + "/" + strconv.Itoa(at.index)
+	}
+	return at.up.String() + "/" + schemas.EscapePointer(at.step)
+}
+
+func (p *parser) fail(at *place, format string, args ...any) error {
+	return p.failAt(at.String(), format, args...)
+}
+
+func (p *parser) failAt(pointer, format string, args ...any) error {
 	where := "at " + pointer
 	if pointer == "" {
 		where = "at the start"
@@ -166,7 +195,7 @@ func parseText(text string, refs map[string]string, strict bool) (*typ, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse Avro schema: %w", err)
 	}
-	t, err := p.typ(n, "", "")
+	t, err := p.typ(n, "", nil)
 	if err == nil {
 		err = p.defaults()
 	}
@@ -225,32 +254,32 @@ func optional(n *schemas.JSONNode) *string {
 	return nil
 }
 
-func (p *parser) typ(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+func (p *parser) typ(n *schemas.JSONNode, space string, at *place) (*typ, error) {
 	if n == nil {
-		return nil, p.fail(pointer, "expected a type, found nothing")
+		return nil, p.fail(at, "expected a type, found nothing")
 	}
 	switch n.Kind {
 	case schemas.JSONString:
 		if isPrimitive(n.Text) {
 			return &typ{kind: n.Text}, nil
 		}
-		return p.lookup(n.Text, space, pointer)
+		return p.lookup(n.Text, space, at)
 	case schemas.JSONArray:
-		return p.union(n, space, pointer)
+		return p.union(n, space, at)
 	case schemas.JSONObject:
-		return p.object(n, space, pointer)
+		return p.object(n, space, at)
 	}
-	return nil, p.fail(pointer, "expected a type (a name, an object or an array), found a JSON %s", n.Kind)
+	return nil, p.fail(at, "expected a type (a name, an object or an array), found a JSON %s", n.Kind)
 }
 
-func (p *parser) union(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+func (p *parser) union(n *schemas.JSONNode, space string, at *place) (*typ, error) {
 	if len(n.Items) > maxUnionLength {
-		return nil, p.fail(pointer, "expected a union of at most %d branches, found %d", maxUnionLength, len(n.Items))
+		return nil, p.fail(at, "expected a union of at most %d branches, found %d", maxUnionLength, len(n.Items))
 	}
-	t := &typ{kind: "union"}
+	t := &typ{kind: "union", members: make([]*typ, 0, len(n.Items))}
 	seen := map[string]bool{}
 	for i, item := range n.Items {
-		at := fmt.Sprintf("%s/%d", pointer, i)
+		at := at.item(i)
 		m, err := p.typ(item, space, at)
 		if err != nil {
 			return nil, err
@@ -273,7 +302,7 @@ func (p *parser) union(n *schemas.JSONNode, space, pointer string) (*typ, error)
 
 // lookup finds a type by name: in the enclosing namespace, else in none, and
 // reads the reference that defines it if that was not done yet.
-func (p *parser) lookup(used, space, pointer string) (*typ, error) {
+func (p *parser) lookup(used, space string, at *place) (*typ, error) {
 	inside := named(used, space)
 	for _, n := range []name{inside, named(used, "")} {
 		full := n.full()
@@ -286,7 +315,7 @@ func (p *parser) lookup(used, space, pointer string) (*typ, error) {
 		case !known && !ok:
 			continue
 		case key != p.from && p.state[key] == reading:
-			return nil, p.fail(pointer, "the type %q is of a schema that itself refers to this one", full)
+			return nil, p.fail(at, "the type %q is of a schema that itself refers to this one", full)
 		case !known && p.state[key] == unread:
 			if err := p.reference(key); err != nil {
 				return nil, err
@@ -297,15 +326,15 @@ func (p *parser) lookup(used, space, pointer string) (*typ, error) {
 		}
 	}
 	if strings.HasSuffix(used, ".") || !inside.valid(p.strict && p.from == "") {
-		return nil, p.fail(pointer, "expected the name of a type, found %q", used)
+		return nil, p.fail(at, "expected the name of a type, found %q", used)
 	}
-	return nil, p.fail(pointer, "there is no type %q: define it before its first use, or name the schema that defines it among the references", inside.full())
+	return nil, p.fail(at, "there is no type %q: define it before its first use, or name the schema that defines it among the references", inside.full())
 }
 
 func (p *parser) reference(key string) error {
 	outer := p.from
 	p.from, p.state[key] = key, reading
-	_, err := p.typ(p.texts[key], "", "")
+	_, err := p.typ(p.texts[key], "", nil)
 	p.from, p.state[key] = outer, read
 	return err
 }
@@ -329,23 +358,23 @@ func reservedInField(attribute string) bool {
 	return false
 }
 
-func (p *parser) object(n *schemas.JSONNode, space, pointer string) (*typ, error) {
+func (p *parser) object(n *schemas.JSONNode, space string, at *place) (*typ, error) {
 	kind, ok := text(n.Get("type"))
 	if !ok {
-		return nil, p.fail(pointer, `expected a "type" that is a string`)
+		return nil, p.fail(at, `expected a "type" that is a string`)
 	}
 	t := &typ{kind: kind, from: p.from}
 	var err error
 	switch {
 	case isPrimitive(kind):
 	case kind == "array":
-		t.items, err = p.typ(n.Get("items"), space, pointer+"/items")
+		t.items, err = p.typ(n.Get("items"), space, at.member("items"))
 	case kind == "map":
-		t.items, err = p.typ(n.Get("values"), space, pointer+"/values")
+		t.items, err = p.typ(n.Get("values"), space, at.member("values"))
 	case isNamed(kind):
-		err = p.define(t, n, space, pointer)
+		err = p.define(t, n, space, at)
 	default:
-		return p.lookup(kind, space, pointer+"/type")
+		return p.lookup(kind, space, at.member("type"))
 	}
 	if err != nil {
 		return nil, err
@@ -354,7 +383,7 @@ func (p *parser) object(n *schemas.JSONNode, space, pointer string) (*typ, error
 		if reserved(kind, m.Name) {
 			continue
 		}
-		if err := p.property(m.Value, pointer+"/"+schemas.EscapePointer(m.Name)); err != nil {
+		if err := p.property(m.Value, at.member(m.Name)); err != nil {
 			return nil, err
 		}
 		t.props = append(t.props, m)
@@ -363,19 +392,19 @@ func (p *parser) object(n *schemas.JSONNode, space, pointer string) (*typ, error
 }
 
 // property refuses integers that no reader of properties can hold.
-func (p *parser) property(n *schemas.JSONNode, pointer string) error {
+func (p *parser) property(n *schemas.JSONNode, at *place) error {
 	if n.Kind == schemas.JSONNumber && !strings.ContainsAny(n.Text, ".eE") {
 		if _, ok := schemas.AsInt64(json.Number(n.Text)); !ok {
-			return p.fail(pointer, "expected an integer of 64 bits, found %s", n.Text)
+			return p.fail(at, "expected an integer of 64 bits, found %s", n.Text)
 		}
 	}
 	for i, item := range n.Items {
-		if err := p.property(item, fmt.Sprintf("%s/%d", pointer, i)); err != nil {
+		if err := p.property(item, at.item(i)); err != nil {
 			return err
 		}
 	}
 	for _, m := range n.Members {
-		if err := p.property(m.Value, pointer+"/"+schemas.EscapePointer(m.Name)); err != nil {
+		if err := p.property(m.Value, at.member(m.Name)); err != nil {
 			return err
 		}
 	}
@@ -384,24 +413,24 @@ func (p *parser) property(n *schemas.JSONNode, pointer string) error {
 
 // define reads the rest of a named type. Its name is known from here on, for
 // the type itself to use.
-func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) error {
+func (p *parser) define(t *typ, n *schemas.JSONNode, space string, at *place) error {
 	if _, ok := text(n.Get("name")); !ok {
-		return p.fail(pointer, `expected a "name" that is a string, because a %s has one`, t.kind)
+		return p.fail(at, `expected a "name" that is a string, because a %s has one`, t.kind)
 	}
 	t.name = nameOf(n, space)
 	full := t.name.full()
 	if !t.name.valid(p.strict && p.from == "") || isPrimitive(full) {
-		return p.fail(pointer+"/name", "expected a name of letters, digits and _, at most %d bytes with its namespace, found %s", maxName, schemas.Describe(full))
+		return p.fail(at.member("name"), "expected a name of letters, digits and _, at most %d bytes with its namespace, found %s", maxName, schemas.Describe(full))
 	}
 	if _, twice := p.types[full]; twice {
-		return p.fail(pointer+"/name", "the type %q is defined twice", full)
+		return p.fail(at.member("name"), "the type %q is defined twice", full)
 	}
 	if key, ok := p.home[full]; ok && key != p.from {
-		return p.fail(pointer+"/name", "the type %q is defined here and in the reference %q", full, key)
+		return p.fail(at.member("name"), "the type %q is defined here and in the reference %q", full, key)
 	}
 	p.types[full] = t
 	t.doc = optional(n.Get("doc"))
-	aliases, err := p.aliases(n.Get("aliases"), pointer)
+	aliases, err := p.aliases(n.Get("aliases"), at)
 	if err != nil {
 		return err
 	}
@@ -409,7 +438,7 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	for i, s := range aliases {
 		alias := named(s, t.name.space)
 		if !alias.valid(p.strict && p.from == "") {
-			return p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", schemas.Describe(s))
+			return p.fail(at.member("aliases").item(i), "expected a name, found %s", schemas.Describe(s))
 		}
 		if !known[alias] {
 			known[alias] = true
@@ -418,7 +447,7 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 	}
 	switch t.kind {
 	case "enum":
-		return p.enum(t, n, pointer)
+		return p.enum(t, n, at)
 	case "fixed":
 		size := n.Get("size")
 		if size != nil && size.Kind == schemas.JSONNumber {
@@ -427,26 +456,26 @@ func (p *parser) define(t *typ, n *schemas.JSONNode, space, pointer string) erro
 				return nil
 			}
 		}
-		return p.fail(pointer+"/size", "expected a number of bytes, found %s", found(size))
+		return p.fail(at.member("size"), "expected a number of bytes, found %s", found(size))
 	}
-	return p.record(t, n, pointer)
+	return p.record(t, n, at)
 }
 
 // aliases reads an array of strings, each of which counts once. The aliases of
 // a field may be any text, as in other readers of Avro.
-func (p *parser) aliases(n *schemas.JSONNode, pointer string) ([]string, error) {
+func (p *parser) aliases(n *schemas.JSONNode, at *place) ([]string, error) {
 	if n == nil {
 		return nil, nil
 	}
 	if n.Kind != schemas.JSONArray {
-		return nil, p.fail(pointer+"/aliases", "expected an array of names, found %s", found(n))
+		return nil, p.fail(at.member("aliases"), "expected an array of names, found %s", found(n))
 	}
 	var out []string
 	seen := make(map[string]bool, len(n.Items))
 	for i, item := range n.Items {
 		s, ok := text(item)
 		if !ok {
-			return nil, p.fail(fmt.Sprintf("%s/aliases/%d", pointer, i), "expected a name, found %s", found(item))
+			return nil, p.fail(at.member("aliases").item(i), "expected a name, found %s", found(item))
 		}
 		if !seen[s] {
 			seen[s] = true
@@ -456,19 +485,19 @@ func (p *parser) aliases(n *schemas.JSONNode, pointer string) ([]string, error) 
 	return out, nil
 }
 
-func (p *parser) enum(t *typ, n *schemas.JSONNode, pointer string) error {
+func (p *parser) enum(t *typ, n *schemas.JSONNode, at *place) error {
 	symbols := n.Get("symbols")
 	if symbols == nil || symbols.Kind != schemas.JSONArray {
-		return p.fail(pointer+"/symbols", "expected an array of symbols, found %s", found(symbols))
+		return p.fail(at.member("symbols"), "expected an array of symbols, found %s", found(symbols))
 	}
 	seen := map[string]bool{}
 	for i, item := range symbols.Items {
 		s, ok := text(item)
 		if !ok || !validName(s) {
-			return p.fail(fmt.Sprintf("%s/symbols/%d", pointer, i), "expected a symbol of letters, digits and _, found %s", found(item))
+			return p.fail(at.member("symbols").item(i), "expected a symbol of letters, digits and _, found %s", found(item))
 		}
 		if seen[s] {
-			return p.fail(fmt.Sprintf("%s/symbols/%d", pointer, i), "the symbol %q stands twice", s)
+			return p.fail(at.member("symbols").item(i), "the symbol %q stands twice", s)
 		}
 		seen[s] = true
 		t.symbols = append(t.symbols, s)
@@ -476,41 +505,46 @@ func (p *parser) enum(t *typ, n *schemas.JSONNode, pointer string) error {
 	if d := n.Get("default"); d != nil && d.Kind != schemas.JSONNull {
 		t.other = optional(d)
 		if t.other == nil || !seen[*t.other] {
-			return p.fail(pointer+"/default", "expected one of the symbols, found %s", found(d))
+			return p.fail(at.member("default"), "expected one of the symbols, found %s", found(d))
 		}
 	}
 	return nil
 }
 
-func (p *parser) record(t *typ, n *schemas.JSONNode, pointer string) error {
+func (p *parser) record(t *typ, n *schemas.JSONNode, at *place) error {
 	fields := n.Get("fields")
 	if fields == nil || fields.Kind != schemas.JSONArray {
-		return p.fail(pointer+"/fields", "expected an array of fields, found %s", found(fields))
+		return p.fail(at.member("fields"), "expected an array of fields, found %s", found(fields))
 	}
-	seen := map[string]bool{}
+	list, within := at.member("fields"), ""
+	t.fields = make([]field, 0, len(fields.Items))
+	seen := make(map[string]bool, len(fields.Items))
 	for i, item := range fields.Items {
-		at := fmt.Sprintf("%s/fields/%d", pointer, i)
+		at := list.item(i)
 		s, ok := text(item.Get("name"))
 		if !ok || !validName(s) {
-			return p.fail(at+"/name", "expected a name of letters, digits and _, found %s", found(item.Get("name")))
+			return p.fail(at.member("name"), "expected a name of letters, digits and _, found %s", found(item.Get("name")))
 		}
 		if seen[s] {
-			return p.fail(at+"/name", "the field %q stands twice", s)
+			return p.fail(at.member("name"), "the field %q stands twice", s)
 		}
 		seen[s] = true
 		f := field{name: s, doc: optional(item.Get("doc")), def: item.Get("default")}
 		var err error
-		if f.typ, err = p.typ(item.Get("type"), t.name.space, at+"/type"); err != nil {
+		if f.typ, err = p.typ(item.Get("type"), t.name.space, at.member("type")); err != nil {
 			return err
 		}
 		if f.def != nil {
-			p.pending = append(p.pending, pending{f.typ, f.def, t, i, p.from, at + "/default"})
+			if within == "" {
+				within = list.String()
+			}
+			p.pending = append(p.pending, pending{f.typ, f.def, t, i, p.from, within})
 		}
 		if o := item.Get("order"); o != nil {
 			f.order, _ = text(o)
 			f.order = strings.ToLower(f.order)
 			if !slices.Contains([]string{"ascending", "descending", "ignore"}, f.order) {
-				return p.fail(at+"/order", `expected "ascending", "descending" or "ignore", found %s`, found(o))
+				return p.fail(at.member("order"), `expected "ascending", "descending" or "ignore", found %s`, found(o))
 			}
 		}
 		if f.aliases, err = p.aliases(item.Get("aliases"), at); err != nil {
@@ -520,7 +554,7 @@ func (p *parser) record(t *typ, n *schemas.JSONNode, pointer string) error {
 			if reservedInField(m.Name) {
 				continue
 			}
-			if err := p.property(m.Value, at+"/"+schemas.EscapePointer(m.Name)); err != nil {
+			if err := p.property(m.Value, at.member(m.Name)); err != nil {
 				return err
 			}
 			f.props = append(f.props, m)
