@@ -199,14 +199,7 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 		return span{}, part.err
 	}
 	begin := len(b.bytes)
-	v, err := part.written(ctx, v)
-	grown := b.bytes
-	if err == nil {
-		grown, err = part.registered.Schema.AppendEncode(append(b.bytes, part.frame...), v)
-	}
-	if err == nil {
-		grown, err = part.writtenPayload(ctx, grown, begin+len(part.frame))
-	}
+	grown, err := part.append(ctx, append(b.bytes, part.frame...), v, key)
 	if err != nil {
 		return span{}, fmt.Errorf("%s does not fit schema %d of subject %q: %w", what, part.registered.ID, part.subject, err)
 	}
@@ -215,6 +208,29 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 		record.Headers = append(record.Headers[:len(record.Headers):len(record.Headers)], part.header)
 	}
 	return span{begin, len(grown), true}, nil
+}
+
+// append appends the encoding of a value, as the rules for writing have it.
+func (p *part) append(ctx context.Context, dst []byte, v any, key bool) (_ []byte, err error) {
+	if text, ok := v.(JSON); ok {
+		if p.rules == nil && !key { // keys that are equal are to be so in each spelling
+			return schemas.AppendText(p.registered.Schema, dst, text)
+		}
+		if v, err = schemas.ParseText(text); err != nil {
+			return nil, err
+		}
+	}
+	if p.rules == nil {
+		return p.registered.Schema.AppendEncode(dst, v)
+	}
+	if v, err = p.written(ctx, v); err != nil {
+		return nil, err
+	}
+	begin := len(dst)
+	if dst, err = p.registered.Schema.AppendEncode(dst, v); err != nil {
+		return nil, err
+	}
+	return p.writtenPayload(ctx, dst, begin)
 }
 
 // ErrRaw refuses a Raw whose topic does not admit it.

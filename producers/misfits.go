@@ -96,6 +96,8 @@ func plain(v any) ([]byte, error) {
 		return v, nil
 	case json.RawMessage:
 		return v, nil
+	case JSON:
+		return v, nil
 	}
 	text, err := json.Marshal(v)
 	if err != nil {

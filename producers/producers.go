@@ -40,7 +40,7 @@ type Event struct {
 	// Key. nil: there is none.
 	KeyValue any
 	// Value is what schemas.Schema encodes; nil is a tombstone, which needs no
-	// schema. A Raw or a Framed is bytes already.
+	// schema. A JSON is text to be read, a Raw or a Framed is bytes already.
 	Value any
 	// Type is the full name of the value's type, for subjects that are made of
 	// it: see RecordSubject.
@@ -56,6 +56,11 @@ type Event struct {
 	Partition int32
 	Offset    int64
 }
+
+// JSON is a key or a value as JSON text. It is the quickest way for text that
+// nobody has looked into. Text that is not JSON does not fit. null is a value like
+// others, and no tombstone.
+type JSON []byte
 
 // Raw is a key or a value that is published as it is, checked by nobody: see
 // Topic.

@@ -57,10 +57,7 @@ func byRule(err error) error {
 
 // written is what the rules for writing make of a value.
 func (p *part) written(ctx context.Context, v any) (any, error) {
-	if p.rules == nil {
-		return v, nil
-	}
-	if kind := reflect.TypeOf(v).Kind(); kind == reflect.Struct || kind == reflect.Pointer {
+	if kind := reflect.ValueOf(v).Kind(); kind == reflect.Struct || kind == reflect.Pointer {
 		// Rules look into maps: a Go type of its own becomes one, if it fits.
 		encoded, err := p.registered.Schema.AppendEncode(nil, v)
 		if err != nil {
@@ -77,9 +74,6 @@ func (p *part) written(ctx context.Context, v any) (any, error) {
 // writtenPayload is what the rules for writing make of the encoding that begins at
 // a place of b.
 func (p *part) writtenPayload(ctx context.Context, b []byte, at int) ([]byte, error) {
-	if p.rules == nil {
-		return b, nil
-	}
 	payload, err := p.rules.WritePayload(ctx, b[at:])
 	if err != nil {
 		return nil, byRule(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"penstock/schemas"
 	"penstock/schemas/avro"
+	"penstock/schemas/jsonschema"
 	"penstock/schemas/protobuf"
 	"penstock/stream"
 	"penstock/stream/memory"
@@ -253,6 +255,56 @@ func TestBytes(t *testing.T) {
 	}
 	if err := New(&pub, reg.registry, Config{}).Publish(t.Context(), Event{Topic: "orders", Value: good}); err == nil {
 		t.Error("bytes were not checked")
+	}
+}
+
+// JSON text becomes what the value in it becomes, with rules and without, and what
+// is no JSON is set aside as it is.
+func TestText(t *testing.T) {
+	document, err := jsonschema.Format{}.Parse(`{"type":"object"}`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := registry{subjects: []string{"orders-value", "documents-key"}, schemas: []schemas.Schema{order(t), document}}
+	ruled := &contracts{plain, []byte(`{"ruleSet":{"domainRules":[{"name":"named","kind":"CONDITION","type":"CEL","mode":"WRITE","expr":"!has(message.id) || message.id != 'x'"}]}}`)}
+	dead := &Topic{Misfits: DeadLetter}
+	for name, reg := range map[string]Registry{"without rules": &plain, "with rules": ruled} {
+		var pub publisher
+		err := New(&pub, reg, Config{}).Publish(t.Context(),
+			Event{Topic: "orders", Value: JSON(` {"amount": 1.5, "id": "a"}`)},
+			Event{Topic: "orders", Value: JSON(`{"amount": 1.5, "id": `)},
+			Event{Topic: "orders", Value: JSON(`{"amount": 1.5}`)},
+			Event{Topic: "orders", Value: JSON(`null`)},
+			Event{Topic: "orders", Value: JSON(`{"id"`), How: dead},
+			Event{Topic: "orders", Value: JSON(`{"amount": 1.5, "id": "x"}`)},
+			Event{Topic: "documents", KeyValue: JSON(`{"b": 1, "a": 2}`)},
+		)
+		refused := map[int]string{1: "at /id: expected a JSON value, found the end; mend the JSON at byte 22", 2: "at /id: ", 3: "at the value: "}
+		want := []stream.Record{
+			{Topic: "orders", Value: encoded(t, "a")},
+			{Topic: "orders.dlq", Value: []byte(`{"id"`)},
+			{Topic: "orders", Value: encoded(t, "x")},
+			{Topic: "documents", Key: []byte("\x00\x00\x00\x00\x02{\"a\":2,\"b\":1}")},
+		}
+		if name == "with rules" {
+			refused[5] = "named"
+			want = slices.Delete(want, 2, 3)
+		}
+		var failed *stream.BatchError
+		if !errors.As(err, &failed) || len(failed.Errs) != len(refused) {
+			t.Fatalf("%s: %v, want %d refused", name, err, len(refused))
+		}
+		for i, says := range refused {
+			if err := failed.Errs[i]; !errors.As(err, new(*schemas.ValueError)) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: event %d: %v, want %q", name, i, err, says)
+			}
+		}
+		for i := range pub.records {
+			pub.records[i].Headers = nil
+		}
+		if diff := cmp.Diff(want, pub.records); diff != "" {
+			t.Errorf("%s: published (-want +got):\n%s", name, diff)
+		}
 	}
 }
 

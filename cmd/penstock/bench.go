@@ -16,10 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/avro"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sync/errgroup"
 
 	"penstock/consumers"
-	"penstock/producers"
 	"penstock/schemas"
 	"penstock/schemas/samples"
 	"penstock/stream"
@@ -28,7 +26,7 @@ import (
 
 // benchCmd measures Penstock against the raw client.
 type benchCmd struct {
-	Produce  benchProduceCmd  `cmd:"" help:"Publish flights: validated, encoded, framed; against encoder and client called by hand."`
+	Produce  benchProduceCmd  `cmd:"" help:"Publish orders: validated, encoded, framed; against encoder and client called by hand."`
 	Consume  benchConsumeCmd  `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
 	Registry benchRegistryCmd `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
 }
@@ -118,37 +116,11 @@ func median(x []float64) float64 {
 	return x[len(x)/2]
 }
 
-// flight is the struct that a program would declare for the flights schema.
-type flight struct {
-	Year         int32     `avro:"year"`
-	Month        int32     `avro:"month"`
-	Day          int32     `avro:"day"`
-	DepTime      *int32    `avro:"dep_time"`
-	SchedDepTime int32     `avro:"sched_dep_time"`
-	DepDelay     *int32    `avro:"dep_delay"`
-	ArrTime      *int32    `avro:"arr_time"`
-	SchedArrTime int32     `avro:"sched_arr_time"`
-	ArrDelay     *int32    `avro:"arr_delay"`
-	Carrier      string    `avro:"carrier"`
-	Flight       int32     `avro:"flight"`
-	TailNum      *string   `avro:"tailnum"`
-	Origin       string    `avro:"origin"`
-	Dest         string    `avro:"dest"`
-	AirTime      *int32    `avro:"air_time"`
-	Distance     int32     `avro:"distance"`
-	Hour         int32     `avro:"hour"`
-	Minute       int32     `avro:"minute"`
-	TimeHour     time.Time `avro:"time_hour"`
-	Cancelled    bool      `avro:"cancelled"`
-}
-
-// benchData are the flights as programs hold them, again and again in order.
+// benchData are the flights as bytes, again and again in order.
 type benchData struct {
 	schema  *avro.Schema
 	ours    schemas.Schema
 	keys    [][]byte
-	maps    []map[string]any
-	structs []flight
 	encoded [][]byte
 }
 
@@ -184,11 +156,7 @@ func newBenchData() (*benchData, error) {
 		if err != nil {
 			return nil, err
 		}
-		var f flight
-		if _, err := d.schema.Decode(value[len(benchFrame):], &f); err != nil {
-			return nil, err
-		}
-		d.maps, d.structs, d.encoded = append(d.maps, event), append(d.structs, f), append(d.encoded, value)
+		d.encoded = append(d.encoded, value)
 		d.keys = append(d.keys, fmt.Appendf(nil, "%v", event[sample.Key]))
 	}
 	return d, nil
@@ -214,66 +182,6 @@ func (s oneSchema) Schema(_ context.Context, id schemas.ID) (schemas.Schema, err
 	return s.schema, nil
 }
 
-// benchProduceCmd measures publishing.
-type benchProduceCmd struct {
-	benchFlags
-	Batch       int `default:"5000" placeholder:"N" help:"Events a call of Publish (default ${default})."`
-	Concurrency int `default:"2" placeholder:"N" help:"Calls of Publish at a time (default ${default})."`
-}
-
-// Run prints a row for structs and one for maps, each also against bytes that
-// were encoded before.
-func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) (err error) {
-	b, err := openBench(ctx, t, c.Broker)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	data := b.data
-	settings, err := b.sweep(ctx, c.Records)
-	if err != nil {
-		return err
-	}
-	held := len(data.encoded)
-	byHand := func(value func(i int) any) side {
-		return b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) {
-			v, err := rawEncode(data.schema, benchFrame, value(i%held))
-			return data.keys[i%held], v, err
-		})
-	}
-	encoded := b.rawProduce(c.Records, data.record)
-	aStruct := func(i int) any { return &data.structs[i] }
-	aMap := func(i int) any { return data.maps[i] }
-	return errors.Join(
-		c.compare(ctx, t, "produce struct", settings, c.produce(b, aStruct), byHand(aStruct)),
-		c.compare(ctx, t, "produce struct, encoded", settings, c.produce(b, aStruct), encoded),
-		c.compare(ctx, t, "produce map", settings, c.produce(b, aMap), byHand(aMap)),
-		c.compare(ctx, t, "produce map, encoded", settings, c.produce(b, aMap), encoded),
-	)
-}
-
-// produce is Penstock's side.
-func (c *benchProduceCmd) produce(b *bench, value func(i int) any) side {
-	p := producers.New(b.broker, oneSchema{b.data.ours}, producers.Config{})
-	return func(ctx context.Context) (time.Duration, error) {
-		start := time.Now()
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(c.Concurrency)
-		for from := 0; from < c.Records; from += c.Batch {
-			group.Go(func() error {
-				events := make([]producers.Event, min(c.Batch, c.Records-from))
-				for i := range events {
-					k := (from + i) % len(b.data.maps)
-					events[i] = producers.Event{Topic: b.topic, Key: b.data.keys[k], Value: value(k)}
-				}
-				return p.Publish(ctx, events...)
-			})
-		}
-		err := group.Wait()
-		return time.Since(start), err
-	}
-}
-
 // benchConsumeCmd measures reading.
 type benchConsumeCmd struct {
 	benchFlags
@@ -281,12 +189,15 @@ type benchConsumeCmd struct {
 
 // Run prints a row for reading and decoding.
 func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) (err error) {
+	data, err := newBenchData()
+	if err != nil {
+		return err
+	}
 	b, err := openBench(ctx, t, c.Broker)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	data := b.data
 	fill := b.rawProduce(c.Records, data.record)
 	if _, err := fill(ctx); err != nil {
 		return err
@@ -296,11 +207,11 @@ func (c *benchConsumeCmd) Run(ctx context.Context, t *terminal) (err error) {
 		_, err := data.schema.Decode(value[len(benchFrame):], &v)
 		return err
 	}
-	return c.compare(ctx, t, "consume map", "the client's own, from the oldest record", c.consume(b), b.rawConsume(c.Records, decode))
+	return c.compare(ctx, t, "consume map", "the client's own, from the oldest record", c.consume(b, data.ours), b.rawConsume(c.Records, decode))
 }
 
 // consume is Penstock's side. The time counts from the first batch on.
-func (c *benchConsumeCmd) consume(b *bench) side {
+func (c *benchConsumeCmd) consume(b *bench, schema schemas.Schema) side {
 	return func(ctx context.Context) (time.Duration, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -310,7 +221,7 @@ func (c *benchConsumeCmd) consume(b *bench) side {
 		}
 		timed := &timedSource{Source: src}
 		sink := &countingSink{left: c.Records, done: func() { timed.end = time.Now(); cancel() }}
-		err = consumers.Run(ctx, timed, sink, consumers.Config{Registry: oneSchema{b.data.ours}, MaxRecords: 5000})
+		err = consumers.Run(ctx, timed, sink, consumers.Config{Registry: oneSchema{schema}, MaxRecords: 5000})
 		return timed.end.Sub(timed.start), errors.Join(err, src.Close())
 	}
 }
@@ -348,7 +259,6 @@ func (s *countingSink) Write(_ context.Context, b consumers.Batch) error {
 
 // bench is a topic of its own on a broker, by Penstock and by the raw client.
 type bench struct {
-	data   *benchData
 	broker stream.Broker
 	topic  string
 	kafka  kafkaCluster
@@ -366,15 +276,11 @@ type rawSettings struct {
 const benchPartitions = 4
 
 func openBench(ctx context.Context, t *terminal, url string) (*bench, error) {
-	data, err := newBenchData()
-	if err != nil {
-		return nil, err
-	}
 	broker, err := openBroker(ctx, url, t.log)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{data: data, broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), raw: rawSettings{0, 1_000_000, 4096}}
+	b := &bench{broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), raw: rawSettings{0, 1_000_000, 4096}}
 	if err = broker.Create(ctx, b.topic, benchPartitions); err == nil {
 		if dir, embedded := embeddedDir(url); embedded {
 			var file nats.ServerFile
@@ -400,8 +306,8 @@ func (b *bench) close() error {
 
 // sweep tries the raw client's settings on encoded records, keeps the fastest,
 // and says which they are.
-func (b *bench) sweep(ctx context.Context, n int) (string, error) {
-	try := b.rawProduce(n, b.data.record)
+func (b *bench) sweep(ctx context.Context, n int, record func(i int) (key, value []byte, err error)) (string, error) {
+	try := b.rawProduce(n, record)
 	if _, err := try(ctx); err != nil { // warms up
 		return "", err
 	}

@@ -3,12 +3,14 @@ package main
 // The raw side of 'penstock bench': what a careful hand writes without Penstock.
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/twmb/avro"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -16,6 +18,15 @@ import (
 // rawEncode encodes by hand, with a fresh buffer a record.
 func rawEncode(schema *avro.Schema, frame []byte, v any) ([]byte, error) {
 	return schema.AppendEncode(frame[:len(frame):len(frame)], v)
+}
+
+// rawValidated validates JSON text by hand, and frames it in a fresh buffer.
+func rawValidated(validator *jsonschema.Schema, frame, text []byte) ([]byte, error) {
+	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err == nil {
+		err = validator.Validate(v)
+	}
+	return append(frame[:len(frame):len(frame)], text...), err
 }
 
 // rawKafkaProduce publishes n records and waits for all of them.

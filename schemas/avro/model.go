@@ -157,10 +157,14 @@ func digitsOf(bytes int) int {
 	return int(math.Log10(2) * float64(8*bytes-1))
 }
 
+// maxPrecision is the largest precision with which a decimal is a number to who
+// encodes; with a larger one, which a registry keeps all the same, it is bytes.
+const maxPrecision = 65536
+
 // logical notes the logical type of t, but for a duration, which is bytes here.
 func logical(n *schemas.Node, t *typ) {
 	l := t.logical()
-	if l == nil {
+	if l == nil || l.precision > maxPrecision {
 		return
 	}
 	switch l.name {

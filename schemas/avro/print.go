@@ -217,7 +217,7 @@ func (p *printer) field(f field, space string) {
 func (p *printer) typeProperties(t *typ) {
 	logical := t.logical()
 	switch {
-	case p.library && logical == nil:
+	case p.library && (logical == nil || logical.precision > maxPrecision):
 	case p.library:
 		p.member("logicalType", logical.name)
 		if logical.name == "decimal" {

@@ -10,6 +10,7 @@
 package jsonschema
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -385,9 +386,10 @@ type Schema struct {
 }
 
 var (
-	_ schemas.Schema     = (*Schema)(nil)
-	_ schemas.Normalizer = (*Schema)(nil)
-	_ schemas.TopFielder = (*Schema)(nil)
+	_ schemas.Schema      = (*Schema)(nil)
+	_ schemas.TextEncoder = (*Schema)(nil)
+	_ schemas.Normalizer  = (*Schema)(nil)
+	_ schemas.TopFielder  = (*Schema)(nil)
 )
 
 // Type returns schemas.JSON.
@@ -428,6 +430,19 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 		return dst, err
 	}
 	return appendJSON(dst, plain), nil
+}
+
+// AppendText implements schemas.TextEncoder. It appends the text as it is, but for
+// the space around it.
+func (s *Schema) AppendText(dst, text []byte) ([]byte, error) {
+	v, err := schemas.ParseText(text)
+	if err == nil {
+		err = s.check(v, v, nil)
+	}
+	if err != nil {
+		return dst, err
+	}
+	return append(dst, bytes.Trim(text, " \t\r\n")...), nil
 }
 
 // Decode reads one value, within the limits of schemas.ParseJSON, and checks
