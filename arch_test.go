@@ -75,6 +75,7 @@ var mayImport = map[string][]string{
 		"consumers", "consumers/microbatch", "consumers/sinks/sqlsink", "schemas", "stream",
 		"github.com/google/go-cmp", "pgregory.net/rapid",
 	},
+	"consumers/sinks/topic":   {"consumers", "schemas", "stream"},
 	"consumers/sinks/sqlsink": {"consumers", "schemas", "stream"}, // what both databases share
 
 	"cmd/penstock": {"*"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"penstock/consumers/sinks/postgres"
 	"penstock/consumers/sinks/sqlite"
 	"penstock/consumers/sinks/sqlsink"
+	"penstock/consumers/sinks/topic"
 	"penstock/schemas"
 	"penstock/schemas/avro"
 	"penstock/schemas/jsonschema"
@@ -78,7 +80,7 @@ func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Br
 	}
 }
 
-// sink is a database that holds positions.
+// sink is a place for records that holds positions.
 type sink interface {
 	consumers.Sink
 	stream.Owner
@@ -97,7 +99,24 @@ func openSink(ctx context.Context, to string, c sqlsink.Config) (sink, error) {
 		return postgres.Open(ctx, to, c)
 	}
 	scheme, _, _ := strings.Cut(to, ":")
-	return nil, usagef("--to %s: is none that penstock knows; write sqlite:FILE or postgres://HOST/DATABASE", scheme)
+	return nil, usagef("--to %s: is none that penstock knows; write sqlite:FILE, postgres://HOST/DATABASE or topic:NAME", scheme)
+}
+
+// openTopicSink opens a topic to copy another to. It is made with as many
+// partitions as that has, if it is not there.
+func openTopicSink(ctx context.Context, broker stream.Broker, from string, c topic.Config) (sink, error) {
+	resumer, ok := broker.(stream.Resumer)
+	if !ok || c.Topic == "" || c.Topic == from {
+		return nil, usagef("--to topic: needs the name of another topic, as in topic:orders.checked")
+	}
+	ranges, err := broker.Ranges(ctx, from)
+	if err != nil {
+		return nil, fmt.Errorf("read topic %q: %w", from, err)
+	}
+	if err := broker.Create(ctx, c.Topic, len(ranges)); err != nil {
+		return nil, fmt.Errorf("create topic %q: %w", c.Topic, err)
+	}
+	return topic.New(resumer, c)
 }
 
 // topicSubject is the subject of a topic's values where nothing else is said.

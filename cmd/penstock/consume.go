@@ -17,6 +17,7 @@ import (
 	"penstock/consumers/diffing"
 	"penstock/consumers/microbatch"
 	"penstock/consumers/sinks/sqlsink"
+	"penstock/consumers/sinks/topic"
 	"penstock/registry/client"
 	"penstock/schemas"
 	"penstock/stream"
@@ -44,7 +45,7 @@ type subscriptionFlags struct {
 // microbatchCmd stores records in a database.
 type microbatchCmd struct {
 	subscriptionFlags
-	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE or postgres://…"`
+	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://… or topic:NAME"`
 	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. Default: the topic's name."`
 	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
@@ -58,9 +59,10 @@ func (microbatchCmd) Help() string {
 	return `Examples:
   penstock consume microbatch flights --to sqlite:flights.db
   penstock consume microbatch orders --to postgres://localhost/shop --table orders --mode upsert --key id
+  penstock consume microbatch orders --to topic:orders.checked
 
-The position of each partition is stored in the database, in the transaction
-that stores the rows (table penstock_positions), so a kill at any moment neither
+The position of each partition is stored with the rows, in the transaction that
+stores them (a database: table penstock_positions), so a kill at any moment neither
 loses a record nor stores one twice. Records that cannot be decoded go to the
 topic TOPIC.GROUP.dlq with the reason.`
 }
@@ -73,22 +75,31 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	if c.Table == "" {
 		c.Table = c.Topic
 	}
-	sink, err := openSink(ctx, c.To, sqlsink.Config{
-		Table: c.Table, Pipeline: c.Group, Mode: sqlsink.Mode(c.Mode), Key: c.Key, Logger: t.log,
-	})
-	if err != nil {
-		return err
-	}
-	defer sink.Close()
 	broker, err := openBroker(ctx, c.Broker, t.log)
 	if err != nil {
 		return err
 	}
 	defer broker.Close()
+	sink, err := c.open(ctx, t, broker)
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
 	return c.run(ctx, t, broker, job{
 		sink: sink, owner: sink,
 		policy: &microbatch.Policy{Count: c.Count, Bytes: c.Bytes, Linger: c.Linger},
 	}, "stored in "+c.Table)
+}
+
+// open opens what --to names.
+func (c *microbatchCmd) open(ctx context.Context, t *terminal, broker stream.Broker) (sink, error) {
+	if name, ok := strings.CutPrefix(c.To, "topic:"); ok {
+		c.Table = "topic " + name
+		return openTopicSink(ctx, broker, c.Topic, topic.Config{Topic: name, Pipeline: c.Group, Encode: c.As != "", Logger: t.log})
+	}
+	return openSink(ctx, c.To, sqlsink.Config{
+		Table: c.Table, Pipeline: c.Group, Mode: sqlsink.Mode(c.Mode), Key: c.Key, Logger: t.log,
+	})
 }
 
 // diffCmd turns keyed state into change events.

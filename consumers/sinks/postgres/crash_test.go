@@ -9,15 +9,24 @@ import (
 	"penstock/stream/memory"
 )
 
-func TestMain(m *testing.M) { sinktest.Main(m, postgres.Open) }
+func TestMain(m *testing.M) { sinktest.Main(m, sinktest.SQL(postgres.Open)) }
 
 func TestCrash(t *testing.T) {
 	db := schema(t, servertest.Postgres(t))
-	sinktest.Crash(t, db, db.url)
+	sinktest.Crash(t, db.url, sinktest.SQLRows(db))
 }
 
 func TestRebalance(t *testing.T) {
 	broker := memory.New()
 	defer broker.Close()
-	sinktest.Rebalance(t, schema(t, servertest.Postgres(t)), broker)
+	db := schema(t, servertest.Postgres(t))
+	sinktest.Rebalance(t, sinktest.SQL(postgres.Open), db.url, sinktest.SQLRows(db), broker)
+}
+
+func TestOnce(t *testing.T) {
+	server := servertest.Postgres(t)
+	sinktest.Once(t, 10, sinktest.SQL(postgres.Open), func(t *testing.T) (string, sinktest.Rows) {
+		db := schema(t, server)
+		return db.url, sinktest.SQLRows(db)
+	})
 }

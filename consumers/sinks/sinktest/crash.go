@@ -15,7 +15,6 @@ import (
 
 	"penstock/consumers"
 	"penstock/consumers/microbatch"
-	"penstock/consumers/sinks/sqlsink"
 	"penstock/schemas"
 	"penstock/stream"
 )
@@ -31,9 +30,8 @@ const (
 // childEnv holds the address for a child process of Crash.
 const childEnv = "SINKTEST_CHILD"
 
-// Main is TestMain of a package that calls Crash; open opens a sink by an
-// address.
-func Main(m *testing.M, open func(ctx context.Context, address string, c sqlsink.Config) (*sqlsink.Sink, error)) {
+// Main is TestMain of a package that calls Crash.
+func Main(m *testing.M, open Opener) {
 	if address, ok := os.LookupEnv(childEnv); ok {
 		if err := child(address, open); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -44,10 +42,10 @@ func Main(m *testing.M, open func(ctx context.Context, address string, c sqlsink
 	os.Exit(m.Run())
 }
 
-// Crash has child processes microbatch the log into an append table without
-// keys, each killed (-9) at some moment and followed by the next, until one
-// reaches the end, and compares the table with the log.
-func Crash(t *testing.T, db Database, address string) {
+// Crash has child processes microbatch the log by sinks that are opened at an
+// address, each killed (-9) at some moment and followed by the next, until one
+// reaches the end, and compares what they stored with the log.
+func Crash(t *testing.T, address string, rows Rows) {
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -63,23 +61,15 @@ func Crash(t *testing.T, db Database, address string) {
 	if kills < 10 {
 		t.Errorf("killed %d times, want 10 or more", kills)
 	}
-	want := []string{}
+	var want []Row
 	for p := range logPartitions {
 		for o := range int64(logEnd) {
 			if o%logGap != 0 {
-				want = append(want, fmt.Sprint(p, o))
+				want = append(want, Row{int64(p), o})
 			}
 		}
 	}
-	rows := db.Query(t, "SELECT part, at FROM log ORDER BY part, at")
-	for i := range min(len(rows), len(want)) {
-		if got := strings.Join(rows[i], " "); got != want[i] {
-			t.Fatalf("row %d of %d is %q, want %q of %d", i, len(rows), got, want[i], len(want))
-		}
-	}
-	if len(rows) != len(want) {
-		t.Fatalf("the table holds %d rows, want %d", len(rows), len(want))
-	}
+	compare(t, want, rows(t))
 }
 
 // crash runs one child and kills it after it has settled a few batches. It
@@ -117,10 +107,10 @@ func crash(t *testing.T, exe, address string) bool {
 }
 
 // child consumes the log to its end, and writes a line for each batch.
-func child(address string, open func(context.Context, string, sqlsink.Config) (*sqlsink.Sink, error)) error {
+func child(address string, open Opener) error {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	sink, err := open(ctx, address, sqlsink.Config{Table: "log", Pipeline: "p"})
+	sink, err := open(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -186,10 +176,7 @@ func (s *source) Fetch(ctx context.Context, max int) ([]stream.Record, stream.Ac
 	var records []stream.Record
 	for n := 1 + rand.IntN(min(max, 20)); n > 0 && s.next[p] < logEnd; s.next[p]++ {
 		if at := s.next[p]; at%logGap != 0 {
-			value := schemas.AppendHeader(nil, 1)
-			value = binary.BigEndian.AppendUint32(value, uint32(p))
-			value = binary.BigEndian.AppendUint64(value, uint64(at))
-			records = append(records, stream.Record{Topic: "log", Partition: p, Offset: at, Value: value})
+			records = append(records, logRecord(p, at))
 			n--
 		}
 	}
