@@ -66,7 +66,8 @@ var mayImport = map[string][]string{
 
 	"consumers":                      {"rules", "schemas", "stream"},
 	"consumers/diffing":              {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
-	"consumers/federated":            {"consumers", "consumers/federated/strategies", "schemas", "stream"},
+	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/strategies", "schemas", "stream"},
+	"consumers/federated/kernels":    {},
 	"consumers/federated/strategies": {},
 	"consumers/microbatch":           {"consumers", "schemas", "stream"},
 	"consumers/sinks/postgres":       {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},

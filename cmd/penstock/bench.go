@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -26,9 +27,10 @@ import (
 
 // benchCmd measures Penstock against the raw client.
 type benchCmd struct {
-	Produce  benchProduceCmd  `cmd:"" help:"Publish orders: validated, encoded, framed; against encoder and client called by hand."`
-	Consume  benchConsumeCmd  `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
-	Registry benchRegistryCmd `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
+	Produce   benchProduceCmd   `cmd:"" help:"Publish orders: validated, encoded, framed; against encoder and client called by hand."`
+	Consume   benchConsumeCmd   `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
+	Registry  benchRegistryCmd  `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
+	Federated benchFederatedCmd `cmd:"" help:"Fold model updates, against reading the same memory."`
 }
 
 // benchFlags are what the benchmarks share.
@@ -37,6 +39,8 @@ type benchFlags struct {
 	outputFlag
 	Records int `short:"n" default:"500000" placeholder:"N" help:"Records a run (default ${default})."`
 	Pairs   int `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
+
+	unit string // what is counted, if it is no records
 }
 
 // Help says how to read the figures.
@@ -92,17 +96,17 @@ func (f *benchFlags) compare(ctx context.Context, t *terminal, name, settings st
 		bar.add(1)
 	}
 	bar.stop()
-	n := float64(f.Records)
+	n, unit := float64(f.Records), cmp.Or(f.unit, "records/s")
 	row := figure{
-		Name: name, Rate: math.Round(n / median(ourTimes)), RawRate: math.Round(n / median(rawTimes)), Ratio: round3(median(ratios)), Unit: "records/s",
+		Name: name, Rate: math.Round(n / median(ourTimes)), RawRate: math.Round(n / median(rawTimes)), Ratio: round3(median(ratios)), Unit: unit,
 		RatioMin: round3(slices.Min(ratios)), RatioMax: round3(slices.Max(ratios)), Pairs: f.Pairs, Records: f.Records,
 		Settings: settings, CPUs: runtime.GOMAXPROCS(0),
 	}
 	if f.json() {
 		return t.object(row)
 	}
-	t.printf("%-24s ratio %.3f (%.3f to %.3f over %d pairs)  penstock %s/s  raw %s/s  raw settings: %s\n", row.Name,
-		row.Ratio, row.RatioMin, row.RatioMax, row.Pairs, count(int64(row.Rate)), count(int64(row.RawRate)), settings)
+	t.printf("%-24s ratio %.3f (%.3f to %.3f over %d pairs)  penstock %s %s  raw %s %s  raw settings: %s\n", row.Name,
+		row.Ratio, row.RatioMin, row.RatioMax, row.Pairs, count(int64(row.Rate)), unit, count(int64(row.RawRate)), unit, settings)
 	return nil
 }
 

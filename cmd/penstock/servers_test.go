@@ -82,3 +82,11 @@ func TestKafkaToPostgres(t *testing.T) {
 		}
 	}
 }
+
+func TestBenchFederated(t *testing.T) {
+	out := call(t, "bench", "federated", "--updates", "6", "--parameters", "3000", "--pairs", "1", "-o", "json")
+	var row figure
+	if err := json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &row); err != nil || row.Ratio <= 0 || row.Records != 6*3000*4 {
+		t.Errorf("%v: %s", err, out)
+	}
+}

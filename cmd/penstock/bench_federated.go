@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"penstock/consumers/federated/kernels"
+)
+
+// benchFederatedCmd measures how fast updates are folded.
+type benchFederatedCmd struct {
+	outputFlag
+	Updates    int `default:"16" placeholder:"N" help:"Updates to fold (default ${default})."`
+	Parameters int `default:"2000000" placeholder:"N" help:"Parameters of each (default ${default})."`
+	Pairs      int `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
+}
+
+// Help says how to read the figures.
+func (benchFederatedCmd) Help() string {
+	return `Updates of float32 lie in memory. The raw side reads as many bytes once and adds
+them up as integers, which is as fast as memory goes; the ratio is the share of
+that at which they are folded, run by run, on one core and on two.
+
+  federated fold          weighted sum of the updates
+  federated fold checked  and the norm of each, and whether it is finite
+
+Example:
+  penstock bench federated --updates 100`
+}
+
+// Run measures both rows on one core and on two.
+func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
+	if c.Updates < 2 || c.Updates%2 == 1 || c.Parameters < 1 || c.Pairs < 1 || c.Updates > 1<<33/c.Parameters {
+		return usagef("expected an even number of updates, at least one parameter and run, and at most 32 GiB of updates")
+	}
+	updates, weights := make([][]float32, c.Updates), make([]float64, c.Updates)
+	for k := range updates {
+		updates[k] = make([]float32, c.Parameters)
+		weights[k] = float64(k + 1)
+		for i := range updates[k] {
+			updates[k][i] = float32(i%1013)/1013 - 0.5
+		}
+	}
+	sum, base := make([]float64, c.Parameters), make([]float32, c.Parameters)
+	words := make([]uint64, (c.Updates+1)/2*c.Parameters)
+	for i := range words {
+		words[i] = uint64(i)
+	}
+	parts := func(from, to int) [][]float32 {
+		out := make([][]float32, len(updates))
+		for k, u := range updates {
+			out[k] = u[from:to]
+		}
+		return out
+	}
+	flags := benchFlags{outputFlag: c.outputFlag, Pairs: c.Pairs, Records: 4 * c.Updates * c.Parameters, unit: "bytes/s"}
+	read := func(from, to int) {
+		size := len(words) / c.Parameters
+		runtime.KeepAlive(addUp(words[from*size : to*size]))
+	}
+	fold := func(from, to int) { kernels.Fold(sum[from:to], parts(from, to), weights) }
+	checked := func(from, to int) {
+		kernels.FoldChecked(sum[from:to], base[from:to], parts(from, to), weights, make([]float64, c.Updates))
+	}
+	for cores := 1; cores <= min(2, runtime.GOMAXPROCS(0)); cores++ {
+		settings := fmt.Sprintf("%s kernel, cores: %d, %d updates of %d float32", kernels.Name(), cores, c.Updates, c.Parameters)
+		raw := onCores(cores, c.Parameters, read)
+		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold %d", cores), settings, onCores(cores, c.Parameters, fold), raw); err != nil {
+			return err
+		}
+		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold checked %d", cores), settings, onCores(cores, c.Parameters, checked), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onCores runs fn over n values in as many parts as there are cores.
+func onCores(cores, n int, fn func(from, to int)) side {
+	return func(context.Context) (time.Duration, error) {
+		began := time.Now()
+		var all sync.WaitGroup
+		for i := range cores {
+			all.Go(func() { fn(n*i/cores, n*(i+1)/cores) })
+		}
+		all.Wait()
+		return time.Since(began), nil
+	}
+}
+
+// addUp reads words as fast as a plain loop can: 64 bytes a turn.
+func addUp(words []uint64) uint64 {
+	var a, b, c, d uint64
+	for ; len(words) >= 8; words = words[8:] {
+		a += words[0] + words[4]
+		b += words[1] + words[5]
+		c += words[2] + words[6]
+		d += words[3] + words[7]
+	}
+	return a + b + c + d
+}

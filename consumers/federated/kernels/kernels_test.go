@@ -1,0 +1,94 @@
+package kernels
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// However many updates are folded at once, by whichever kernel, the bits are
+// those of one after the other; and so are those of the distances.
+func TestFold(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dim := rapid.SampledFrom([]int{0, 1, 7, 8, 9, block - 1, block, 2*block + 13}).Draw(t, "dim")
+		n := rapid.IntRange(0, 9).Draw(t, "updates")
+		seed := rapid.Float64Range(0.1, 3).Draw(t, "seed")
+		values := func(k int) []float32 {
+			x := make([]float32, dim)
+			for i := range x {
+				x[i] = float32(math.Sin(seed*float64(i*31+k*17)) * math.Pow(10, float64((i+k)%7-3)))
+			}
+			return x
+		}
+		base := values(-1)
+		var updates [][]float32
+		var weights, wantDistances []float64
+		want, got, checked := make([]float64, dim), make([]float64, dim), make([]float64, dim)
+		for k := range n {
+			x, w := values(k), seed*float64(k*k+1)
+			updates, weights = append(updates, x), append(weights, w)
+			var squares [lanes]float64
+			for i, v := range x {
+				want[i] += float64(w * float64(v))
+				d := float64(v) - float64(base[i])
+				squares[i%lanes] += float64(d * d)
+			}
+			wantDistances = append(wantDistances, root(&squares))
+		}
+		distances := make([]float64, n)
+		Fold(got, updates, weights)
+		FoldChecked(checked, base, updates, weights, distances)
+		if !slices.Equal(got, want) || !slices.Equal(checked, want) || !slices.Equal(distances, wantDistances) {
+			t.Fatalf("%d updates of %d values: not the bits of one after the other", n, dim)
+		}
+		for k, x := range updates {
+			if d := Distance(x, base); d != wantDistances[k] {
+				t.Fatalf("distance %d: expected %v, found %v", k, wantDistances[k], d)
+			}
+		}
+	})
+}
+
+// A distance is finite if and only if all values are.
+func TestDistanceTellsFinite(t *testing.T) {
+	for _, at := range []int{0, 5, block, block + 9} {
+		x, base := make([]float32, block+10), make([]float32, block+10)
+		for i := range x {
+			x[i], base[i] = math.MaxFloat32, -math.MaxFloat32
+		}
+		if d := Distance(x, base); math.IsInf(d, 0) || d != d {
+			t.Fatalf("of finite values: %v", d)
+		}
+		for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))} {
+			x[at] = bad
+			if d := Distance(x, base); d-d == 0 {
+				t.Errorf("%v at %d: found %v", bad, at, d)
+			}
+		}
+	}
+}
+
+func BenchmarkFold(b *testing.B) {
+	updates := make([][]float32, 32)
+	weights := make([]float64, len(updates))
+	for k := range updates {
+		updates[k] = make([]float32, 1<<20)
+		weights[k] = float64(k)
+	}
+	sum, base, distances := make([]float64, 1<<20), make([]float32, 1<<20), make([]float64, len(updates))
+	b.SetBytes(int64(len(updates)) << 22)
+	b.Run("sum/"+Name(), func(b *testing.B) {
+		b.SetBytes(int64(len(updates)) << 22)
+		for b.Loop() {
+			Fold(sum, updates, weights)
+		}
+	})
+	b.Run("checked/"+Name(), func(b *testing.B) {
+		b.SetBytes(int64(len(updates)) << 22)
+		for b.Loop() {
+			FoldChecked(sum, base, updates, weights, distances)
+		}
+	})
+}
