@@ -122,11 +122,14 @@ const (
 // Node is one place of a schema, neutral of its language. A recursive schema
 // is a graph: a named node may be reached from within itself.
 type Node struct {
-	Kind     Kind
-	Name     string   // full name of a record, enum or fixed, where it has one
-	Aliases  []string // Record, Enum, Fixed: full names that a reader takes for its own
-	Doc      string
-	Logical  Logical
+	Kind    Kind
+	Name    string   // full name of a record, enum or fixed, where it has one
+	Aliases []string // Record, Enum, Fixed: full names that a reader takes for its own
+	Doc     string
+	Logical Logical
+	// Native is the language's own name of the type where it says more than the
+	// rest: sint32, timestamp-micros. What lies in values is the same.
+	Native   string
 	Bits     int  // Int: 32 or 64; Float: 32 or 64; 0 for unbounded
 	Unsigned bool // Int
 	Size     int  // Fixed: bytes

@@ -8,21 +8,24 @@ import (
 	"penstock/schemas"
 )
 
-// locateJSON finds a path of the rules of JSON Schema. Its names are raw, so
+// findJSON finds paths of the rules of JSON Schema. Their names are raw, so
 // that a slash may be part of one: of several readings that which leads
 // furthest is taken. References within the text are followed, as the rules do.
-func locateJSON(text, path string) *registry.Position {
+func findJSON(text string) func(path string) *registry.Position {
 	root, err := schemas.ReadJSON(text, schemas.JSONOptions{LastWins: true})
 	if err != nil {
 		return nil
 	}
-	const most = 10_000 // steps, since every slash may be read in two ways
-	l := jsonLocator{root: root, left: most}
-	l.schema(root, strings.Trim(strings.TrimPrefix(path, "#"), "/"), 0)
-	if l.best == nil {
-		return position(text, root.Offset)
+	position := positions(text)
+	return func(path string) *registry.Position {
+		const most = 10_000 // steps, since every slash may be read in two ways
+		l := jsonLocator{root: root, left: most}
+		l.schema(root, strings.Trim(strings.TrimPrefix(path, "#"), "/"), 0)
+		if l.best == nil {
+			return position(root.Offset)
+		}
+		return position(l.best.Offset)
 	}
-	return position(text, l.best.Offset)
 }
 
 // jsonLocator keeps the place that is reached with the least of the path left.

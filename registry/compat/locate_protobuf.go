@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/bufbuild/protocompile/ast"
 	"github.com/bufbuild/protocompile/parser"
@@ -16,17 +15,17 @@ import (
 // maxLocated is the longest text in which places are looked for.
 const maxLocated = 4 << 20
 
-// locateProtobuf returns where the element of a path such as #/Message/Inner/1
+// findProtobuf finds where the element of a path such as #/Message/Inner/1
 // begins in text, or the nearest one above it that text has. The root is the
 // package statement, and the begin of the text where there is none. A text that
 // is no Protobuf has no places: nil.
-func locateProtobuf(text, path string) (at *registry.Position) {
+func findProtobuf(text string) (find func(path string) *registry.Position) {
 	if len(text) > maxLocated {
 		return nil
 	}
 	defer func() {
 		if recover() != nil { // the parser's
-			at = nil
+			find = nil
 		}
 	}()
 	// Without a reporter of its own the handler stops at the first error.
@@ -34,6 +33,23 @@ func locateProtobuf(text, path string) (at *registry.Position) {
 	if err != nil {
 		return nil
 	}
+	position := positions(text)
+	return func(path string) *registry.Position {
+		found := elementAt(file, path)
+		if found == nil {
+			i := slices.IndexFunc(file.Decls, func(d ast.FileElement) bool { _, ok := d.(*ast.PackageNode); return ok })
+			if i < 0 {
+				return &registry.Position{Line: 1, Column: 1}
+			}
+			found = file.Decls[i]
+		}
+		return position(file.NodeInfo(found).Start().Offset)
+	}
+}
+
+// elementAt is the element of a path, or the nearest one above it; nil is the
+// file.
+func elementAt(file *ast.FileNode, path string) ast.Node {
 	var found ast.Node
 	var scope, message ast.CompositeNode = file, file
 	steps := strings.FieldsFunc(strings.TrimPrefix(path, "#"), func(r rune) bool { return r == '/' })
@@ -58,16 +74,7 @@ func locateProtobuf(text, path string) (at *registry.Position) {
 			scope = n
 		}
 	}
-	if found == nil {
-		i := slices.IndexFunc(file.Decls, func(d ast.FileElement) bool { _, ok := d.(*ast.PackageNode); return ok })
-		if i < 0 {
-			return &registry.Position{Line: 1, Column: 1}
-		}
-		found = file.Decls[i]
-	}
-	start := file.NodeInfo(found).Start()
-	line := text[strings.LastIndexByte(text[:start.Offset], '\n')+1 : start.Offset]
-	return &registry.Position{Line: start.Line, Column: utf8.RuneCountInString(line) + 1}
+	return found
 }
 
 // childOf is the element within scope that a step of a path leads to, or nil.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"penstock/registry"
+	"penstock/schemas"
 	"penstock/schemas/protobuf"
 )
 
@@ -74,7 +75,7 @@ func TestLocateProtobuf(t *testing.T) {
 		"  oneof x { string s = 4; }\n}\nenum M2 { A = 0; }\n"
 	f := func(path string, line, column int) {
 		t.Helper()
-		if diff := cmp.Diff(&registry.Position{Line: line, Column: column}, locateProtobuf(text, path)); diff != "" {
+		if diff := cmp.Diff(&registry.Position{Line: line, Column: column}, finder(schemas.Protobuf, text)(path)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", path, diff)
 		}
 	}
@@ -94,11 +95,11 @@ func TestLocateProtobuf(t *testing.T) {
 	f("#/M/9", 4, 1)
 	f("#/M/gone/I/E", 4, 1)
 	f("#/Other/1", 3, 3)
-	if got := locateProtobuf("message M {}", "#/"); got == nil || *got != (registry.Position{Line: 1, Column: 1}) {
+	if got := finder(schemas.Protobuf, "message M {}")("#/"); got == nil || *got != (registry.Position{Line: 1, Column: 1}) {
 		t.Errorf("without a package: %v", got)
 	}
 	for _, text := range []string{"message {", strings.Repeat(" ", maxLocated+1)} {
-		if got := locateProtobuf(text, "#/"); got != nil {
+		if got := finder(schemas.Protobuf, text)("#/"); got != nil {
 			t.Errorf("%.10q: %v", text, got)
 		}
 	}
@@ -108,7 +109,7 @@ func FuzzLocateProtobuf(f *testing.F) {
 	f.Add("syntax = \"proto3\"; message M { oneof o { int32 a = 1; } }", "#/M/o/1")
 	f.Add("enum E { A = -1; }", "#/E/-1")
 	f.Fuzz(func(t *testing.T, text, path string) {
-		if at := locateProtobuf(text, path); at != nil && (at.Line < 1 || at.Column < 1 || at.Line > strings.Count(text, "\n")+1) {
+		if at := finder(schemas.Protobuf, text)(path); at != nil && (at.Line < 1 || at.Column < 1 || at.Line > strings.Count(text, "\n")+1) {
 			t.Errorf("%q in %q: %+v", path, text, at)
 		}
 	})

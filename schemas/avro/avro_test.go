@@ -331,7 +331,7 @@ func TestModel(t *testing.T) {
 		t.Error("the record within itself is not the record")
 	}
 	n.Field("a").Node.Items = nil
-	micros := &schemas.Node{Kind: schemas.Int, Bits: 64, Logical: schemas.Timestamp}
+	micros := &schemas.Node{Kind: schemas.Int, Bits: 64, Logical: schemas.Timestamp, Native: "timestamp-micros"}
 	null, long := &schemas.Node{Kind: schemas.Null}, &schemas.Node{Kind: schemas.Int, Bits: 64}
 	want := &schemas.Node{Kind: schemas.Record, Name: "n.R", Doc: "d", Aliases: []string{"n.Old"}, Fields: []schemas.Field{
 		{Name: "i", Aliases: []string{"j"}, Doc: "an int", Tags: []string{"PII", "X"}, Node: &schemas.Node{Kind: schemas.Int, Bits: 32}, HasDefault: true, Default: int32(5)},

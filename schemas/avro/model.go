@@ -167,6 +167,9 @@ func logical(n *schemas.Node, t *typ) {
 	if l == nil || l.precision > maxPrecision {
 		return
 	}
+	if strings.HasSuffix(l.name, "s") { // millis, micros, nanos
+		n.Native = l.name
+	}
 	switch l.name {
 	case "date":
 		n.Logical = schemas.Date

@@ -77,6 +77,10 @@ func tags(d protoreflect.FieldDescriptor) []string {
 // value describes one value of a field.
 func (m modeller) value(d protoreflect.FieldDescriptor) *schemas.Node {
 	n := &schemas.Node{}
+	switch k := d.Kind(); k {
+	case protoreflect.Sint32Kind, protoreflect.Sint64Kind, protoreflect.Fixed32Kind, protoreflect.Fixed64Kind, protoreflect.Sfixed32Kind, protoreflect.Sfixed64Kind:
+		n.Native = k.String() // written in another way than int32 and so on
+	}
 	switch d.Kind() {
 	case protoreflect.BoolKind:
 		n.Kind = schemas.Bool
