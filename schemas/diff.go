@@ -176,7 +176,7 @@ type differ struct {
 	changes  []Change
 	again    []Again
 	seen     map[[2]*Node][2]*Place // where pairs were, or are being, compared
-	roots    map[string]bool   // pairs of types that are compared for themselves
+	roots    map[string]bool        // pairs of types that are compared for themselves
 }
 
 func (d *differ) tell(c Change) { d.changes = append(d.changes, c) }

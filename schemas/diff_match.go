@@ -154,11 +154,13 @@ func (d *differ) alike(a, b *Node, i, j int) int {
 		return 0
 	}
 	sure := 75 * likeness(fold(f.Name), fold(g.Name))
-	if i == j && len(a.Fields) == len(b.Fields) {
-		sure += 10
-	}
 	if f.Doc != "" && f.Doc == g.Doc {
-		sure += 10
+		sure += 45
+	}
+	// The same neighbour.
+	if i > 0 && j > 0 && a.Fields[i-1].Name == b.Fields[j-1].Name ||
+		i+1 < len(a.Fields) && j+1 < len(b.Fields) && a.Fields[i+1].Name == b.Fields[j+1].Name {
+		sure += 20
 	}
 	return min(int(sure), 95)
 }

@@ -52,11 +52,11 @@ func (f reportFlag) write(t *terminal, r report) error {
 		}
 		return t.object(r)
 	case "junit":
-		return r.junit(t)
+		return junit(t, "penstock schema check", r.Subject, r.File, r.problems())
 	case "sarif":
-		return t.object(r.sarif())
+		return t.object(sarif(r.problems()))
 	case "github":
-		r.github(t)
+		github(t, r.problems())
 		return nil
 	case "markdown":
 		r.markdown(t)
@@ -104,8 +104,26 @@ func explained(f registry.Finding) string {
 	return text
 }
 
+// problem is what build pipelines are told about one finding.
+type problem struct {
+	class, file string // what was looked at, and in which file
+	title, rule string
+	severity    registry.Severity
+	at          *registry.Position // nil where it is not known
+	message     string
+	explained   string // and what to do about it
+}
+
+func (r report) problems() []problem {
+	var all []problem
+	for _, f := range r.Findings {
+		all = append(all, problem{r.Subject, r.File, titled(f), f.Rule, f.Severity, newSide(f), f.Message, explained(f)})
+	}
+	return all
+}
+
 // junit is a test case an error, or one that passes.
-func (r report) junit(t *terminal) error {
+func junit(t *terminal, name, class, file string, all []problem) error {
 	type failure struct {
 		Type    string `xml:"type,attr"`
 		Message string `xml:"message,attr"`
@@ -124,20 +142,20 @@ func (r report) junit(t *terminal) error {
 		Tests    int        `xml:"tests,attr"`
 		Failures int        `xml:"failures,attr"`
 		Cases    []testCase `xml:"testcase"`
-	}{Name: "penstock schema check"}
-	for _, f := range r.Findings {
-		if f.Severity != registry.SeverityError {
+	}{Name: name}
+	for _, p := range all {
+		if p.severity != registry.SeverityError {
 			continue
 		}
-		c := testCase{Class: r.Subject, Name: titled(f), File: r.File, Failure: &failure{f.Rule, f.Message, explained(f)}}
-		if at := newSide(f); at != nil {
-			c.Line = at.Line
+		c := testCase{Class: p.class, Name: p.title, File: p.file, Failure: &failure{p.rule, p.message, p.explained}}
+		if p.at != nil {
+			c.Line = p.at.Line
 		}
 		suite.Cases = append(suite.Cases, c)
 	}
 	suite.Failures = len(suite.Cases)
 	if suite.Cases == nil {
-		suite.Cases = []testCase{{Class: r.Subject, Name: "compatible", File: r.File}}
+		suite.Cases = []testCase{{Class: class, Name: "compatible", File: file}}
 	}
 	suite.Tests = len(suite.Cases)
 	text, err := xml.MarshalIndent(suite, "", "  ")
@@ -148,25 +166,25 @@ func (r report) junit(t *terminal) error {
 	return nil
 }
 
-// sarif is the report in SARIF 2.1.0.
-func (r report) sarif() any {
+// sarif is a report in SARIF 2.1.0.
+func sarif(all []problem) any {
 	type object = map[string]any
 	levels := map[registry.Severity]string{
 		registry.SeverityError: "error", registry.SeverityWarning: "warning", registry.SeverityInfo: "note",
 	}
 	results, rules, known := []any{}, []any{}, map[string]bool{}
-	for _, f := range r.Findings {
-		if !known[f.Rule] {
-			known[f.Rule] = true
-			rules = append(rules, object{"id": f.Rule})
+	for _, p := range all {
+		if !known[p.rule] {
+			known[p.rule] = true
+			rules = append(rules, object{"id": p.rule})
 		}
-		place := object{"artifactLocation": object{"uri": r.File}}
-		if at := newSide(f); at != nil {
-			place["region"] = object{"startLine": at.Line, "startColumn": at.Column}
+		place := object{"artifactLocation": object{"uri": p.file}}
+		if p.at != nil {
+			place["region"] = object{"startLine": p.at.Line, "startColumn": p.at.Column}
 		}
 		results = append(results, object{
-			"ruleId": f.Rule, "level": levels[f.Severity],
-			"message":   object{"text": explained(f)},
+			"ruleId": p.rule, "level": levels[p.severity],
+			"message":   object{"text": p.explained},
 			"locations": []any{object{"physicalLocation": place}},
 		})
 	}
@@ -180,24 +198,27 @@ func (r report) sarif() any {
 }
 
 // github prints the annotations that a workflow shows beside the file.
-func (r report) github(t *terminal) {
+func github(t *terminal, all []problem) {
 	text := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
 	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
 	commands := map[registry.Severity]string{
 		registry.SeverityError: "error", registry.SeverityWarning: "warning", registry.SeverityInfo: "notice",
 	}
-	for _, f := range r.Findings {
+	for _, p := range all {
 		place := ""
-		if at := newSide(f); at != nil {
-			place = fmt.Sprintf(",line=%d,col=%d", at.Line, at.Column)
+		if p.at != nil {
+			place = fmt.Sprintf(",line=%d,col=%d", p.at.Line, p.at.Column)
 		}
-		t.printf("::%s file=%s%s,title=%s::%s\n", commands[f.Severity], property.Replace(r.File), place, property.Replace(f.Rule), text.Replace(explained(f)))
+		t.printf("::%s file=%s%s,title=%s::%s\n", commands[p.severity], property.Replace(p.file), place, property.Replace(p.rule), text.Replace(p.explained))
 	}
 }
 
+// markdownCell makes a text fit into a cell of a table.
+var markdownCell = strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;")
+
 // markdown is a table for a comment on a change.
 func (r report) markdown(t *terminal) {
-	cell := strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;")
+	cell := markdownCell
 	t.printf("**%s** is %s with **%s**\n", cell.Replace(r.File), r.verdict(), cell.Replace(r.Subject))
 	if len(r.Findings) == 0 {
 		return

@@ -21,6 +21,7 @@ type schemaCmd struct {
 	Register   schemaRegisterCmd   `cmd:"" help:"Register a schema under a subject."`
 	Lookup     schemaLookupCmd     `cmd:"" help:"Find the version of a subject that says what a file says."`
 	Check      schemaCheckCmd      `cmd:"" help:"Check whether a schema is compatible with a subject."`
+	Diff       schemaDiffCmd       `cmd:"" help:"Show what changed between two schemas, and whom it breaks."`
 	References schemaReferencesCmd `cmd:"" help:"Show what a version refers to, and what refers to it."`
 	Config     schemaConfigCmd     `cmd:"" help:"Show, set or take away a compatibility level."`
 	Mode       schemaModeCmd       `cmd:"" help:"Show, set or take away a mode, such as READONLY."`

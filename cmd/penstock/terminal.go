@@ -20,7 +20,8 @@ type terminal struct {
 	out, err io.Writer
 	log      *slog.Logger
 
-	live bool // stderr is a terminal: draw progress bars
+	live  bool // stderr is a terminal: draw progress bars
+	width int  // of stdout in columns, if that is a terminal; else 0: neither colours nor columns
 
 	mu  sync.Mutex
 	bar *bar // the bar being drawn, or nil
@@ -30,6 +31,12 @@ func newTerminal(in io.Reader, out, err io.Writer, verbose bool) *terminal {
 	t := &terminal{in: in, out: out, err: err}
 	if f, ok := err.(*os.File); ok {
 		t.live = term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+	}
+	if f, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd())) {
+		t.width = 80
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 40 {
+			t.width = columns
+		}
 	}
 	level := slog.LevelWarn
 	if verbose {

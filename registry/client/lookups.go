@@ -162,3 +162,14 @@ func (c *Client) subjectOf(ctx context.Context, a association) (string, error) {
 	}
 	return list[0].Subject, nil
 }
+
+// Parse parses what the registry said of a version, with what that refers to.
+// Its errors wrap schemas.ErrBadSchema where the text is beyond what is
+// understood here.
+func (c *Client) Parse(ctx context.Context, s registry.Schema) (schemas.Schema, error) {
+	texts := map[string]string{}
+	if err := c.references(ctx, s.References, texts); err != nil {
+		return nil, fmt.Errorf("get what version %d of subject %q refers to: %w", s.Version, s.Subject, err)
+	}
+	return c.parse(s, texts)
+}
