@@ -196,6 +196,21 @@ func (p *Producer) Check(ctx context.Context, events ...Event) error {
 	return failed.OrNil()
 }
 
+// Encode returns the records that PublishTogether would publish. Nothing refers to
+// them but the events' own keys and headers, and nothing of a rule that asks for a
+// dead letter is carried out.
+func (p *Producer) Encode(ctx context.Context, events ...Event) ([]stream.Record, error) {
+	b := &batch{targets: map[targetName]target{}}
+	failed, err := p.encode(ctx, b, events)
+	if err != nil {
+		return nil, err
+	}
+	if failed.OrNil() != nil {
+		return nil, failed
+	}
+	return b.records, nil
+}
+
 // place says of events where they lie, as far as the publisher has said it.
 func (b *batch) place(events []Event) {
 	for n, i := range b.indexes {

@@ -123,10 +123,12 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		return nil, err
 	}
 	s.ends = append(s.ends, s.client.Close)
+	keeper, _ := s.broker.(stream.Keeper)
 	gw := gateway.New(producers.New(s.broker, s.client, producers.Config{}), gateway.Config{
 		Lookup: func(choice gateway.Choice) client.Lookup { return lookupOf(s.client, front, choice) }, Formats: formats(),
 		AllowRaw:  func(topic string) bool { return slices.Contains(c.rawTopics, topic) },
 		Authorize: func(ctx context.Context, topic string) error { return front.guard.Authorize(ctx, opPublish, topic) },
+		Keeper:    keeper,
 		Log:       c.log,
 	})
 	s.ends = append(s.ends, func() error {

@@ -69,6 +69,9 @@ type Config struct {
 	// Authorize says whether the caller may publish to a topic; its error is
 	// for access.Refuse. nil: everybody may.
 	Authorize func(ctx context.Context, topic string) error
+	// Keeper keeps the idempotency keys of requests; nil refuses requests that
+	// have one.
+	Keeper stream.Keeper
 	// Log is told why a request could not be served, where the fault is not
 	// the client's; nil is silence.
 	Log *slog.Logger
@@ -101,6 +104,7 @@ type Config struct {
 type Gateway struct {
 	producer *producers.Producer
 	single   *producers.Async // what comes one by one goes together
+	keys     *ledger          // nil without a Keeper
 	cfg      Config
 	mux      *http.ServeMux
 	slots    chan struct{}
@@ -125,6 +129,9 @@ func New(producer *producers.Producer, cfg Config) *Gateway {
 		producer: producer, single: producer.Async(producers.AsyncConfig{}), cfg: cfg, mux: http.NewServeMux(),
 		slots: make(chan struct{}, cfg.MaxInFlight), streams: make(chan struct{}, cfg.MaxStreams),
 	}
+	if cfg.Keeper != nil {
+		g.keys = newLedger(cfg.Keeper, cfg.PublishTimeout)
+	}
 	g.mux.HandleFunc("POST /topics/{topic}", g.to(g.post))
 	g.mux.HandleFunc("GET /v3/clusters", g.clusters)
 	g.mux.HandleFunc("GET /v3/clusters/{cluster}", g.cluster)
@@ -138,7 +145,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.Serv
 
 // Close waits until what was taken is durable or has failed, at most until ctx
 // ends. Stop the server first.
-func (g *Gateway) Close(ctx context.Context) error { return g.single.Close(ctx) }
+func (g *Gateway) Close(ctx context.Context) error {
+	err := g.single.Close(ctx)
+	if g.keys != nil {
+		err = errors.Join(err, g.keys.close(ctx))
+	}
+	return err
+}
 
 // to sees whether the caller may publish to the topic of the path.
 func (g *Gateway) to(h http.HandlerFunc) http.HandlerFunc {
@@ -216,13 +229,16 @@ const (
 	codeNoSchema      = 40403
 	codeNoCluster     = 40404
 	codeSlow          = 40801
+	codePending       = 40901
 	codeTooLarge      = 41301
 	codeMediaType     = 41501
 	codeBadSchema     = 42205
 	codeSerialization = 42206 // a key or value that is not in the form its type asks for
 	codeMisfit        = 42207
+	codeReused        = 42210
 	codeBusy          = 42901
 	codeInternal      = 50001
+	codeNotKept       = 50101
 	codeAway          = 50301
 )
 
@@ -266,6 +282,9 @@ func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) (a Answer, err
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.PublishTimeout)
 	defer cancel()
 	events := q.events
+	if q.once != nil {
+		return g.publishOnce(ctx, w, q, topic)
+	}
 	if len(events) == 1 {
 		events[0].Partition, events[0].Offset, err = g.one(ctx, events[0])
 	} else {
@@ -279,7 +298,7 @@ func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) (a Answer, err
 		a.Accepted = len(events) - len(failed.Errs)
 	}
 	if strings.HasPrefix(q.media, kafkaMedia) {
-		w.Header().Set("Content-Type", "application/vnd.kafka.v2+json")
+		w.Header().Set("Content-Type", typeV2)
 		if err == nil {
 			a.KeySchemaID, a.ValueSchemaID = q.key.found.ID, q.value.found.ID
 			for _, e := range events {
@@ -291,6 +310,63 @@ func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) (a Answer, err
 		return a, g.explain(topic, err)
 	}
 	return a, nil
+}
+
+// publishOnce publishes the events of a request that has a key.
+func (g *Gateway) publishOnce(ctx context.Context, w http.ResponseWriter, q *request, topic string) (a Answer, err error) {
+	kept, err := g.keep(ctx, w, topic, q.once, func() ([]stream.Record, any, error) {
+		records, err := g.producer.Encode(ctx, q.events...)
+		return records, &Answer{Accepted: len(q.events), KeySchemaID: q.key.found.ID, ValueSchemaID: q.value.found.ID}, err
+	})
+	if err != nil {
+		return a, g.explain(topic, err)
+	}
+	if err := json.Unmarshal(kept.answer, &a); err != nil {
+		return a, fmt.Errorf("read a kept answer: %w", err)
+	}
+	if strings.HasPrefix(q.media, kafkaMedia) {
+		w.Header().Set("Content-Type", typeV2)
+		for _, p := range kept.places {
+			a.Offsets = append(a.Offsets, Offset{Partition: p.Partition, Offset: p.Offset})
+		}
+	} else {
+		a.KeySchemaID, a.ValueSchemaID = 0, 0
+	}
+	return a, nil
+}
+
+// keep publishes what prepare returns once, and waits for it.
+func (g *Gateway) keep(ctx context.Context, w http.ResponseWriter, topic string, o *once, prepare func() ([]stream.Record, any, error)) (*kept, error) {
+	type result struct {
+		kept *kept
+		err  error
+	}
+	done := make(chan result, 1)
+	begun := false
+	err := g.once(ctx, topic, o, func() ([]stream.Record, any, error) {
+		begun = true
+		return prepare()
+	}, func(k *kept, err error) { done <- result{k, err} })
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-done:
+		if !begun {
+			w.Header().Set(replayedHeader, "true")
+		}
+		return r.kept, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// once hands a request to the ledger.
+func (g *Gateway) once(ctx context.Context, topic string, o *once, prepare func() ([]stream.Record, any, error), done func(*kept, error)) error {
+	if g.keys == nil {
+		return faultf(codeNotKept, "this gateway keeps no keys; send the request without %s", keyHeader)
+	}
+	return g.keys.publish(ctx, topic, o, prepare, done)
 }
 
 // misfits reports whether an event does not fit, so that none was published.
@@ -344,6 +420,8 @@ func (g *Gateway) write(w http.ResponseWriter, status int, answer any) {
 	h := w.Header()
 	switch status {
 	case http.StatusTooManyRequests:
+		h.Set("Retry-After", "1")
+	case http.StatusConflict:
 		h.Set("Retry-After", "1")
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", "5")
@@ -414,6 +492,9 @@ func (g *Gateway) refused(topic string, err error) (record Refused) {
 	case errors.Is(err, stream.ErrNoTopic):
 		record.Code = codeNoTopic
 		record.Message = fmt.Sprintf("there is no topic %q; make it first", topic)
+	case errors.Is(err, stream.ErrUnsupported):
+		record.Code = codeNotKept
+		record.Message = fmt.Sprintf("no keys can be kept with topic %q, which Penstock did not make; send the request without %s", topic, keyHeader)
 	case errors.Is(err, stream.ErrTooLarge):
 		record.Code = codeTooLarge
 		record.Message = "the event is larger than the broker takes"
@@ -435,7 +516,10 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 		return faultf(codeMediaType, "expected a Content-Type of %s for one event, %s for a CloudEvent, or %s for records, found %q", typeEvent, typeCloudEvent, typeRecords, clip(r.Header.Get("Content-Type")))
 	}
 	q.media = media
-	value, err := g.body(w, r)
+	value, text, err := g.body(w, r)
+	if err == nil {
+		q.once, err = onceOf(r, text)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -467,28 +551,28 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 	return nil
 }
 
-// body reads and parses the JSON of a body.
-func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (any, error) {
+// body reads a body and parses its JSON.
+func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (value any, text []byte, err error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, faultf(codeMediaType, "expected no Content-Encoding, found %q", clip(e))
+		return nil, nil, faultf(codeMediaType, "expected no Content-Encoding, found %q", clip(e))
 	}
 	// A server that cannot set deadlines (a recorder in a test) has none.
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.cfg.ReadTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return nil, fmt.Errorf("set the deadline of a body: %w", err)
+		return nil, nil, fmt.Errorf("set the deadline of a body: %w", err)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.cfg.MaxBodyBytes))
+	text, err = io.ReadAll(http.MaxBytesReader(w, r.Body, g.cfg.MaxBodyBytes))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, faultf(codeTooLarge, "expected a body of at most %d bytes; send fewer records at a time", tooLarge.Limit)
+		return nil, nil, faultf(codeTooLarge, "expected a body of at most %d bytes; send fewer records at a time", tooLarge.Limit)
 	case err != nil:
-		return nil, faultf(codeSlow, "the body did not arrive within %s", g.cfg.ReadTimeout)
+		return nil, nil, faultf(codeSlow, "the body did not arrive within %s", g.cfg.ReadTimeout)
 	}
-	value, err := schemas.ParseJSON(body)
+	value, err = schemas.ParseJSON(text)
 	if err != nil {
-		return nil, faultf(codeJSON, "%v", err)
+		return nil, nil, faultf(codeJSON, "%v", err)
 	}
-	return value, nil
+	return value, text, nil
 }
 
 // shape is the fault of a body that is JSON, but not of the form asked for.

@@ -21,6 +21,7 @@ const (
 	typeRecords     = "application/vnd.kafka.json.v2+json"
 
 	kafkaMedia = "application/vnd.kafka."
+	typeV2     = kafkaMedia + "v2+json" // of answers
 )
 
 // The forms of a key or a value, as Kafka's REST Proxy v3 names them.
@@ -60,6 +61,7 @@ type request struct {
 	events     []producers.Event
 	media      string
 	key, value side // of all events
+	once       *once
 }
 
 // side is a key or a value.

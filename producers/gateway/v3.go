@@ -120,6 +120,11 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request) {
 		g.answer(w, Answer{}, g.asFault(r, err))
 		return
 	}
+	of, err := onceOf(r, nil)
+	if err != nil {
+		g.answer(w, Answer{}, g.asFault(r, err))
+		return
+	}
 	if !g.take(w, g.streams, "streams") {
 		return
 	}
@@ -148,9 +153,9 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request) {
 	}()
 	body := &limited{of: r.Body, most: g.cfg.MaxBodyBytes}
 	records := json.NewDecoder(body)
-	for ctx.Err() == nil {
+	for nth := 0; ctx.Err() == nil; nth++ {
 		answer := make(chan Delivery, 1)
-		more := g.next(ctx, w, r, body, records, answer)
+		more := g.next(ctx, w, r, body, records, of, nth, answer)
 		if !more && len(answer) == 0 {
 			break // the end
 		}
@@ -163,9 +168,9 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request) {
 	<-written
 }
 
-// next reads one record and sends it on; its answer comes to answer. It reports
+// next reads the nth record and sends it on, once if the stream has a key; its answer comes to answer. It reports
 // false at the end of the stream, with an answer if that was not its own.
-func (g *Gateway) next(ctx context.Context, w http.ResponseWriter, r *http.Request, body *limited, records *json.Decoder, answer chan<- Delivery) bool {
+func (g *Gateway) next(ctx context.Context, w http.ResponseWriter, r *http.Request, body *limited, records *json.Decoder, of *once, nth int, answer chan<- Delivery) bool {
 	topic := r.PathValue("topic")
 	last := func(f *fault) bool {
 		answer <- g.undelivered(topic, f)
@@ -196,7 +201,11 @@ func (g *Gateway) next(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	} else {
 		err = g.readV3(q, topic, value, "")
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case of != nil:
+		err = g.streamOnce(ctx, of.nth(nth, text), q, answer)
+	default:
 		err = g.single.Send(ctx, q.event, func(at producers.Place, err error) {
 			if err != nil {
 				answer <- g.undelivered(topic, err)
@@ -209,6 +218,32 @@ func (g *Gateway) next(ctx context.Context, w http.ResponseWriter, r *http.Reque
 		answer <- g.undelivered(topic, err)
 	}
 	return true
+}
+
+// streamOnce sends one record of a stream that has a key.
+func (g *Gateway) streamOnce(ctx context.Context, o *once, q *recordV3, answer chan<- Delivery) error {
+	topic := q.event.Topic
+	return g.once(ctx, topic, o, func() ([]stream.Record, any, error) {
+		records, err := g.producer.Encode(ctx, q.event)
+		if failed := (*stream.BatchError)(nil); errors.As(err, &failed) {
+			err = failed.Errs[0]
+		}
+		return records, g.delivered(q, producers.Place{}), err
+	}, func(k *kept, err error) {
+		var d Delivery
+		if err == nil {
+			err = json.Unmarshal(k.answer, &d)
+		}
+		if failed := (*stream.BatchError)(nil); errors.As(err, &failed) {
+			err = failed.Errs[0]
+		}
+		if err != nil {
+			d = g.undelivered(topic, err)
+		} else {
+			d.Partition, d.Offset = &k.places[0].Partition, &k.places[0].Offset
+		}
+		answer <- d
+	})
 }
 
 // report writes answers in their order, and sends them off whenever the next one
@@ -315,7 +350,11 @@ func (g *Gateway) entries(w http.ResponseWriter, r *http.Request) (Batch, error)
 		return answer, err
 	}
 	topic := r.PathValue("topic")
-	value, err := g.body(w, r)
+	value, text, err := g.body(w, r)
+	if err != nil {
+		return answer, err
+	}
+	key, err := onceOf(r, text)
 	if err != nil {
 		return answer, err
 	}
@@ -353,6 +392,9 @@ func (g *Gateway) entries(w http.ResponseWriter, r *http.Request) (Batch, error)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.PublishTimeout)
 	defer cancel()
+	if key != nil {
+		return g.entriesOnce(ctx, w, topic, key, ids, all, answer)
+	}
 	err = g.producer.Publish(ctx, events...)
 	failed := &stream.BatchError{}
 	whole := err != nil && !errors.As(err, &failed)
@@ -372,6 +414,41 @@ func (g *Gateway) entries(w http.ResponseWriter, r *http.Request) (Batch, error)
 		} else {
 			answer.Failures = append(answer.Failures, d)
 		}
+	}
+	return answer, nil
+}
+
+// entriesOnce publishes the entries of a batch that has a key. Those that fit are
+// published together.
+func (g *Gateway) entriesOnce(ctx context.Context, w http.ResponseWriter, topic string, key *once, ids []string, all []*recordV3, answer Batch) (Batch, error) {
+	kept, err := g.keep(ctx, w, topic, key, func() (records []stream.Record, _ any, err error) {
+		for i, q := range all {
+			record, err := g.producer.Encode(ctx, q.event)
+			failed := &stream.BatchError{}
+			if err != nil && !errors.As(err, &failed) {
+				return nil, nil, err
+			}
+			if err != nil {
+				d := g.undelivered(topic, failed.Errs[0])
+				d.ID = ids[i]
+				answer.Failures = append(answer.Failures, d)
+				continue
+			}
+			d := g.delivered(q, producers.Place{})
+			d.ID = ids[i]
+			records, answer.Successes = append(records, record...), append(answer.Successes, d)
+		}
+		return records, answer, nil
+	})
+	if err != nil {
+		return answer, g.explain(topic, err)
+	}
+	answer = Batch{}
+	if err := json.Unmarshal(kept.answer, &answer); err != nil {
+		return answer, fmt.Errorf("read a kept answer: %w", err)
+	}
+	for i := range answer.Successes {
+		answer.Successes[i].Partition, answer.Successes[i].Offset = &kept.places[i].Partition, &kept.places[i].Offset
 	}
 	return answer, nil
 }
