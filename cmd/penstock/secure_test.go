@@ -106,11 +106,11 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // answers wants the body of an answer to fit a pattern: answers METHOD URL FILE
-// PATTERN [TYPE]. The file is the body of the request, in JSON unless a type is
-// given.
+// PATTERN [TYPE [KEY]]. The file is the body of the request, in JSON unless a type
+// is given; KEY is its Idempotency-Key.
 func answers(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 4 || len(args) > 5 {
-		ts.Fatalf("usage: answers METHOD URL FILE PATTERN [TYPE]")
+	if neg || len(args) < 4 || len(args) > 6 {
+		ts.Fatalf("usage: answers METHOD URL FILE PATTERN [TYPE [KEY]]")
 	}
 	body, err := os.Open(ts.MkAbs(args[2]))
 	ts.Check(err)
@@ -118,8 +118,11 @@ func answers(ts *testscript.TestScript, neg bool, args []string) {
 	req, err := http.NewRequest(args[0], args[1], body)
 	ts.Check(err)
 	req.Header.Set("Content-Type", "application/json")
-	if len(args) == 5 {
+	if len(args) >= 5 {
 		req.Header.Set("Content-Type", args[4])
+	}
+	if len(args) == 6 {
+		req.Header.Set("Idempotency-Key", args[5])
 	}
 	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
 	ts.Check(err)
