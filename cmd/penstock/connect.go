@@ -64,7 +64,7 @@ func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Br
 		if err != nil {
 			return nil, err
 		}
-		b, err := kafka.Open(ctx, kafka.Config{Seeds: c.seeds, TLS: c.tls, SASL: c.sasl, Timeout: 10 * time.Second, Logger: log})
+		b, err := kafka.Open(ctx, kafka.Config{Seeds: c.seeds, TLS: c.tls, SASL: c.sasl, Member: c.member, ServerBalances: c.serverBalances, Timeout: 10 * time.Second, Logger: log})
 		if err != nil {
 			return nil, withHint(err, "start one there, or name another with --broker")
 		}

@@ -29,10 +29,13 @@ type kafkaCluster struct {
 	topic string // empty if the URL has none
 	tls   *tls.Config
 	sasl  sasl.Mechanism
+	// Of consumers; see kafka.Config.
+	member         string
+	serverBalances bool
 }
 
 // kafkaParameters are those of kafkaHelp.
-var kafkaParameters = []string{"tls", "ca", "cert", "key", "sasl", "user", "password-file"}
+var kafkaParameters = []string{"tls", "ca", "cert", "key", "sasl", "user", "password-file", "member", "protocol"}
 
 // kafkaHelp tells of the URLs of clusters that ask who one is.
 const kafkaHelp = `
@@ -40,7 +43,10 @@ A Kafka that asks who one is gets it in the URL's parameters, which hold no secr
   kafka://HOST:9093?ca=ca.pem&sasl=scram-sha-512&user=penstock&password-file=FILE
 tls=true is TLS with the system's authorities, ca=FILE with those, cert=FILE&key=FILE
 shows a certificate. sasl is plain, scram-sha-256 or scram-sha-512. Without
-password-file the password is that of ` + kafkaPasswordEnv + `.`
+password-file the password is that of ` + kafkaPasswordEnv + `.
+member=NAME makes consumers static members of their groups: one that restarts soon
+keeps its partitions. protocol=consumer has the cluster deal out partitions
+(KIP-848, Kafka 4.3).`
 
 // parseKafka reads kafka://HOST:PORT,…[/TOPIC][?PARAMETER=VALUE&…]. The files it
 // names are read here, and those of secrets again for each connection.
@@ -76,6 +82,14 @@ func readKafka(s string) (c kafkaCluster, err error) {
 	}
 	if c.sasl, err = kafkaSASL(values); err != nil {
 		return c, fmt.Errorf("read the URL of Kafka: %w", err)
+	}
+	c.member = values.Get("member")
+	switch protocol := values.Get("protocol"); protocol {
+	case "", "classic":
+	case "consumer":
+		c.serverBalances = true
+	default:
+		return c, fmt.Errorf("read the URL of Kafka: protocol is %q, expected classic or consumer", protocol)
 	}
 	return c, nil
 }

@@ -53,6 +53,15 @@ type Config struct {
 	// SessionTimeout is how long a source may be silent before its partitions
 	// are given to others. Zero is 45 seconds, as in Kafka's own client.
 	SessionTimeout time.Duration
+	// Member, if it is not empty, makes the sources static members of that name:
+	// one that is closed keeps its partitions for SessionTimeout, and has them
+	// again if it is opened within that. Two that are open at a time in one
+	// group need two names.
+	Member string
+	// ServerBalances has the cluster deal out partitions (KIP-848) in the place
+	// of the members. It needs Kafka 4.3, and a group without members that do
+	// it otherwise. The cluster then says how long a session is.
+	ServerBalances bool
 	// Dial opens connections in place of net.Dialer. TLS is not used then.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,11 +45,13 @@ type source struct {
 	committing sync.Mutex
 	kick       chan struct{} // there is something to commit
 	stop       chan struct{} // closed by Close
+	returned   chan struct{} // a batch was settled
 	committer  sync.WaitGroup
 	closing    sync.Once
 	closeErr   error
 
 	mu         sync.Mutex
+	onRelease  func(topic string, partition int32, gone bool) // or nil
 	partitions map[int32]*partition
 	ready      []*partition // those that have polled records
 	retries    []*batch     // nacked records, by due time
@@ -69,6 +72,9 @@ type partition struct {
 	open      openBatches
 	held      int   // delivered and not settled: batches
 	heldBytes int   // and bytes
+	out       int   // batches that the caller has
+	paused    bool  // see stream.Pauser
+	leaving   bool  // about to be given up: nothing more is delivered
 	committed int64 // what the broker knows from this source, -1 for nothing
 	gone      bool  // revoked or lost
 	claimed   bool  // the Owner said where it starts:
@@ -119,6 +125,7 @@ func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, er
 		broker: b, sub: sub, topic: t, life: life, end: end,
 		kick:       make(chan struct{}, 1),
 		stop:       make(chan struct{}),
+		returned:   make(chan struct{}, 1),
 		partitions: map[int32]*partition{},
 		interrupt:  func() {},
 	}
@@ -126,7 +133,16 @@ func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, er
 	if sub.Owner != nil {
 		reset = kgo.NoResetOffset()
 	}
-	s.client, err = kgo.NewClient(append(b.config.options(),
+	options := b.config.options()
+	if b.config.Member != "" {
+		options = append(options, kgo.InstanceID(b.config.Member))
+	}
+	if b.config.ServerBalances {
+		options = append(options, kgo.Balancers(kgo.StickyBalancer()), kgo.ServerSideBalancer())
+	} else {
+		options = append(options, kgo.Balancers(kgo.CooperativeStickyBalancer()))
+	}
+	s.client, err = kgo.NewClient(append(options,
 		kgo.WithContext(life),
 		kgo.ConsumerGroup(sub.Group),
 		kgo.ConsumeTopics(sub.Topic),
@@ -139,7 +155,6 @@ func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, er
 		// Else it takes the client ten seconds and more to say that a topic was
 		// made again.
 		kgo.KeepRetryableFetchErrors(),
-		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(b.config.SessionTimeout),
 		kgo.HeartbeatInterval(b.config.SessionTimeout/15),
 		kgo.DisableAutoCommit(),
@@ -232,6 +247,7 @@ func (s *source) full() bool { return s.held >= maxHeldBatches || s.heldBytes >=
 func (s *source) next(max int) *batch {
 	if len(s.retries) > 0 && !s.retries[0].due.After(time.Now()) {
 		b := s.retries[0]
+		b.partition.out++
 		if len(b.records) <= max {
 			s.retries = s.retries[1:]
 			return b
@@ -243,11 +259,12 @@ func (s *source) next(max int) *batch {
 		s.hold(b)
 		return part
 	}
-	if len(s.ready) == 0 || s.full() {
+	i := slices.IndexFunc(s.ready, func(p *partition) bool { return !p.paused })
+	if i < 0 || s.full() {
 		return nil
 	}
-	p := s.ready[0]
-	s.ready = s.ready[1:]
+	p := s.ready[i]
+	s.ready = slices.Delete(s.ready, i, i+1)
 	n := min(max, len(p.polled))
 	b := newBatch(p, p.polled[:n:n])
 	p.polled = p.polled[n:]
@@ -256,6 +273,7 @@ func (s *source) next(max int) *batch {
 	}
 	p.open.deliver(positionOf(b.records[0]), positionOf(b.records[n-1]))
 	s.count(p, 1, b.bytes)
+	p.out++
 	return b
 }
 
@@ -301,7 +319,7 @@ func (s *source) take(ctx context.Context, fetches kgo.Fetches) (got, gone bool)
 					gone = s.pollError(ctx, tp.Partition, tp.Err) || gone
 				}
 				p := s.partitions[tp.Partition]
-				if len(tp.Records) == 0 || p == nil {
+				if len(tp.Records) == 0 || p == nil || p.leaving {
 					continue
 				}
 				got = true
@@ -406,6 +424,7 @@ func (s *source) settle(b *batch, err error) error {
 		return stream.ErrFenced
 	}
 	b.settled = true
+	p.out--
 	s.release(b)
 	again := b.records
 	switch {
@@ -423,16 +442,48 @@ func (s *source) settle(b *batch, err error) error {
 		retry := newBatch(p, again)
 		retry.due = time.Now().Add(s.sub.Retry)
 		s.hold(retry)
-		s.retries = append(s.retries, retry)
+		if !p.leaving {
+			s.retries = append(s.retries, retry)
+		}
 	}
 	if len(again) > 0 || s.waiting {
 		s.interrupt()
 	}
+	signal(s.kick)
+	signal(s.returned)
+	return nil
+}
+
+func signal(c chan struct{}) {
 	select {
-	case s.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
-	return nil
+}
+
+// Pause implements stream.Pauser.
+func (s *source) Pause(number int32, pause bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.partitions[number]
+	if p == nil {
+		return
+	}
+	p.paused = pause
+	which := map[string][]int32{s.sub.Topic: {number}}
+	if pause {
+		s.client.PauseFetchPartitions(which)
+		return
+	}
+	s.client.ResumeFetchPartitions(which)
+	s.interrupt() // some of it may have been polled
+}
+
+// OnRelease implements stream.Releaser.
+func (s *source) OnRelease(f func(topic string, partition int32, gone bool)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onRelease = f
 }
 
 // hold notes that b is not settled, and release that it is. They, and count,
@@ -465,10 +516,53 @@ func (s *source) assigned(_ context.Context, _ *kgo.Client, numbers map[string][
 	for _, n := range numbers[s.sub.Topic] {
 		s.partitions[n] = &partition{number: n, committed: -1, open: openBatches{next: position{offset: -1}}}
 	}
+	s.client.ResumeFetchPartitions(numbers)
 }
 
 func (s *source) revoked(ctx context.Context, _ *kgo.Client, numbers map[string][]int32) {
+	s.settleLast(ctx, numbers[s.sub.Topic])
 	s.giveUp(ctx, numbers[s.sub.Topic], true)
+}
+
+// holdLongest bounds the wait for batches of a partition that is to go, below
+// the 60 seconds that a group waits for a member.
+const holdLongest = 30 * time.Second
+
+// settleLast warns who asked for it that partitions are about to go, and waits
+// for what is delivered of them to be settled.
+func (s *source) settleLast(ctx context.Context, numbers []int32) {
+	s.mu.Lock()
+	var leaving []*partition
+	tell := s.onRelease
+	if tell != nil && !s.closed {
+		for _, n := range numbers {
+			if p := s.partitions[n]; p != nil {
+				p.leaving, p.polled = true, nil
+				leaving = append(leaving, p)
+			}
+		}
+	}
+	s.ready = slices.DeleteFunc(s.ready, func(p *partition) bool { return p.leaving })
+	s.retries = slices.DeleteFunc(s.retries, func(b *batch) bool { return b.partition.leaving })
+	s.mu.Unlock()
+	for _, p := range leaving {
+		tell(s.sub.Topic, p.number, false)
+	}
+	wait, cancel := context.WithTimeout(ctx, min(cmp.Or(s.sub.HoldFor, 10*time.Second), holdLongest))
+	defer cancel()
+	for {
+		s.mu.Lock()
+		some := !s.closed && s.failed == nil && slices.ContainsFunc(leaving, func(p *partition) bool { return p.out > 0 })
+		s.mu.Unlock()
+		if !some {
+			return
+		}
+		select {
+		case <-s.returned:
+		case <-wait.Done():
+			return
+		}
+	}
 }
 
 func (s *source) lost(ctx context.Context, _ *kgo.Client, numbers map[string][]int32) {
@@ -500,7 +594,13 @@ func (s *source) giveUp(ctx context.Context, numbers []int32, commit bool) {
 	}
 	s.interrupt() // there may be room again
 	commit = commit && !s.topicGone()
+	told := s.onRelease
 	s.mu.Unlock()
+	if told != nil {
+		for _, p := range gone {
+			told(s.sub.Topic, p.number, true)
+		}
+	}
 
 	if commit && len(gone) > 0 {
 		if err := s.commitLast(ctx, gone); err != nil {
@@ -664,6 +764,7 @@ func (s *source) Close() error {
 		s.mu.Lock()
 		before, gone := s.failed, s.topicGone()
 		s.closed = true
+		signal(s.returned)
 		s.interrupt()
 		s.mu.Unlock()
 		close(s.stop)

@@ -29,6 +29,7 @@ type cursor struct {
 	holder  *source
 	epoch   int  // counts the moves; a batch of an older epoch is fenced
 	claimed bool // the holder may fetch: its Owner, if it has one, knows
+	paused  bool // see stream.Pauser
 
 	low     int64              // every record below is settled
 	next    int64              // the next record to be delivered first
@@ -63,6 +64,7 @@ func (g *group) rebalance(s *server) map[*source][]stream.Partition {
 			lost[c.holder] = append(lost[c.holder], s.partition(g.topic, i))
 		}
 		c.holder = holder
+		c.paused = false
 		c.epoch++
 		c.claimed = holder != nil && holder.sub.Owner == nil
 		c.start(c.low)
@@ -147,6 +149,16 @@ func (src *source) fail(err error) {
 	defer src.server.mu.Unlock()
 	if src.failed == nil {
 		src.failed = err
+	}
+}
+
+// Pause implements stream.Pauser.
+func (src *source) Pause(partition int32, pause bool) {
+	src.server.mu.Lock()
+	defer src.server.mu.Unlock()
+	if i := int(partition); i < len(src.group.cursors) && src.group.cursors[i].holder == src {
+		src.group.cursors[i].paused = pause
+		src.server.wake()
 	}
 }
 
@@ -274,7 +286,7 @@ func (c *cursor) take(now time.Time, max int, end int64) []int64 {
 		slices.Sort(offsets)
 		return offsets
 	}
-	for c.next < end && len(offsets) < max {
+	for !c.paused && c.next < end && len(offsets) < max {
 		offsets = append(offsets, c.next)
 		c.next++
 	}

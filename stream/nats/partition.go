@@ -300,8 +300,11 @@ func (p *partition) release(why error) {
 		b.fenced = true
 	}
 	clear(p.held)
-	p.queue, p.bytes, p.delayed = nil, 0, nil
+	p.queue, p.bytes, p.delayed, p.paused = nil, 0, nil, false
 	s.mu.Unlock()
+	if p.pinned {
+		s.releasing(p, true)
+	}
 	pinned, assigned := p.pinned, p.assigned
 	p.pinned, p.assigned = false, false
 	// The source's own context may have ended, which is why this is due.
@@ -677,7 +680,9 @@ func (p *partition) renew() error {
 		if p.reader == p.consumer {
 			own += len(p.open)
 		}
-		p.share(c.CachedInfo().NumWaiting - own)
+		if p.share(c.CachedInfo().NumWaiting - own) {
+			s.releasing(p, false)
+		}
 	}
 	now := time.Now()
 	for n, sent := range p.probing {
@@ -694,8 +699,8 @@ func (p *partition) renew() error {
 }
 
 // share begins to hand on the partition if, twice in a row, so many others wait
-// for it that this member holds more than its share.
-func (p *partition) share(others int) {
+// for it that this member holds more than its share. It reports whether it did.
+func (p *partition) share(others int) bool {
 	s := p.src
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -707,13 +712,14 @@ func (p *partition) share(others int) {
 	}
 	if others <= 0 || !p.leaving.IsZero() || holds <= (len(s.parts)+others)/(others+1) {
 		p.crowded = 0
-		return
+		return false
 	}
 	if p.crowded++; p.crowded < 2 {
-		return
+		return false
 	}
 	p.crowded = 0
 	p.leaving = time.Now().Add(s.sub.HoldFor)
 	p.queue, p.bytes = nil, 0
 	p.rouse()
+	return true
 }

@@ -51,6 +51,8 @@ type source struct {
 	err    error         // ends the source
 	gone   error         // the topic is not there at present
 	closed bool
+
+	onRelease func(topic string, partition int32, gone bool) // does nothing unless it was asked for
 }
 
 // Open starts to read a topic as a member of s.Group.
@@ -79,7 +81,7 @@ func (b *Broker) Open(ctx context.Context, s stream.Subscription) (stream.Source
 	if v := b.nc.ConnectedServerVersion(); !atLeast(v, 2, 14) {
 		return nil, fmt.Errorf("open topic %q: nats-server %s: reading as a group needs 2.14 or newer", s.Topic, v)
 	}
-	src := &source{b: b, sub: s, topic: t, ready: make(chan struct{}, 1)}
+	src := &source{b: b, sub: s, topic: t, ready: make(chan struct{}, 1), onRelease: func(string, int32, bool) {}}
 	src.ctx, src.cancel = context.WithCancel(b.ctx)
 	for i := range t.partitions {
 		p := &partition{src: src, id: b.partition(t, i), wake: make(chan struct{}, 1), held: map[*batch]struct{}{}}
@@ -187,6 +189,31 @@ func (s *source) missing(err error) {
 	defer s.mu.Unlock()
 	s.gone = err
 	s.signal()
+}
+
+// Pause implements stream.Pauser.
+func (s *source) Pause(partition int32, pause bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := int(partition); i < len(s.parts) {
+		s.parts[i].paused = pause && s.parts[i].pin != ""
+		s.signal()
+	}
+}
+
+// OnRelease implements stream.Releaser.
+func (s *source) OnRelease(f func(topic string, partition int32, gone bool)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onRelease = f
+}
+
+// releasing tells who asked for it that a partition is to go, or is gone.
+func (s *source) releasing(p *partition, gone bool) {
+	s.mu.Lock()
+	tell := s.onRelease
+	s.mu.Unlock()
+	tell(s.topic.name, p.id.Number, gone)
 }
 
 // check asks whether the topic is still the one that was opened. It returns
@@ -344,6 +371,7 @@ type partition struct {
 	bytes     int       // of queue
 	held      map[*batch]struct{}
 	delayed   []delayed // with an Owner: nacked, and not yet due
+	paused    bool      // see stream.Pauser
 	leaving   time.Time // when to hand on the partition, whatever is held; zero: not at all
 
 	// What follows belongs to run.
@@ -382,7 +410,7 @@ func (p *partition) leased() bool {
 
 // take returns up to max messages from the queue. source.mu is held.
 func (p *partition) take(max int) *batch {
-	if len(p.queue) == 0 || !p.leased() || !p.leaving.IsZero() {
+	if len(p.queue) == 0 || p.paused || !p.leased() || !p.leaving.IsZero() {
 		return nil
 	}
 	n := 1

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -833,6 +834,120 @@ func (s *suite) rebalance() {
 		}
 	}
 	s.again(topic, "g", want)
+}
+
+// A partition that is paused keeps what it has until it is resumed, and the
+// others go on.
+func (s *suite) pause() {
+	topic := s.topic(2)
+	src := s.subscribe(topic, "g")
+	pauser, ok := src.SourceCloser.(stream.Pauser)
+	if !ok {
+		s.Fatal("the source is no stream.Pauser")
+	}
+	keys := [2][]byte{}
+	for i := 0; keys[0] == nil || keys[1] == nil; i++ {
+		key := []byte(strconv.Itoa(i))
+		keys[stream.PartitionFor(key, 2)] = key
+	}
+	both := func(n int) {
+		for range n {
+			s.publish(stream.Record{Topic: topic, Key: keys[0], Value: []byte("a")}, stream.Record{Topic: topic, Key: keys[1], Value: []byte("b")})
+		}
+	}
+	both(20)
+	for seen := map[int32]bool{}; len(seen) < 2; { // so that both are assigned
+		b := src.fetch(1)
+		seen[b.records[0].Partition] = true
+		src.settle(b, nil)
+	}
+	pauser.Pause(0, true)
+	both(20)
+	const all = 40
+	for last := int64(-1); last < 0 || src.left(topic, 1, last) > 0; {
+		b := src.fetch(7)
+		if b.records[0].Partition == 0 {
+			s.Fatalf("offset %d came from a partition that is paused", b.records[0].Offset)
+		}
+		last = b.records[len(b.records)-1].Offset
+		src.settle(b, nil)
+	}
+	pauser.Pause(0, false)
+	b := src.fetch(all)
+	if b.records[0].Partition != 0 {
+		s.Errorf("partition %d came, where nothing was left", b.records[0].Partition)
+	}
+	src.settle(b, nil)
+}
+
+// left is how many offsets a partition holds behind the given one.
+func (src source) left(topic string, partition int, offset int64) int64 {
+	src.s.Helper()
+	ranges, err := src.s.open().Ranges(src.s.ctx, topic)
+	src.s.must("ranges", err)
+	return ranges[partition].End - 1 - offset
+}
+
+// Who is warned that a partition is to go can settle what it has of it, and
+// none of that comes to who has the partition next.
+func (s *suite) release() {
+	if !s.f.Releases {
+		return
+	}
+	const partitions = 4
+	topic := s.topic(partitions)
+	s.numbered(topic, 100)
+	a := s.subscribe(topic, "g", func(sub *stream.Subscription) { sub.HoldFor = s.f.Timeout })
+	type event struct {
+		partition int32
+		gone      bool
+	}
+	events := make(chan event, 100)
+	a.SourceCloser.(stream.Releaser).OnRelease(func(_ string, partition int32, gone bool) {
+		events <- event{partition, gone}
+	})
+	held := map[int32][]batch{}
+	for len(held) < partitions {
+		b := a.fetch(3)
+		held[b.records[0].Partition] = append(held[b.records[0].Partition], b)
+	}
+	b := s.subscribe(topic, "g")
+	came := make(chan batch, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if records, ack, err := b.Fetch(s.ctx, 1); err == nil {
+			came <- batch{records, ack}
+		}
+	}()
+	defer func() { <-done }()
+	defer b.Close()
+
+	settled := map[place]bool{}
+	for {
+		select {
+		case e := <-events:
+			if e.gone {
+				continue
+			}
+			for _, h := range held[e.partition] {
+				a.settle(h, nil)
+				for _, r := range h.records {
+					settled[placeOf(r)] = true
+				}
+			}
+		case first := <-came:
+			if r := first.records[0]; settled[placeOf(r)] {
+				s.Errorf("offset %d of partition %d came again, though it was settled", r.Offset, r.Partition)
+			}
+			if len(settled) == 0 {
+				s.Error("a partition moved without a warning")
+			}
+			return
+		case <-s.ctx.Done():
+			s.Fatal(s.ctx.Err())
+		}
+	}
 }
 
 // A source reads from where its Owner says, whatever the broker remembers.

@@ -30,6 +30,8 @@ type Features struct {
 	// is false, sources of one group may share a partition, and an ack that
 	// comes late may still count.
 	Fenced bool
+	// Releases says that its sources are stream.Releasers.
+	Releases bool
 	// Resumes says that the broker is a stream.Resumer and a stream.Keeper.
 	Resumes bool
 	// Crash ends a source as the death of its process would: nothing is said
@@ -89,6 +91,8 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"group/groups are independent", (*suite).independentGroups},
 		{"group/random walk", (*suite).walk},
 		{"group/rebalance with batches in flight", (*suite).rebalance},
+		{"group/pause", (*suite).pause},
+		{"group/release", (*suite).release},
 		{"owner/starts where it says", (*suite).ownerStarts},
 		{"owner/identity", (*suite).ownerIdentity},
 		{"owner/error", (*suite).ownerError},
