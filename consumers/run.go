@@ -225,12 +225,9 @@ func (r *run) fetch(ctx context.Context, src stream.Source) error {
 			records, ack, err = src.Fetch(ctx, r.cfg.MaxRecords)
 			return err
 		})
-		switch {
-		case err == nil:
+		if err == nil {
 			r.dispatch(records, ack)
-		case ctx.Err() != nil:
-			return nil
-		default:
+		} else if ctx.Err() == nil {
 			return fmt.Errorf("fetch: %w", err)
 		}
 	}
