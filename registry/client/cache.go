@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,7 +100,8 @@ type cache struct {
 
 	mu      sync.Mutex
 	flights map[any]*flight
-	clock   []*entry // all entries, in a ring; hand goes round for the next to drop
+	newest  map[string]map[choice]bool // by subject, the keys that move and have an entry or a flight
+	clock   []*entry                   // all entries, in a ring; hand goes round for the next to drop
 	hand    int
 	bytes   int
 	closed  bool
@@ -137,7 +138,7 @@ func newCache(s source, formats []schemas.Format, o CacheOptions) *cache {
 	o.MissingAge = cmp.Or(o.MissingAge, 2*time.Second)
 	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)
 	o.Timeout = cmp.Or(o.Timeout, 20*time.Second)
-	c := &cache{source: s, formats: map[schemas.Type]schemas.Format{}, options: o, flights: map[any]*flight{}}
+	c := &cache{source: s, formats: map[schemas.Type]schemas.Format{}, options: o, flights: map[any]*flight{}, newest: map[string]map[choice]bool{}}
 	for _, f := range formats {
 		c.formats[f.Type()] = f
 	}
@@ -286,6 +287,7 @@ func (c *cache) start(key any) *flight {
 	}
 	f := &flight{done: make(chan struct{})}
 	c.flights[key] = f
+	c.index(key)
 	c.wait.Go(func() {
 		ctx, cancel := context.WithTimeout(c.life, c.options.Timeout)
 		defer cancel()
@@ -299,6 +301,7 @@ func (c *cache) start(key any) *flight {
 		}
 		if c.flights[key] == f {
 			delete(c.flights, key)
+			c.index(key)
 		}
 		c.mu.Unlock()
 		close(f.done)
@@ -438,6 +441,7 @@ func (c *cache) keep(e *entry) {
 	e.at = len(c.clock)
 	c.clock = append(c.clock, e)
 	c.entries.Store(e.key, e)
+	c.index(e.key)
 	c.bytes += e.bytes
 	for c.bytes > c.options.MaxBytes && len(c.clock) > 1 {
 		c.hand %= len(c.clock)
@@ -454,6 +458,7 @@ func (c *cache) keep(e *entry) {
 // mu.
 func (c *cache) drop(e *entry) {
 	c.entries.Delete(e.key)
+	c.index(e.key)
 	c.bytes -= e.bytes
 	last := c.clock[len(c.clock)-1]
 	c.clock[e.at], last.at = last, e.at
@@ -461,24 +466,38 @@ func (c *cache) drop(e *entry) {
 	c.clock = c.clock[:len(c.clock)-1]
 }
 
+// index notes whether a key is one that forget must find. The caller holds mu,
+// and has just added or taken away its entry or its flight.
+func (c *cache) index(key any) {
+	k, ok := key.(choice)
+	if !ok || !moves(key) {
+		return
+	}
+	keys := c.newest[k.subject]
+	if _, kept := c.entries.Load(key); kept || c.flights[key] != nil {
+		if keys == nil {
+			keys = map[choice]bool{}
+			c.newest[k.subject] = keys
+		}
+		keys[k] = true
+	} else if delete(keys, k); len(keys) == 0 {
+		delete(c.newest, k.subject)
+	}
+}
+
 // forget makes the next Newest of a subject ask the registry, since it was
 // changed.
 func (c *cache) forget(subject string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	of := func(key any) bool {
-		k, ok := key.(choice)
-		return ok && k.subject == subject && moves(key)
-	}
-	for key, f := range c.flights {
-		if of(key) {
+	for key := range maps.Clone(c.newest[subject]) {
+		if f := c.flights[key]; f != nil {
 			f.stale = true
 			delete(c.flights, key)
 		}
-	}
-	for _, e := range slices.Clone(c.clock) {
-		if of(e.key) {
-			c.drop(e)
+		if e, ok := c.entries.Load(key); ok {
+			c.drop(e.(*entry))
 		}
+		c.index(key)
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -72,7 +71,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	if err != nil {
 		return nil, fmt.Errorf("parse JSON Schema: %w", explain(err))
 	}
-	m := modeller{documents: d, anything: &schemas.Node{}, nodes: map[*jsonschema.Schema]*schemas.Node{}}
+	m := modeller{documents: d, anything: &schemas.Node{}, nodes: map[*jsonschema.Schema]*schemas.Node{}, members: map[*schemas.JSONNode]map[string]*schemas.JSONNode{}}
 	s := &Schema{canonical: string(appendText(nil, top, false)), lib: compiled, model: m.node(compiled), texts: d}
 	m.untangle()
 	if d.refer() {
@@ -287,33 +286,6 @@ func identity(n *schemas.JSONNode) string {
 		}
 	}
 	return ""
-}
-
-// locate returns the node at a location of the library's: a URL with a JSON
-// Pointer as its fragment.
-func (d *documents) locate(location string) *schemas.JSONNode {
-	address, fragment, _ := strings.Cut(location, "#")
-	n := d.read[address]
-	fragment, err := url.PathUnescape(fragment)
-	if err != nil {
-		return nil
-	}
-	for i, token := range strings.Split(fragment, "/") {
-		if n == nil || i == 0 {
-			continue
-		}
-		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
-		if n.Kind != schemas.JSONArray {
-			n = n.Get(token)
-			continue
-		}
-		index, ok := schemas.AsInt64(json.Number(token))
-		if !ok || index < 0 || index >= int64(len(n.Items)) {
-			return nil
-		}
-		n = n.Items[index]
-	}
-	return n
 }
 
 // document is a whole text as the library takes it: of a draft that it knows.

@@ -1,10 +1,13 @@
 package jsonschema
 
 import (
+	"encoding/json"
 	"maps"
 	"math"
 	"math/big"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -16,6 +19,7 @@ type modeller struct {
 	*documents
 	nodes    map[*jsonschema.Schema]*schemas.Node
 	anything *schemas.Node // of what is not described
+	members  map[*schemas.JSONNode]map[string]*schemas.JSONNode
 }
 
 func (m *modeller) node(s *jsonschema.Schema) *schemas.Node {
@@ -266,6 +270,51 @@ func (m *modeller) order(s *jsonschema.Schema) []string {
 		}
 	}
 	return names
+}
+
+// locate returns the node at a location of the library's: a URL with a JSON
+// Pointer as its fragment.
+func (m *modeller) locate(location string) *schemas.JSONNode {
+	address, fragment, _ := strings.Cut(location, "#")
+	n := m.read[address]
+	fragment, err := url.PathUnescape(fragment)
+	if err != nil {
+		return nil
+	}
+	for i, token := range strings.Split(fragment, "/") {
+		if n == nil || i == 0 {
+			continue
+		}
+		token = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+		if n.Kind != schemas.JSONArray {
+			n = m.member(n, token)
+			continue
+		}
+		index, ok := schemas.AsInt64(json.Number(token))
+		if !ok || index < 0 || index >= int64(len(n.Items)) {
+			return nil
+		}
+		n = n.Items[index]
+	}
+	return n
+}
+
+// member is n.Get, which compares one name after the other, for someone who asks
+// for each of the members.
+func (m *modeller) member(n *schemas.JSONNode, name string) *schemas.JSONNode {
+	const few = 16
+	if len(n.Members) <= few {
+		return n.Get(name)
+	}
+	members := m.members[n]
+	if members == nil {
+		members = make(map[string]*schemas.JSONNode, len(n.Members))
+		for _, member := range n.Members {
+			members[member.Name] = member.Value
+		}
+		m.members[n] = members
+	}
+	return members[name]
 }
 
 // symbols returns the texts among values, or nil if something else is there
