@@ -71,6 +71,7 @@ type coder struct {
 	plan    *plan
 	choices bool // a union has several records or maps
 	forks   bool // and such a union lies within another
+	texts   func() *textPlan
 }
 
 func (s *Schema) compile() (*coder, error) {
@@ -99,6 +100,7 @@ func (s *Schema) compile() (*coder, error) {
 	c.plan = plans.plan(s.model())
 	plans.finish()
 	c.choices, c.forks = unions(s.model())
+	c.texts = sync.OnceValue(func() *textPlan { return s.textPlanOf(c) })
 	return c, nil
 }
 
@@ -113,10 +115,11 @@ type Schema struct {
 }
 
 var (
-	_ schemas.Schema     = (*Schema)(nil)
-	_ schemas.Normalizer = (*Schema)(nil)
-	_ schemas.Formatter  = (*Schema)(nil)
-	_ schemas.Comparer   = (*Schema)(nil)
+	_ schemas.Schema      = (*Schema)(nil)
+	_ schemas.TextEncoder = (*Schema)(nil)
+	_ schemas.Normalizer  = (*Schema)(nil)
+	_ schemas.Formatter   = (*Schema)(nil)
+	_ schemas.Comparer    = (*Schema)(nil)
 )
 
 // Type returns schemas.Avro.

@@ -1,6 +1,7 @@
 package avro
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -97,6 +98,35 @@ func BenchmarkAppendEncode(b *testing.B) {
 	run("struct/ours", func() ([]byte, error) { return s.AppendEncode(buf, f) })
 	run("map/raw", func() ([]byte, error) { return raw.AppendEncode(buf, m) })
 	run("map/ours", func() ([]byte, error) { return s.AppendEncode(buf, m) })
+}
+
+func BenchmarkAppendText(b *testing.B) {
+	s, raw, m, _ := flightsFor(b)
+	text, err := json.Marshal(m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	buf := make([]byte, 0, 1024)
+	b.Run("raw", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var v map[string]any
+			if err := json.Unmarshal(text, &v); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := raw.AppendEncode(buf, v); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("ours", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.AppendText(buf, text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 func BenchmarkDecode(b *testing.B) {

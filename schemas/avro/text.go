@@ -1,0 +1,759 @@
+package avro
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/twmb/avro"
+
+	"penstock/schemas"
+)
+
+// AppendText implements schemas.TextEncoder. Text goes from its tokens straight to
+// bytes. Whatever is not plain on the way (an error, an escaped key, a union of
+// whose branches two might be meant) is left to ParseText and AppendEncode, so that
+// these two alone say what is accepted and what is wrong.
+func (s *Schema) AppendText(dst, text []byte) ([]byte, error) {
+	if out, ok := s.appendPlain(dst, text); ok {
+		return out, nil
+	}
+	v, err := schemas.ParseText(text)
+	if err != nil {
+		return dst, err
+	}
+	return s.AppendEncode(dst, v)
+}
+
+// appendPlain is the quick way of AppendText. If it reports false, dst is to be
+// taken as it was.
+func (s *Schema) appendPlain(dst, text []byte) ([]byte, bool) {
+	c, err := s.coder()
+	if err != nil || len(text) > maxPlainText {
+		return dst, false
+	}
+	p := c.texts()
+	if p == nil {
+		return dst, false
+	}
+	r := textReaders.Get().(*textReader)
+	defer r.release()
+	r.text, r.pos, r.depth = text, 0, maxPlainDepth
+	r.space()
+	dst, ok := r.value(dst, p)
+	r.space()
+	return dst, ok && r.pos == len(text)
+}
+
+// Bounds within those of ParseJSON, of text that is read the quick way.
+const (
+	maxPlainText  = 1 << 20
+	maxPlainDepth = 64
+	maxPlainKeys  = 32   // of a map: they are compared one by one
+	maxPlainItems = 4096 // of an array whose items take no bytes
+)
+
+// textPlan says how a type is read from text.
+type textPlan struct {
+	kind     textKind
+	size     int            // of a fixed
+	unit     time.Duration  // of a timestamp
+	symbols  map[string]int // of an enum
+	items    *textPlan      // of an array or a map
+	fields   []textField    // of a record
+	index    map[string]int // of its fields
+	branches [tokens]textBranch
+}
+
+type textField struct {
+	name string
+	plan *textPlan
+	def  []byte // the default's encoding; nil: it is not known, or there is none
+}
+
+// textBranch is the one branch of a union that a token can be of; plan is nil where
+// there is none or are several.
+type textBranch struct {
+	number int
+	plan   *textPlan
+}
+
+type textKind uint8
+
+const (
+	slowText textKind = iota // nothing of it is plain
+	nullText
+	boolText
+	intText
+	longText
+	floatText
+	doubleText
+	stringText
+	fixedText
+	enumText
+	dateText
+	timestampText
+	arrayText
+	mapText
+	recordText
+	unionText
+)
+
+// token is what a JSON value begins with.
+type token uint8
+
+const (
+	nullToken token = iota
+	boolToken
+	numberToken
+	stringToken
+	arrayToken
+	objectToken
+	tokens // how many there are
+)
+
+// textPlanner makes one plan for each type.
+type textPlanner struct {
+	plans map[*typ]*textPlan
+	lib   map[string]*avro.SchemaNode // the records by their full names
+}
+
+// textPlanOf returns the plan of a schema, nil where nothing can be read the quick
+// way.
+func (s *Schema) textPlanOf(c *coder) *textPlan {
+	if c.forks {
+		return nil
+	}
+	t, err := parseText(s.canonical, s.refs, false)
+	if err != nil {
+		return nil
+	}
+	pl := textPlanner{map[*typ]*textPlan{}, map[string]*avro.SchemaNode{}}
+	pl.records(c.lib.Root())
+	return pl.plan(t, c.plan)
+}
+
+// records notes the records in a tree of the library's, where references are names.
+func (pl *textPlanner) records(n *avro.SchemaNode) {
+	if n == nil {
+		return
+	}
+	if n.Type == "record" || n.Type == "error" {
+		pl.lib[named(n.Name, n.Namespace).full()] = n
+	}
+	pl.records(n.Items)
+	pl.records(n.Values)
+	for i := range n.Branches {
+		pl.records(&n.Branches[i])
+	}
+	for i := range n.Fields {
+		pl.records(&n.Fields[i].Type)
+	}
+}
+
+// plan makes the plan of t, of which encoded is how to pass over its encoding.
+func (pl *textPlanner) plan(t *typ, encoded *plan) *textPlan {
+	if p, ok := pl.plans[t]; ok {
+		return p
+	}
+	p := &textPlan{}
+	pl.plans[t] = p
+	logical := ""
+	if l := t.logical(); l != nil {
+		logical = l.name
+	}
+	switch t.kind {
+	case "null":
+		p.kind = nullText
+	case "boolean":
+		p.kind = boolText
+	case "int":
+		if p.kind = intText; logical == "date" {
+			p.kind = dateText
+		}
+	case "long":
+		p.kind = longText
+		if unit := map[string]time.Duration{
+			"timestamp-millis": time.Millisecond, "timestamp-micros": time.Microsecond, "timestamp-nanos": time.Nanosecond,
+		}[logical]; unit != 0 {
+			p.kind, p.unit = timestampText, unit
+		}
+	case "float":
+		p.kind = floatText
+	case "double":
+		p.kind = doubleText
+	case "string":
+		p.kind = stringText
+	case "bytes":
+		if logical == "" {
+			p.kind = stringText
+		}
+	case "fixed":
+		if p.size = t.size; logical == "" {
+			p.kind = fixedText
+		}
+	case "enum":
+		p.kind, p.symbols = enumText, map[string]int{}
+		for i, symbol := range t.symbols {
+			p.symbols[symbol] = i
+		}
+	case "array":
+		p.kind, p.items = arrayText, pl.plan(t.items, encoded.items)
+	case "map":
+		p.kind, p.items = mapText, pl.plan(t.items, encoded.items)
+	case "union":
+		p.kind = unionText
+		for of := range tokens {
+			for i, m := range t.members {
+				if !mayBe(m, of) {
+					continue
+				}
+				if p.branches[of].plan != nil {
+					p.branches[of] = textBranch{}
+					break
+				}
+				p.branches[of] = textBranch{i, pl.plan(m, encoded.branches[i])}
+			}
+		}
+	default:
+		p.kind, p.index = recordText, map[string]int{}
+		for i, f := range t.fields {
+			p.fields = append(p.fields, textField{name: f.name, plan: pl.plan(f.typ, encoded.fields[i].plan)})
+			p.index[f.name] = i
+		}
+		pl.defaults(p, t, encoded)
+	}
+	return p
+}
+
+// mayBe reports whether a token may be of a type: it does not fail to where it is.
+func mayBe(t *typ, of token) bool {
+	switch t.kind {
+	case "null":
+		return of == nullToken
+	case "boolean":
+		return of == boolToken
+	case "int", "long", "float", "double", "bytes", "fixed":
+		return of == numberToken || of == stringToken
+	case "string", "enum":
+		return of == stringToken
+	case "array":
+		return of == arrayToken
+	}
+	return of == objectToken
+}
+
+// defaults has the library encode the defaults of a record: nothing at all, by a
+// record of the fields that have one. In a record that contains itself, the name
+// would then mean that one, so its defaults stay unknown.
+func (pl *textPlanner) defaults(p *textPlan, t *typ, encoded *plan) {
+	whole := pl.lib[t.name.full()]
+	if whole == nil || len(whole.Fields) != len(p.fields) || contains(t, t, map[*typ]bool{}) {
+		return
+	}
+	some := *whole
+	some.Fields = nil
+	var which []int
+	for i, f := range whole.Fields {
+		if f.HasDefault {
+			some.Fields = append(some.Fields, f)
+			which = append(which, i)
+		}
+	}
+	lib, err := some.Schema(avro.WithLaxNames(nil))
+	if err != nil {
+		return
+	}
+	b, err := lib.AppendEncode(nil, map[string]any{})
+	if err != nil {
+		return
+	}
+	at := 0
+	for _, i := range which {
+		next, odd := encoded.fields[i].plan.skim(b, at)
+		if odd {
+			return
+		}
+		p.fields[i].def = slices.Clip(b[at:next])
+		at = next
+	}
+}
+
+// contains reports whether t lies within the parts of of.
+func contains(of, t *typ, seen map[*typ]bool) bool {
+	if of == nil || seen[of] {
+		return false
+	}
+	seen[of] = true
+	parts := append([]*typ{of.items}, of.members...)
+	for _, f := range of.fields {
+		parts = append(parts, f.typ)
+	}
+	return slices.Contains(parts, t) || slices.ContainsFunc(parts, func(part *typ) bool { return contains(part, t, seen) })
+}
+
+// textReader is a cursor over JSON text. Its methods append encodings and report
+// whether all was plain.
+type textReader struct {
+	text    []byte
+	pos     int
+	depth   int // levels left
+	members int // of the object read last
+	places  []extent
+}
+
+// extent is where the encoding of a field lies, end a byte behind it; 0 where it has
+// yet to come.
+type extent struct{ begin, end int }
+
+var textReaders = sync.Pool{New: func() any { return &textReader{} }}
+
+func (r *textReader) release() {
+	r.text, r.places = nil, r.places[:0]
+	textReaders.Put(r)
+}
+
+func (r *textReader) space() {
+	for r.pos < len(r.text) {
+		switch r.text[r.pos] {
+		case ' ', '\t', '\n', '\r':
+			r.pos++
+		default:
+			return
+		}
+	}
+}
+
+// next passes over space and returns the byte there, 0 at the end.
+func (r *textReader) next() byte {
+	if r.pos < len(r.text) && r.text[r.pos] > ' ' {
+		return r.text[r.pos]
+	}
+	if r.space(); r.pos < len(r.text) {
+		return r.text[r.pos]
+	}
+	return 0
+}
+
+// word passes over a word if it stands there.
+func (r *textReader) word(w string) bool {
+	if len(r.text)-r.pos < len(w) || string(r.text[r.pos:r.pos+len(w)]) != w {
+		return false
+	}
+	r.pos += len(w)
+	return true
+}
+
+func (r *textReader) value(dst []byte, p *textPlan) ([]byte, bool) {
+	switch p.kind {
+	case nullText:
+		return dst, r.word("null")
+	case boolText:
+		if r.word("true") {
+			return append(dst, 1), true
+		}
+		return append(dst, 0), r.word("false")
+	case intText, longText:
+		return r.integer(dst, p.kind == intText)
+	case floatText, doubleText:
+		return r.float(dst, p.kind == floatText)
+	case stringText:
+		return r.str(dst, true)
+	case fixedText:
+		begin := len(dst)
+		dst, ok := r.str(dst, false)
+		return dst, ok && len(dst)-begin == p.size
+	case enumText:
+		symbol, ok := r.bare()
+		i, known := p.symbols[string(symbol)]
+		return binary.AppendVarint(dst, int64(i)), ok && known
+	case dateText, timestampText:
+		return r.time(dst, p)
+	case arrayText:
+		return r.array(dst, p.items)
+	case mapText:
+		return r.entries(dst, p.items)
+	case recordText:
+		return r.record(dst, p)
+	case unionText:
+		return r.union(dst, p)
+	}
+	return dst, false
+}
+
+func (r *textReader) union(dst []byte, p *textPlan) ([]byte, bool) {
+	of := numberToken
+	switch r.next() {
+	case 'n':
+		of = nullToken
+	case 't', 'f':
+		of = boolToken
+	case '"':
+		of = stringToken
+	case '[':
+		of = arrayToken
+	case '{':
+		of = objectToken
+	}
+	b := p.branches[of]
+	if b.plan == nil {
+		return dst, false
+	}
+	dst, ok := r.value(binary.AppendVarint(dst, int64(b.number)), b.plan)
+	// An object of one member may name its branch.
+	return dst, ok && (of != objectToken || r.members != 1)
+}
+
+// digits passes over digits and returns how many there are.
+func (r *textReader) digits() int {
+	begin := r.pos
+	for r.pos < len(r.text) && r.text[r.pos]-'0' <= 9 {
+		r.pos++
+	}
+	return r.pos - begin
+}
+
+// whole reads an integer of at most 18 digits, without fraction and exponent.
+func (r *textReader) whole() (n int64, ok bool) {
+	begin := r.pos
+	if r.pos < len(r.text) && r.text[r.pos] == '-' {
+		r.pos++
+	}
+	first := r.pos
+	count := r.digits()
+	if count == 0 || count > 18 || count > 1 && r.text[first] == '0' {
+		return 0, false
+	}
+	for _, c := range r.text[first:r.pos] {
+		n = 10*n + int64(c-'0')
+	}
+	if first > begin {
+		n = -n
+	}
+	if r.pos < len(r.text) {
+		switch r.text[r.pos] {
+		case '.', 'e', 'E':
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+func (r *textReader) integer(dst []byte, narrow bool) ([]byte, bool) {
+	n, ok := r.whole()
+	return binary.AppendVarint(dst, n), ok && (!narrow || n == int64(int32(n)))
+}
+
+// float reads a number of at most 32 bytes whose exponent has at most two digits.
+func (r *textReader) float(dst []byte, narrow bool) ([]byte, bool) {
+	begin := r.pos
+	r.word("-")
+	first := r.pos
+	if n := r.digits(); n == 0 || n > 1 && r.text[first] == '0' {
+		return dst, false
+	}
+	if r.word(".") && r.digits() == 0 {
+		return dst, false
+	}
+	if r.word("e") || r.word("E") {
+		_ = r.word("+") || r.word("-")
+		if n := r.digits(); n == 0 || n > 2 {
+			return dst, false
+		}
+	}
+	if r.pos-begin > 32 {
+		return dst, false
+	}
+	f, err := strconv.ParseFloat(string(r.text[begin:r.pos]), 64)
+	if !narrow {
+		return binary.LittleEndian.AppendUint64(dst, math.Float64bits(f)), err == nil
+	}
+	return binary.LittleEndian.AppendUint32(dst, math.Float32bits(float32(f))), err == nil && !math.IsInf(float64(float32(f)), 0)
+}
+
+// time reads a number, or a time from 1970 to 2200 as AppendEncode does.
+func (r *textReader) time(dst []byte, p *textPlan) ([]byte, bool) {
+	if r.next() != '"' {
+		return r.integer(dst, p.kind == dateText)
+	}
+	text, ok := r.bare()
+	layout := time.RFC3339Nano
+	if p.kind == dateText {
+		layout = time.DateOnly
+	}
+	if !ok || len(text) > 40 {
+		return dst, false
+	}
+	t, err := time.Parse(layout, string(text))
+	if err != nil || t.Unix() < 0 || t.Year() > 2200 {
+		return dst, false
+	}
+	if p.kind == dateText {
+		return binary.AppendVarint(dst, t.Unix()/(24*60*60)), true
+	}
+	return binary.AppendVarint(dst, t.UnixNano()/int64(p.unit)), true
+}
+
+// run passes over the text up to a quote or a backslash, within a string.
+func (r *textReader) run() (text []byte, ok bool) {
+	begin, ascii := r.pos, true
+	for r.pos < len(r.text) {
+		switch c := r.text[r.pos]; {
+		case c == '"' || c == '\\':
+			text = r.text[begin:r.pos]
+			return text, ascii || utf8.Valid(text)
+		case c < ' ':
+			return nil, false
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+		r.pos++
+	}
+	return nil, false
+}
+
+// bare reads a string without escapes.
+func (r *textReader) bare() (text []byte, ok bool) {
+	if !r.word(`"`) {
+		return nil, false
+	}
+	text, ok = r.run()
+	return text, ok && r.word(`"`)
+}
+
+// str appends a string, after its length if that is counted.
+func (r *textReader) str(dst []byte, counted bool) ([]byte, bool) {
+	if !r.word(`"`) {
+		return dst, false
+	}
+	text, ok := r.run()
+	if !ok {
+		return dst, false
+	}
+	begin := len(dst)
+	if r.word(`"`) {
+		if counted {
+			dst = binary.AppendVarint(dst, int64(len(text)))
+		}
+		return append(dst, text...), true
+	}
+	for {
+		dst = append(dst, text...)
+		if r.word(`"`) {
+			break
+		}
+		c, ok := r.escape()
+		if !ok {
+			return dst, false
+		}
+		dst = utf8.AppendRune(dst, c)
+		if text, ok = r.run(); !ok {
+			return dst, false
+		}
+	}
+	if counted {
+		dst = insertVarint(dst, begin, len(dst)-begin)
+	}
+	return dst, true
+}
+
+// insertVarint puts n in front of what begins at a place.
+func insertVarint(dst []byte, at, n int) []byte {
+	var b [binary.MaxVarintLen64]byte
+	return slices.Insert(dst, at, b[:binary.PutVarint(b[:], int64(n))]...)
+}
+
+// escape reads one escape, a pair of surrogates as one.
+func (r *textReader) escape() (rune, bool) {
+	if !r.word(`\`) || r.pos == len(r.text) {
+		return 0, false
+	}
+	c := r.text[r.pos]
+	r.pos++
+	switch c {
+	case '"', '\\', '/':
+		return rune(c), true
+	case 'b':
+		return '\b', true
+	case 'f':
+		return '\f', true
+	case 'n':
+		return '\n', true
+	case 'r':
+		return '\r', true
+	case 't':
+		return '\t', true
+	case 'u':
+		high, ok := r.hex()
+		if !ok || !utf16.IsSurrogate(high) {
+			return high, ok
+		}
+		if !r.word(`\u`) {
+			return 0, false
+		}
+		low, ok := r.hex()
+		pair := utf16.DecodeRune(high, low)
+		return pair, ok && pair != utf8.RuneError
+	}
+	return 0, false
+}
+
+func (r *textReader) hex() (c rune, ok bool) {
+	if len(r.text)-r.pos < 4 {
+		return 0, false
+	}
+	for _, digit := range r.text[r.pos : r.pos+4] {
+		switch {
+		case digit-'0' <= 9:
+			c = c<<4 | rune(digit-'0')
+		case digit|0x20-'a' < 6:
+			c = c<<4 | rune(digit|0x20-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	r.pos += 4
+	return c, true
+}
+
+// enter passes over what opens an array or an object, and reports whether it is
+// empty; then it is read to its end.
+func (r *textReader) enter(open, end string) (empty, ok bool) {
+	if r.depth == 0 || !r.word(open) {
+		return false, false
+	}
+	r.depth--
+	r.space()
+	if r.word(end) {
+		r.depth++
+		return true, true
+	}
+	return false, true
+}
+
+// more passes over a comma, or else over the end.
+func (r *textReader) more(end string) (more, ok bool) {
+	r.space()
+	if r.word(",") {
+		r.space()
+		return true, true
+	}
+	r.depth++
+	return false, r.word(end)
+}
+
+// key reads the key of a member and the colon behind it.
+func (r *textReader) key() (key []byte, ok bool) {
+	key, ok = r.bare()
+	r.space()
+	ok = ok && r.word(":")
+	r.space()
+	return key, ok
+}
+
+func (r *textReader) array(dst []byte, items *textPlan) ([]byte, bool) {
+	empty, ok := r.enter("[", "]")
+	if !ok || empty {
+		return append(dst, 0), ok
+	}
+	begin, n := len(dst), 0
+	for more := true; more; n++ {
+		if dst, ok = r.value(dst, items); !ok {
+			return dst, false
+		}
+		if more, ok = r.more("]"); !ok {
+			return dst, false
+		}
+	}
+	if len(dst) == begin && n > maxPlainItems {
+		return dst, false
+	}
+	return append(insertVarint(dst, begin, n), 0), true
+}
+
+func (r *textReader) entries(dst []byte, items *textPlan) ([]byte, bool) {
+	empty, ok := r.enter("{", "}")
+	if !ok || empty {
+		r.members = 0
+		return append(dst, 0), ok
+	}
+	var keys [maxPlainKeys][]byte
+	begin, n := len(dst), 0
+	for more := true; more; n++ {
+		key, ok := r.key()
+		if !ok || n == maxPlainKeys {
+			return dst, false
+		}
+		for _, k := range keys[:n] {
+			if bytes.Equal(k, key) {
+				return dst, false
+			}
+		}
+		keys[n] = key
+		dst = append(binary.AppendVarint(dst, int64(len(key))), key...)
+		if dst, ok = r.value(dst, items); !ok {
+			return dst, false
+		}
+		if more, ok = r.more("}"); !ok {
+			return dst, false
+		}
+	}
+	r.members = n
+	return append(insertVarint(dst, begin, n), 0), true
+}
+
+// record encodes the fields as they come, and then puts them into their order.
+func (r *textReader) record(dst []byte, p *textPlan) ([]byte, bool) {
+	empty, ok := r.enter("{", "}")
+	if !ok {
+		return dst, false
+	}
+	begin, first, n := len(dst), len(r.places), 0
+	r.places = slices.Grow(r.places, len(p.fields))[:first+len(p.fields)]
+	clear(r.places[first:])
+	expected, ordered := 0, true
+	for more := !empty; more; n++ {
+		key, ok := r.key()
+		if !ok {
+			return dst, false
+		}
+		i := expected
+		if i == len(p.fields) || p.fields[i].name != string(key) {
+			ordered = false
+			if i, ok = p.index[string(key)]; !ok {
+				return dst, false
+			}
+		}
+		expected = i + 1
+		at := len(dst)
+		if dst, ok = r.value(dst, p.fields[i].plan); !ok || r.places[first+i].end > 0 {
+			return dst, false
+		}
+		r.places[first+i] = extent{at, len(dst) + 1}
+		if more, ok = r.more("}"); !ok {
+			return dst, false
+		}
+	}
+	if !ordered || n < len(p.fields) {
+		end := len(dst)
+		for i, at := range r.places[first:] {
+			switch {
+			case at.end > 0:
+				dst = append(dst, dst[at.begin:at.end-1]...)
+			case p.fields[i].def != nil:
+				dst = append(dst, p.fields[i].def...)
+			default:
+				return dst, false
+			}
+		}
+		dst = dst[:begin+copy(dst[begin:], dst[end:])]
+	}
+	r.members, r.places = n, r.places[:first]
+	return dst, true
+}
