@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"time"
 
@@ -25,6 +27,7 @@ type benchProduceCmd struct {
 	Batch       int    `default:"5000" placeholder:"N" help:"Events a call of Publish (default ${default})."`
 	Concurrency int    `default:"2" placeholder:"N" help:"Calls of Publish at a time (default ${default})."`
 	Rows        string `placeholder:"WORD" help:"Only the rows with that word in their names."`
+	Soak        bool   `help:"Publish the records once, each way in in turn, and print what memory that takes in place of ratios."`
 }
 
 // Run prints for each way in a row against the library called by hand, and one
@@ -43,12 +46,15 @@ func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	if c.Soak {
+		return c.soak(ctx, t, b, orders, rows)
+	}
 	settings, err := b.sweep(ctx, c.Records, orders.record(rows[0].encoded))
 	if err != nil {
 		return err
 	}
 	for _, r := range rows {
-		ours := c.produce(b, orders, r)
+		ours := c.produce(b, orders, r, c.Records)
 		byHand := b.rawProduce(c.Records, func(i int) ([]byte, []byte, error) {
 			value, err := r.byHand(i % len(orders.keys))
 			return orders.keys[i%len(orders.keys)], value, err
@@ -65,16 +71,53 @@ func (c *benchProduceCmd) Run(ctx context.Context, t *terminal) (err error) {
 	return err
 }
 
-// produce is Penstock's side.
-func (c *benchProduceCmd) produce(b *bench, orders *orders, r orderRow) side {
+// soakSteps is how often the memory is looked at in the course of a soak.
+const soakSteps = 20
+
+// soaked is what a soak prints.
+type soaked struct {
+	Name       string    `json:"name"`
+	Records    int       `json:"records"`
+	Rate       float64   `json:"rate"`
+	ResidentMB []float64 `json:"resident_mb"` // after each twentieth of the records
+}
+
+// soak publishes the records once, a twentieth by each of the rows in turn.
+func (c *benchProduceCmd) soak(ctx context.Context, t *terminal, b *bench, orders *orders, rows []orderRow) error {
+	row := soaked{Name: "produce soak"}
+	bar := t.progress(row.Name, soakSteps)
+	start := time.Now()
+	for i := range soakSteps {
+		n := c.Records*(i+1)/soakSteps - row.Records
+		if _, err := c.produce(b, orders, rows[i%len(rows)], n)(ctx); err != nil {
+			return err
+		}
+		resident, err := residentMB(os.Getpid())
+		if err != nil {
+			return err
+		}
+		row.Records, row.ResidentMB = row.Records+n, append(row.ResidentMB, resident)
+		bar.add(1)
+	}
+	bar.stop()
+	row.Rate = math.Round(float64(row.Records) / time.Since(start).Seconds())
+	if c.json() {
+		return t.object(row)
+	}
+	t.printf("%-24s %s records, %s/s, MB resident after each twentieth: %.0f\n", row.Name, count(int64(row.Records)), count(int64(row.Rate)), row.ResidentMB)
+	return nil
+}
+
+// produce is Penstock's side of publishing n records.
+func (c *benchProduceCmd) produce(b *bench, orders *orders, r orderRow, n int) side {
 	p := producers.New(b.broker, oneSchema{r.schema}, producers.Config{})
 	return func(ctx context.Context) (time.Duration, error) {
 		start := time.Now()
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(c.Concurrency)
-		for from := 0; from < c.Records; from += c.Batch {
+		for from := 0; from < n; from += c.Batch {
 			group.Go(func() error {
-				events := make([]producers.Event, min(c.Batch, c.Records-from))
+				events := make([]producers.Event, min(c.Batch, n-from))
 				for i := range events {
 					k := (from + i) % len(orders.keys)
 					events[i] = producers.Event{Topic: b.topic, Key: orders.keys[k], Value: r.value(k)}
