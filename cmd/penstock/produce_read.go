@@ -135,8 +135,12 @@ func (c *produceCmd) readLines(r io.Reader) iter.Seq[input] {
 			}
 			in.nth++
 			in.raw, in.event, in.err = text, producers.Event{Topic: c.Topic}, err
-			if err == nil {
+			switch {
+			case err != nil:
+			case c.looksInside() || string(text) == "null":
 				in.event.Value, in.err = schemas.ParseJSON(text)
+			default:
+				in.event.Value = producers.JSON(text)
 			}
 			if in.err == nil && c.Envelope {
 				in.err = unpack(&in.event)
@@ -146,6 +150,11 @@ func (c *produceCmd) readLines(r io.Reader) iter.Seq[input] {
 			}
 		}
 	}
+}
+
+// looksInside reports whether a flag asks for what is in an event.
+func (c *produceCmd) looksInside() bool {
+	return c.Envelope || c.Key != "" || len(c.Headers) > 0 || c.Tombstone != ""
 }
 
 // errLong marks a line that is too long to be read; the next one is not harmed.
