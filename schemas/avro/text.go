@@ -122,7 +122,14 @@ const (
 type textPlanner struct {
 	plans map[*typ]*textPlan
 	lib   map[string]*avro.SchemaNode // the records by their full names
+	size  int                         // how many nodes the library's tree has
+	left  int                         // of maxDefaultWork
 }
+
+// maxDefaultWork bounds the nodes that are visited for the defaults of a schema: of
+// each record that has some, all; a fifth of a second or so. Defaults beyond it are
+// not known.
+const maxDefaultWork = 50_000
 
 // textPlanOf returns the plan of a schema, nil where nothing can be read the quick
 // way.
@@ -134,7 +141,7 @@ func (s *Schema) textPlanOf(c *coder) *textPlan {
 	if err != nil {
 		return nil
 	}
-	pl := textPlanner{map[*typ]*textPlan{}, map[string]*avro.SchemaNode{}}
+	pl := textPlanner{plans: map[*typ]*textPlan{}, lib: map[string]*avro.SchemaNode{}, left: maxDefaultWork}
 	pl.records(c.lib.Root())
 	return pl.plan(t, c.plan)
 }
@@ -144,6 +151,7 @@ func (pl *textPlanner) records(n *avro.SchemaNode) {
 	if n == nil {
 		return
 	}
+	pl.size++
 	if n.Type == "record" || n.Type == "error" {
 		pl.lib[named(n.Name, n.Namespace).full()] = n
 	}
@@ -254,7 +262,7 @@ func mayBe(t *typ, of token) bool {
 // would then mean that one, so its defaults stay unknown.
 func (pl *textPlanner) defaults(p *textPlan, t *typ, encoded *plan) {
 	whole := pl.lib[t.name.full()]
-	if whole == nil || len(whole.Fields) != len(p.fields) || contains(t, t, map[*typ]bool{}) {
+	if whole == nil || len(whole.Fields) != len(p.fields) {
 		return
 	}
 	some := *whole
@@ -266,6 +274,10 @@ func (pl *textPlanner) defaults(p *textPlan, t *typ, encoded *plan) {
 			which = append(which, i)
 		}
 	}
+	if which == nil || pl.left < pl.size || contains(t, t, map[*typ]bool{}) {
+		return
+	}
+	pl.left -= pl.size
 	lib, err := some.Schema(avro.WithLaxNames(nil))
 	if err != nil {
 		return

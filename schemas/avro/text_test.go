@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/avro"
 	"pgregory.net/rapid"
 
 	"penstock/schemas"
@@ -207,6 +208,35 @@ func FuzzText(f *testing.F) {
 		}
 		sameAsSlow(t, s.(*Schema), text)
 	})
+}
+
+// A plan of a large schema takes no longer for its defaults than for the rest of it.
+func TestTextDefaultsAreBounded(t *testing.T) {
+	fields := make([]string, 2000)
+	for i := range fields {
+		fields[i] = fmt.Sprintf(`{"name":"f%d","type":{"type":"record","name":"R%d","fields":[{"name":"d","type":"int","default":1}]}}`, i, i)
+	}
+	s := parse(t, `{"type":"record","name":"Root","fields":[`+strings.Join(fields, ",")+`]}`)
+	c, err := s.coder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pl := textPlanner{plans: map[*typ]*textPlan{}, lib: map[string]*avro.SchemaNode{}, left: maxDefaultWork}
+	pl.records(c.lib.Root())
+	tree, err := parseText(s.canonical, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pl.plan(tree, c.plan)
+	known := 0
+	for _, p := range pl.plans {
+		if len(p.fields) > 0 && p.fields[0].def != nil {
+			known++
+		}
+	}
+	if most := maxDefaultWork / pl.size; known == 0 || known > most {
+		t.Errorf("the defaults of %d records are known, want some, and at most %d", known, most)
+	}
 }
 
 // Text is encoded without memory of its own.
