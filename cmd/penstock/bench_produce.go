@@ -200,7 +200,7 @@ func newOrders() (*orders, error) {
 			Amount: float64(r.IntN(1e6)) / 100, Quantity: 1 + r.Int32N(20), Sequence: int64(i) * 1_000_003, Gift: i%7 == 0,
 			Street: fmt.Sprintf("%d %s Street", 1+r.IntN(300), pick("Maple", "Church", "Station", "Victoria")),
 			City:   pick("Zürich", "Köln", "Lisbon", "Gdańsk", "Toulouse"),
-			Note:   "please ring twice and leave the parcel with the " + pick("neighbour", "concierge", "shop") + ", thank you",
+			Note:   "please ring twice and if nobody comes to the door, leave the parcel with the " + pick("neighbour", "concierge", "shop") + ", thank you",
 			Tags:   []string{pick("new", "returning"), pick("web", "mobile", "shop")}, Weight: float32(r.IntN(4000)) / 100,
 		}
 		if i%2 == 0 {
