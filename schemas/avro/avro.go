@@ -183,6 +183,11 @@ func (s *Schema) AppendEncode(dst []byte, v any) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
+	if m, ok := v.(map[string]any); ok {
+		if out, ok := c.appendMap(dst, m); ok {
+			return out, nil
+		}
+	}
 	if c.forks {
 		if vs, complete := schemas.CheckWithin(s.model(), generic(s.model(), v, 0)); len(vs) > 0 {
 			return dst, &schemas.ValueError{Violations: vs}

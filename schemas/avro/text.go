@@ -59,10 +59,11 @@ const (
 	maxPlainItems = 4096 // of an array whose items take no bytes
 )
 
-// textPlan says how a type is read from text.
+// textPlan says how a type is read from text, or taken from a map.
 type textPlan struct {
 	kind     textKind
-	size     int            // of a fixed
+	size     int            // of a fixed; of a union, how many branches
+	only     *textPlan      // the last branch of a union that is not null
 	unit     time.Duration  // of a timestamp
 	symbols  map[string]int // of an enum
 	items    *textPlan      // of an array or a map
@@ -216,7 +217,12 @@ func (pl *textPlanner) plan(t *typ, encoded *plan) *textPlan {
 	case "map":
 		p.kind, p.items = mapText, pl.plan(t.items, encoded.items)
 	case "union":
-		p.kind = unionText
+		p.kind, p.size = unionText, len(t.members)
+		for i, m := range t.members {
+			if m.kind != "null" {
+				p.only = pl.plan(m, encoded.branches[i])
+			}
+		}
 		for of := range tokens {
 			for i, m := range t.members {
 				if !mayBe(m, of) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -27,26 +28,82 @@ func sameAsSlow(t interface{ Fatalf(string, ...any) }, s *Schema, text string) b
 	if err != nil {
 		t.Fatalf("%s: %s was taken, but is no JSON: %v", s.Canonical(), text, err)
 	}
-	want, err := s.AppendEncode([]byte("before"), v)
+	sameAsLibrary(t, s, got, v)
+	return true
+}
+
+// sameAsLibrary sees that got, behind the word "before", is what the library makes
+// of v, and that what it made can stay.
+func sameAsLibrary(t interface{ Fatalf(string, ...any) }, s *Schema, got []byte, v any) {
+	c, err := s.coder()
 	if err != nil {
-		t.Fatalf("%s: %s was taken, but does not fit: %v", s.Canonical(), text, err)
+		t.Fatalf("%v", err)
+	}
+	want, err := c.encode([]byte("before"), v)
+	if err != nil {
+		t.Fatalf("%s: %#v was taken, but does not fit: %v", s.Canonical(), v, err)
 	}
 	if bytes.Equal(got, want) {
-		return true
+		return
 	}
 	// Maps have no order.
 	mine, err := s.Decode(got[len("before"):])
 	if err != nil {
-		t.Fatalf("%s: what %s was encoded as does not decode: %v", s.Canonical(), text, err)
+		t.Fatalf("%s: what %#v was encoded as does not decode: %v", s.Canonical(), v, err)
 	}
 	theirs, err := s.Decode(want[len("before"):])
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	if diff := cmp.Diff(theirs, mine); diff != "" || len(got) != len(want) {
-		t.Fatalf("%s: %s was encoded as % x, want % x\n%s", s.Canonical(), text, got, want, diff)
+		t.Fatalf("%s: %#v was encoded as % x, want % x\n%s", s.Canonical(), v, got, want, diff)
 	}
-	return true
+}
+
+// A map of whatever values, most of which fit, is encoded as the library does, or
+// left to it.
+func TestMapsAsLibrary(t *testing.T) {
+	quick := 0
+	rapid.Check(t, func(t *rapid.T) {
+		typ := anyType(t, &names{}, 3)
+		if branch := rapid.IntRange(0, 3).Draw(t, "branch"); branch > 0 {
+			typ.text = []string{`["null",%s]`, `[%s,"null"]`, `["null",{"type":"enum","name":"Q","symbols":["A","B"]},%s]`}[branch-1]
+			inner := anyType(t, &names{100}, 1)
+			for strings.HasPrefix(inner.text, "[") || strings.Contains(inner.text, "enum") {
+				inner = anyType(t, &names{100}, 0)
+			}
+			typ = typed{fmt.Sprintf(typ.text, inner.text), inner.value}
+		}
+		s, err := Format{}.Parse(`{"type":"record","name":"Z","fields":[{"name":"v","type":`+typ.text+`},{"name":"d","type":"int","default":7}]}`, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := typ.value(t)
+		if rapid.IntRange(0, 3).Draw(t, "odd") == 0 {
+			v = rapid.SampledFrom([]any{
+				nil, 1, int32(1), int64(1) << 40, 1.5, float32(2), math.Inf(1), "A", "x\xff", []byte("A"), []byte(nil), []any(nil), []string{"a"}, []string(nil),
+				map[string]any{}, map[string]any(nil), map[string]any{"int": 1}, true, json.Number("1"), time.Second, time.Unix(1e9, 1e6), time.Time{}, [4]byte{},
+			}).Draw(t, "v")
+		}
+		m := map[string]any{"v": v}
+		switch rapid.IntRange(0, 5).Draw(t, "more") {
+		case 0:
+			m["d"] = 3
+		case 1:
+			m["unknown"] = 3
+		}
+		c, err := s.(*Schema).coder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := c.appendMap([]byte("before"), m); ok {
+			quick++
+			sameAsLibrary(t, s.(*Schema), got, m)
+		}
+	})
+	if quick == 0 {
+		t.Error("nothing was quick")
+	}
 }
 
 func TestTextIsPlain(t *testing.T) {
