@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"penstock/consumers"
+	"penstock/consumers/federated/kernels"
+	"penstock/consumers/federated/strategies"
 	"penstock/schemas"
 	"penstock/stream"
 )
@@ -17,7 +19,8 @@ import (
 // comes near the end of an int64, or of what a float64 holds exactly.
 const MaxSamples = 1 << 40
 
-// Config says what an Aggregator does. All of it but OnModel is needed.
+// Config says what an Aggregator does. All of it but Strategy, MaxNorm and OnModel
+// is needed.
 type Config struct {
 	Models  string // the topic of the models, of one partition
 	Updates string // the topic of the updates
@@ -29,6 +32,13 @@ type Config struct {
 	Clients []string
 	Rounds  int64
 	Initial []Tensor // the parameters that round 0 starts from
+	// Strategy makes the next model of the updates of a round, as
+	// strategies.Parse reads it; empty is "fedavg". It is not to be fedbuff,
+	// which has no rounds. For scaffold the second half of the parameters are
+	// the controls.
+	Strategy string
+	// MaxNorm is the largest distance of an update from its model, 0 being any.
+	MaxNorm float64
 	// Broker is where the models lie, Registry knows their schemas, and
 	// Publisher takes them.
 	Broker    Broker
@@ -39,12 +49,14 @@ type Config struct {
 	OnModel func(Model)
 }
 
-// Aggregator averages updates. It is a consumers.Sink and a stream.Owner.
+// Aggregator makes models of updates. It is a consumers.Sink and a stream.Owner.
 type Aggregator struct {
-	config Config
+	config   Config
+	strategy strategies.Strategy
 
 	mu      sync.Mutex
 	model   Model
+	base    []float32       // the model's values
 	parts   map[int32]*part // of the partitions that are claimed
 	arrived map[string]bool // the clients that are counted in this round
 	unsure  bool            // whether the next model is on the topic, after a failed publish
@@ -56,24 +68,25 @@ type part struct {
 	next      int64 // the offset after the last one dealt with
 	begun     bool  // next means something
 	fresh     bool  // there was no batch yet under this claim
-	counted   []Contribution
-	sum       [][]float64 // of samples times parameters
+	partial
 }
 
 // Open reads the last model, or publishes the first if there is none. It
 // refuses a models topic that holds another training.
 func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	config.Clients = slices.Sorted(slices.Values(config.Clients))
-	if err := config.check(); err != nil {
+	config.Strategy = cmp.Or(config.Strategy, "fedavg")
+	strategy, err := config.check()
+	if err != nil {
 		return nil, fmt.Errorf("open aggregator: %w", err)
 	}
-	a := &Aggregator{config: config, parts: map[int32]*part{}, arrived: map[string]bool{}}
+	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}}
 	last, found, err := a.last(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read last model: %w", err)
 	}
 	if found {
-		if err := config.accepts(last); err != nil {
+		if err := a.accepts(last); err != nil {
 			return nil, fmt.Errorf("topic %q holds another training: %w; choose another topic", config.Models, err)
 		}
 	} else {
@@ -81,6 +94,8 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 			Rounds:     config.Rounds,
 			Hash:       hashOf(config.Initial),
 			Clients:    config.Clients,
+			Strategy:   strategy.String(),
+			State:      strategies.State{},
 			Parameters: config.Initial,
 		}
 		if err := a.publish(ctx, last); err != nil {
@@ -91,29 +106,43 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	return a, nil
 }
 
-func (c *Config) check() error {
+func (c *Config) check() (strategies.Strategy, error) {
 	if c.Models == "" || c.Updates == "" || c.Group == "" || c.Broker == nil || c.Registry == nil || c.Publisher == nil {
-		return errors.New("the topics, the group, the broker, the registry and the publisher are needed")
+		return nil, errors.New("the topics, the group, the broker, the registry and the publisher are needed")
 	}
 	if c.Rounds < 1 || len(c.Clients) == 0 || len(c.Initial) == 0 {
-		return errors.New("at least one round, one client and one tensor are needed")
+		return nil, errors.New("at least one round, one client and one tensor are needed")
 	}
 	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
-		return errors.New("every client needs a name of its own")
+		return nil, errors.New("every client needs a name of its own")
 	}
 	if _, err := readTensors(tensorValues(c.Initial)); err != nil {
-		return fmt.Errorf("first model: %w", err)
+		return nil, fmt.Errorf("first model: %w", err)
 	}
-	return nil
+	s, err := strategies.Parse(c.Strategy)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := s.(*strategies.FedBuff); ok {
+		return nil, errors.New("fedbuff has no rounds, and this aggregator works in rounds")
+	}
+	if !(c.MaxNorm >= 0) {
+		return nil, fmt.Errorf("expected a largest norm of 0 or more, found %v", c.MaxNorm)
+	}
+	return s, enough(s, len(c.Clients))
 }
 
 // accepts says why m does not belong to the training.
-func (c *Config) accepts(m Model) error {
+func (a *Aggregator) accepts(m Model) error {
+	c := a.config
 	if m.Rounds != c.Rounds {
 		return fmt.Errorf("it has %d rounds, not %d", m.Rounds, c.Rounds)
 	}
 	if !slices.Equal(m.Clients, c.Clients) {
 		return fmt.Errorf("it has clients %q, not %q", m.Clients, c.Clients)
+	}
+	if m.Strategy != a.strategy.String() {
+		return fmt.Errorf("it has strategy %s, not %s", m.Strategy, a.strategy)
 	}
 	return sameShape(m.Parameters, c.Initial)
 }
@@ -128,10 +157,10 @@ func (a *Aggregator) Model() Model {
 // adopt begins the round of a model that is on the topic. What went into the
 // model is dealt with, even where it was not read under this claim.
 func (a *Aggregator) adopt(m Model) {
-	a.model, a.unsure = m, false
+	a.model, a.base, a.unsure = m, flat(m.Parameters), false
 	clear(a.arrived)
 	for _, p := range a.parts {
-		p.counted, p.sum = nil, nil
+		p.partial = partial{}
 	}
 	for _, position := range m.Positions {
 		if p := a.parts[position.Partition]; p != nil && (!p.begun || p.next < position.Next) {
@@ -213,6 +242,7 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	}
 	var refused stream.BatchError
 	var updates []Update
+	var values [][]float32
 	var counted []Contribution
 	here := map[string]bool{}
 	for i, m := range b.Messages {
@@ -226,13 +256,17 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 		}
 		here[u.Client] = true
 		updates = append(updates, u)
-		counted = append(counted, Contribution{Client: u.Client, Samples: u.Samples, Partition: b.Partition, Offset: m.Offset})
+		v := flat(u.Parameters)
+		c := Contribution{Client: u.Client, Samples: u.Samples, Partition: b.Partition, Offset: m.Offset, Norm: kernels.Distance(v, a.base)}
+		values, counted = append(values, v), append(counted, c)
 	}
 	if err := refused.OrNil(); err != nil {
 		return err
 	}
 	for i, u := range updates {
-		p.add(u, counted[i])
+		if err := p.add(a.strategy, u, values[i], counted[i]); err != nil {
+			return fmt.Errorf("fold update of client %q: %w: %w", u.Client, consumers.ErrStop, err)
+		}
 		a.arrived[u.Client] = true
 	}
 	if !p.begun || b.Next > p.next {
@@ -278,30 +312,16 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, e
 	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
 		return refuse(WrongShape, "%v", err)
 	}
-	return u, nil
-}
-
-// add folds an update in.
-func (p *part) add(u Update, c Contribution) {
-	if p.sum == nil {
-		p.sum = make([][]float64, len(u.Parameters))
-		for i, t := range u.Parameters {
-			p.sum[i] = make([]float64, len(t.Values))
+	norm := kernels.Distance(flat(u.Parameters), a.base)
+	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
+		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
+	}
+	if linear, ok := a.strategy.(strategies.Linear); ok {
+		if _, _, err := linear.Weigh(u.report(norm)); err != nil {
+			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
 		}
 	}
-	for i, t := range u.Parameters {
-		fold(p.sum[i], t.Values, float64(u.Samples))
-	}
-	p.counted = append(p.counted, c)
-}
-
-// fold adds weight times x to sum. The conversion keeps the product from being
-// fused with the sum, which some processors would do, and so round once less.
-func fold(sum []float64, x []float32, weight float64) {
-	sum = sum[:len(x)]
-	for i, v := range x {
-		sum[i] += float64(weight * float64(v))
-	}
+	return u, nil
 }
 
 // endRound publishes the mean of the round once it is complete, unless the next
@@ -319,7 +339,10 @@ func (a *Aggregator) endRound(ctx context.Context) error {
 	if len(a.arrived) < len(a.config.Clients) {
 		return nil
 	}
-	next := a.next()
+	next, err := a.next()
+	if err != nil {
+		return err
+	}
 	a.unsure = true
 	if err := a.publish(ctx, next); err != nil {
 		return err
@@ -336,57 +359,34 @@ func (a *Aggregator) begin(m Model) error {
 	return nil
 }
 
-// next is FedAvg (McMahan et al., 2017): the mean of the round's updates
-// weighted by their samples, summed in float64 by partition and within each by
-// offset.
-func (a *Aggregator) next() Model {
-	m := Model{
-		Round:   a.model.Round + 1,
-		Rounds:  a.model.Rounds,
-		Base:    a.model.Hash,
-		Clients: a.model.Clients,
-	}
+// next is what the strategy makes of the updates, by partition and within each
+// by offset.
+func (a *Aggregator) next() (Model, error) {
 	positions := map[int32]Position{}
 	for _, p := range a.model.Positions {
 		positions[p.Partition] = p
 	}
-	sum := make([][]float64, len(a.model.Parameters))
-	for i, t := range a.model.Parameters {
-		sum[i] = make([]float64, len(t.Values))
-	}
-	var samples int64
+	var partials []*partial
 	for _, number := range sortedKeys(a.parts) {
 		p := a.parts[number]
 		if len(p.counted) == 0 {
 			continue
 		}
-		for i := range sum {
-			for j, v := range p.sum[i] {
-				sum[i][j] += v
-			}
-		}
-		for _, c := range p.counted {
-			samples += c.Samples
-		}
-		m.Contributions = append(m.Contributions, p.counted...)
+		partials = append(partials, &p.partial)
 		// Not p.next, which depends on how far the partition happens to be read.
 		positions[number] = Position{
 			Cluster: p.partition.Cluster, Topic: p.partition.Topic, Incarnation: p.partition.Incarnation,
 			Partition: number, Next: p.counted[len(p.counted)-1].Offset + 1,
 		}
 	}
+	m, err := step(a.model, a.strategy, partials)
+	if err != nil {
+		return m, fmt.Errorf("end round %d: %w: %w", a.model.Round, consumers.ErrStop, err)
+	}
 	for _, number := range sortedKeys(positions) {
 		m.Positions = append(m.Positions, positions[number])
 	}
-	for i, t := range a.model.Parameters {
-		values := make([]float32, len(t.Values))
-		for j, v := range sum[i] {
-			values[j] = float32(v / float64(samples))
-		}
-		m.Parameters = append(m.Parameters, Tensor{Name: t.Name, Shape: t.Shape, Values: values})
-	}
-	m.Hash = hashOf(m.Parameters)
-	return m
+	return m, nil
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {

@@ -14,6 +14,8 @@ import (
 	"pgregory.net/rapid"
 
 	"penstock/consumers"
+	"penstock/consumers/federated/kernels"
+	"penstock/consumers/federated/strategies"
 	"penstock/schemas"
 	"penstock/schemas/avro"
 	"penstock/stream"
@@ -165,7 +167,7 @@ func partitionOf(client string) int32 { return int32(client[1]-'0') % 3 }
 // in numbers whose sum depends on the order in which they are added.
 func updateOf(client string, m Model) Update {
 	n := int(client[1] - '0')
-	u := Update{Client: client, Round: m.Round, Base: m.Hash, Samples: int64(3 + 10*n*n)}
+	u := Update{Client: client, Round: m.Round, Base: m.Hash, Samples: int64(3 + 10*n*n), Loss: 0.5 + float64(n), Steps: int64(1 + n)}
 	for _, t := range m.Parameters {
 		values := slices.Clone(t.Values)
 		for i := range values {
@@ -351,6 +353,10 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 				s.plan[fmt.Sprintf("c%d %d", c, r)] = rapid.SliceOfN(rapid.SampledFrom(append(lies, Duplicate)), 0, 2).Draw(rt, "lies")
 			}
 		}
+		s.training.config.Strategy = rapid.SampledFrom([]string{
+			"fedavg", "fedavgm:momentum=0.9", "flower-fedadam", "fedyogi", "qfedavg", "fednova", "scaffold",
+			"median", "krum:byzantine=1", "bulyan", "geometric-median",
+		}).Draw(rt, "strategy")
 		outcome := rapid.SampledFrom([]failure{works, works, before, after})
 		s.training.publisher.fail = rapid.SliceOfN(outcome, 0, 8).Draw(rt, "publish")
 
@@ -391,7 +397,12 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 				rt.Fatalf("model %d is not what the log gives:\n%s", i, cmp.Diff(want[i], s.training.models()[i]))
 			}
 		}
-		for _, m := range want {
+		for i, m := range want {
+			if i > 0 {
+				if err := Recompute(want[i-1], m, s.update); err != nil {
+					rt.Fatal(err)
+				}
+			}
 			for _, c := range m.Contributions {
 				if why, ok := s.refused[fmt.Sprint(c.Partition, "/", c.Offset)]; ok {
 					rt.Fatalf("the update at %d/%d was counted, and refused as %s", c.Partition, c.Offset, why)
@@ -404,16 +415,22 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 // expected computes the models from the whole log, without an aggregator.
 func (s *simulation) expected() []Model {
 	c := s.training.config
-	models := []Model{{Rounds: c.Rounds, Hash: hashOf(c.Initial), Clients: c.Clients, Parameters: c.Initial}}
+	strategy, err := strategies.Parse(c.Strategy)
+	if err != nil {
+		s.rt.Fatal(err)
+	}
+	models := []Model{{Rounds: c.Rounds, Hash: hashOf(c.Initial), Clients: c.Clients, Strategy: strategy.String(), State: strategies.State{}, Parameters: c.Initial}}
 	next := map[int32]int64{}
 	for round := range c.Rounds {
 		last := models[round]
-		m := Model{Round: round + 1, Rounds: c.Rounds, Base: last.Hash, Clients: c.Clients}
+		m := Model{Round: round + 1, Rounds: c.Rounds, Base: last.Hash, Clients: c.Clients, Strategy: last.Strategy, State: last.State.Clone()}
 		seen := map[string]bool{}
-		var total int64
-		sums := [][]float64{make([]float64, 4), make([]float64, 1)}
+		var totals strategies.Totals
+		var all rows
+		sum := make([]float64, 5)
 		for p := range s.log {
-			part := [][]float64{make([]float64, 4), make([]float64, 1)}
+			part := make([]float64, 5)
+			var partTotals strategies.Totals
 			for _, msg := range s.log[p] {
 				u, _, err := readUpdate(msg.Data)
 				valid := err == nil && u.Round == round && u.Base == last.Hash && u.Samples > 0 &&
@@ -422,30 +439,54 @@ func (s *simulation) expected() []Model {
 					continue
 				}
 				seen[u.Client] = true
-				for i := range part {
-					for j, v := range u.Parameters[i].Values {
-						part[i][j] += float64(float64(v) * float64(u.Samples))
-					}
+				var squares [5]float64
+				for j, v := range flat(u.Parameters) {
+					d := float64(v) - float64(flat(last.Parameters)[j])
+					squares[j] = float64(d * d)
 				}
-				total += u.Samples
-				m.Contributions = append(m.Contributions, Contribution{u.Client, u.Samples, int32(p), msg.Offset})
+				contribution := Contribution{u.Client, u.Samples, int32(p), msg.Offset, math.Sqrt(squares[0] + squares[1] + squares[2] + squares[3] + squares[4])}
+				if linear, ok := strategy.(strategies.Linear); ok {
+					report := strategies.Report{Samples: float64(u.Samples), Loss: u.Loss, Steps: float64(u.Steps), Distance: contribution.Norm}
+					weight, scalar, err := linear.Weigh(report)
+					if err != nil {
+						s.rt.Fatal(err)
+					}
+					for j, v := range flat(u.Parameters) {
+						part[j] += float64(float64(v) * weight)
+					}
+					partTotals.Add(report, weight, scalar)
+				}
+				all.updates, all.counted = append(all.updates, flat(u.Parameters)), append(all.counted, contribution)
+				m.Contributions = append(m.Contributions, contribution)
 				next[int32(p)] = msg.Offset + 1
 			}
-			for i := range sums {
-				for j := range sums[i] {
-					sums[i][j] += part[i][j]
-				}
+			for j := range sum {
+				sum[j] += part[j]
 			}
+			totals.Merge(partTotals)
 		}
 		for p := range int32(3) {
 			m.Positions = append(m.Positions, Position{"c", "updates", "i", p, next[p]})
 		}
-		for i, t := range last.Parameters {
-			values := make([]float32, len(t.Values))
-			for j := range values {
-				values[j] = float32(sums[i][j] / float64(total))
+		var values []float64
+		for _, v := range flat(last.Parameters) {
+			values = append(values, float64(v))
+		}
+		switch strategy := strategy.(type) {
+		case strategies.Linear:
+			strategy.Step(values, sum, totals, m.State)
+		case strategies.Robust:
+			if values, err = strategy.Combine(all); err != nil {
+				s.rt.Fatal(err)
 			}
-			m.Parameters = append(m.Parameters, Tensor{t.Name, t.Shape, values})
+		}
+		for _, t := range last.Parameters {
+			out := make([]float32, len(t.Values))
+			for j := range out {
+				out[j] = float32(values[j])
+			}
+			values = values[len(out):]
+			m.Parameters = append(m.Parameters, Tensor{t.Name, t.Shape, out})
 		}
 		m.Hash = hashOf(m.Parameters)
 		models = append(models, m)
@@ -453,8 +494,58 @@ func (s *simulation) expected() []Model {
 	return models
 }
 
+// update reads a counted update from the log.
+func (s *simulation) update(c Contribution) (Update, error) {
+	return ReadUpdate(s.log[c.Partition][c.Offset].Data)
+}
+
+// What a model is made of cannot be changed without notice.
+func TestRecomputeTells(t *testing.T) {
+	base := someModel(0)
+	base.Strategy, base.State = "fedavgm:rate=1,momentum=0.5", strategies.State{}
+	s, err := strategies.Parse(base.Strategy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &partial{}
+	log := map[int64]Update{}
+	for i := range int64(3) {
+		u := updateOf(fmt.Sprint("c", i), base)
+		log[i] = u
+		norm := kernels.Distance(flat(u.Parameters), flat(base.Parameters))
+		if err := p.add(s, u, flat(u.Parameters), Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next, err := step(base, s, []*partial{p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(c Contribution) (Update, error) { return log[c.Offset], nil }
+	if err := Recompute(base, next, update); err != nil {
+		t.Fatal(err)
+	}
+	f := func(want string, change func(m *Model)) {
+		t.Helper()
+		m := next
+		m.Contributions, m.State = slices.Clone(next.Contributions), next.State.Clone()
+		change(&m)
+		if err := Recompute(base, m, update); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	f("its updates make", func(m *Model) { m.Contributions = m.Contributions[:2] })
+	f("expected the first of client", func(m *Model) { m.Contributions[1] = m.Contributions[0] })
+	f("expected the first of client", func(m *Model) { m.Contributions[1].Samples++ })
+	f("expected norm", func(m *Model) { m.Contributions[2].Norm++ })
+	f("its updates make", func(m *Model) { m.Hash[0]++ })
+	f(`the state "momentum"`, func(m *Model) { m.State["momentum"][0]++ })
+	f("is not made from", func(m *Model) { m.Base = Hash{} })
+}
+
 func TestRefusals(t *testing.T) {
 	tr := newTraining(t, 2, 2)
+	tr.config.Strategy, tr.config.MaxNorm = "qfedavg", 1000
 	a := open(t, tr.config)
 	claim(t, a)
 	good := updateOf("c1", a.Model())
@@ -486,6 +577,13 @@ func TestRefusals(t *testing.T) {
 		u.Samples = n
 		f(BadSamples, "c1", u.value(), fmt.Sprint("found ", n))
 	}
+	lossless := good
+	lossless.Loss = -1
+	f(BadReport, "c1", lossless.value(), "strategy qfedavg:q=0.1,rate=0.1: expected a loss of 0 or more")
+	far := good
+	far.Parameters = slices.Clone(good.Parameters)
+	far.Parameters[1].Values = []float32{3e38}
+	f(OverNorm, "c1", far.value(), "expected a distance of at most 1000 from the model, found 3.")
 	none := good
 	none.Parameters = nil
 	f(WrongShape, "c1", none.value(), "expected 2 tensors, found 0")
@@ -596,6 +694,11 @@ func TestOpenRefuses(t *testing.T) {
 	f("for shape [3], found 4", func(c *Config) { c.Initial = []Tensor{{Name: "w", Shape: []int{3}, Values: []float32{1}}} })
 	f("no such topic", func(c *Config) { c.Models = "none" })
 	f("has 3 partitions", func(c *Config) { c.Models = "updates" })
+	f("it has strategy fedavg, not median", func(c *Config) { c.Strategy = "median" })
+	f("needs at least 3 updates, found 2", func(c *Config) { c.Strategy = "krum" })
+	f("parse strategy: expected one of", func(c *Config) { c.Strategy = "best" })
+	f("fedbuff has no rounds", func(c *Config) { c.Strategy = "fedbuff" })
+	f("expected a largest norm of 0 or more", func(c *Config) { c.MaxNorm = math.NaN() })
 	f("at least one round", func(c *Config) { c.Rounds = 0 })
 	f("are needed", func(c *Config) { c.Registry = nil })
 }

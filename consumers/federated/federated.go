@@ -1,6 +1,6 @@
-// Package federated is federated averaging over a log: clients publish what
-// they made of a global model, the Aggregator counts each once and publishes
-// the weighted mean as the next model.
+// Package federated is federated learning over a log: clients publish what they
+// made of a global model, the Aggregator counts each once and publishes what a
+// strategy makes of them, the weighted mean for instance, as the next model.
 //
 // # The log
 //
@@ -14,7 +14,8 @@
 //
 // Which updates a model is made of, and the order in which they are added, is a
 // function of the log alone: of each client the first valid update of the
-// round, by partition and, within it, by offset. So an aggregator that is killed
+// round, by partition and, within it, by offset. What a strategy keeps from round
+// to round is part of the model. So an aggregator that is killed
 // at any instant and started again publishes the same models, byte for byte,
 // and one that was published already is not published again. Only where the
 // broker's answer to a publish is lost, and the model arrives after the
@@ -64,6 +65,8 @@ const (
 	WrongShape    Reason = "wrong-shape"    // its parameters are not those of the model
 	NotFinite     Reason = "not-finite"     // it holds NaN or an infinity
 	BadSamples    Reason = "bad-samples"    // its number of examples is out of range
+	OverNorm      Reason = "over-norm"      // it is too far from the model
+	BadReport     Reason = "bad-report"     // the strategy needs a loss or steps that it lacks
 )
 
 // Refusal says why an update was not counted. It reaches the client in the

@@ -1,17 +1,17 @@
 package federated
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"hash/crc32"
 	"math"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"penstock/consumers/federated/strategies"
 	"penstock/schemas"
 )
 
@@ -33,8 +33,9 @@ func TestWireRoundTrip(t *testing.T) {
 		}
 		m := Model{
 			Round: 1, Rounds: 3, Hash: hashOf(p), Base: Hash{1}, Clients: []string{"a", "b"}, Parameters: p,
-			Contributions: []Contribution{{"a", 7, 2, 1 << 40}},
-			Positions:     []Position{{"c", "t", "i", 2, 1<<40 + 1}},
+			Contributions: []Contribution{{"a", 7, 2, 1 << 40, 0.5}},
+			Strategy:      "median", State: strategies.State{"v": {1, -2.5}, "m": {}},
+			Positions: []Position{{"c", "t", "i", 2, 1<<40 + 1}},
 		}
 		payload, err := r[1].AppendEncode(nil, m.value())
 		if err != nil {
@@ -88,6 +89,13 @@ func TestReadModelRefuses(t *testing.T) {
 	f("at /clients/0", func(v map[string]any) { v["clients"] = []any{1} })
 	f("at /contributions/0", func(v map[string]any) { v["contributions"] = []any{nil} })
 	f("at /positions/0", func(v map[string]any) { v["positions"] = []any{nil} })
+	f("expected round", func(v map[string]any) { delete(v, "strategy") })
+	f("at /state/0", func(v map[string]any) { v["state"] = []any{nil} })
+	f("at /state/0", func(v map[string]any) { v["state"] = []any{map[string]any{"name": "m", "data": []byte{1}}} })
+	f("found NaN in element 0", func(v map[string]any) {
+		v["state"] = []any{map[string]any{"name": "m", "data": bytes.Repeat([]byte{255}, 8)}}
+	})
+	f("at most 16 entries", func(v map[string]any) { v["state"] = make([]any, 17) })
 	f("at /parameters", func(v map[string]any) { delete(v, "parameters") })
 	f("expected parameters with hash", func(v map[string]any) {
 		v["parameters"] = tensorValues([]Tensor{{Name: "w", Shape: []int{1}, Values: []float32{9}}})
@@ -155,71 +163,11 @@ func FuzzUpdate(f *testing.F) {
 	})
 }
 
-// vectors are models computed by another implementation.
-type vectors struct {
-	Cases []struct {
-		Dtype  string
-		Rounds []struct {
-			ClientParams   [][]float64 `json:"client_params"`
-			NumExamples    []int64     `json:"num_examples"`
-			ExpectedGlobal []float64   `json:"expected_global"`
-		}
-	}
-}
-
-// The weighted mean is what Flower 1.41 computes, within the rounding of a
-// float32.
-func TestVectors(t *testing.T) {
-	text, err := os.ReadFile("testdata/fedavg.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v vectors
-	if err := json.Unmarshal(text, &v); err != nil {
-		t.Fatal(err)
-	}
-	checked := 0
-	for _, c := range v.Cases {
-		for r, round := range c.Rounds {
-			n := len(round.ExpectedGlobal)
-			a := &Aggregator{
-				model: Model{Rounds: 9, Parameters: []Tensor{{Name: "w", Shape: []int{n}, Values: make([]float32, n)}}},
-				parts: map[int32]*part{0: {}},
-			}
-			for i, params := range round.ClientParams {
-				u := Update{Samples: round.NumExamples[i], Parameters: []Tensor{{Name: "w", Shape: []int{n}, Values: make([]float32, n)}}}
-				for j, x := range params {
-					u.Parameters[0].Values[j] = float32(x)
-				}
-				a.parts[0].add(u, Contribution{Samples: u.Samples})
-			}
-			for j, got := range a.next().Parameters[0].Values {
-				want := round.ExpectedGlobal[j]
-				if math.Abs(float64(got)-want) > 3e-6*math.Max(1, math.Abs(want)) {
-					t.Errorf("%s, round %d, element %d: %v, want %v", c.Dtype, r+1, j, got, want)
-				}
-				checked++
-			}
-		}
-	}
-	if checked < 2*2*9 {
-		t.Errorf("only %d numbers were compared", checked)
-	}
-}
-
 func TestReadTensorsBoundsTheirNumber(t *testing.T) {
 	if _, err := readTensors(make([]any, maxTensors+1)); err == nil || !strings.Contains(err.Error(), "at most 10000 tensors") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := readTensors([]any{nil}); err == nil || errors.Is(err, errNotFinite) {
 		t.Errorf("got %v", err)
-	}
-}
-
-func BenchmarkFold(b *testing.B) {
-	x, sum := make([]float32, 1<<20), make([]float64, 1<<20)
-	b.SetBytes(4 << 20)
-	for b.Loop() {
-		fold(sum, x, 3)
 	}
 }

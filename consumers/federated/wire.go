@@ -2,10 +2,17 @@ package federated
 
 import (
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+
+	"penstock/consumers/federated/strategies"
 )
+
+// maxState is how many vectors a strategy may keep.
+const maxState = 16
 
 //go:embed model.avsc
 var modelSchema string
@@ -28,6 +35,8 @@ type Model struct {
 	Clients       []string
 	Contributions []Contribution
 	Positions     []Position
+	Strategy      string // what makes the models, as strategies.Parse reads it
+	State         strategies.State
 	Parameters    []Tensor
 }
 
@@ -40,6 +49,7 @@ type Contribution struct {
 	Samples   int64
 	Partition int32
 	Offset    int64
+	Norm      float64 // the distance from the model it was trained from
 }
 
 // Position is where a partition of the updates topic goes on.
@@ -55,6 +65,8 @@ type Update struct {
 	Round      int64
 	Base       Hash // the model's hash
 	Samples    int64
+	Loss       float64 // of the model on the client's examples, before training; qfedavg needs it
+	Steps      int64   // that the training took; fednova needs it
 	Parameters []Tensor
 }
 
@@ -65,8 +77,18 @@ func (m Model) value() map[string]any {
 		"rounds":     m.Rounds,
 		"hash":       m.Hash[:],
 		"base":       nil,
+		"strategy":   m.Strategy,
 		"parameters": tensorValues(m.Parameters),
 	}
+	state := []any{}
+	for _, name := range sortedKeys(m.State) {
+		data := make([]byte, 0, 8*len(m.State[name]))
+		for _, x := range m.State[name] {
+			data = binary.LittleEndian.AppendUint64(data, math.Float64bits(x))
+		}
+		state = append(state, map[string]any{"name": name, "data": data})
+	}
+	v["state"] = state
 	if m.Base != (Hash{}) {
 		v["base"] = m.Base[:]
 	}
@@ -77,7 +99,7 @@ func (m Model) value() map[string]any {
 	contributions := []any{}
 	for _, c := range m.Contributions {
 		contributions = append(contributions, map[string]any{
-			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset,
+			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm,
 		})
 	}
 	positions := []any{}
@@ -103,12 +125,16 @@ func ReadModel(v any) (Model, error) {
 
 func readModel(v any) (m Model, err error) {
 	fields, _ := v.(map[string]any)
-	var ok1, ok2, ok3 bool
+	var ok1, ok2, ok3, ok4 bool
 	m.Round, ok1 = fields["round"].(int64)
 	m.Rounds, ok2 = fields["rounds"].(int64)
 	m.Hash, ok3 = readHash(fields["hash"])
-	if !(ok1 && ok2 && ok3) || m.Round < 0 || m.Round > m.Rounds {
-		return m, errors.New("expected round, rounds and hash")
+	m.Strategy, ok4 = fields["strategy"].(string)
+	if !(ok1 && ok2 && ok3 && ok4) || m.Round < 0 || m.Round > m.Rounds {
+		return m, errors.New("expected round, rounds, hash and strategy")
+	}
+	if m.State, err = readState(fields["state"]); err != nil {
+		return m, err
 	}
 	if base := fields["base"]; base != nil {
 		if m.Base, ok1 = readHash(base); !ok1 {
@@ -127,13 +153,14 @@ func readModel(v any) (m Model, err error) {
 	for i, v := range contributions {
 		f, _ := v.(map[string]any)
 		var c Contribution
-		var ok [4]bool
+		var ok [5]bool
 		c.Client, ok[0] = f["client"].(string)
 		c.Samples, ok[1] = f["samples"].(int64)
 		c.Partition, ok[2] = f["partition"].(int32)
 		c.Offset, ok[3] = f["offset"].(int64)
+		c.Norm, ok[4] = f["norm"].(float64)
 		if slices.Contains(ok[:], false) {
-			return m, fmt.Errorf("at /contributions/%d: expected client, samples, partition and offset", i)
+			return m, fmt.Errorf("at /contributions/%d: expected client, samples, partition, offset and norm", i)
 		}
 		m.Contributions = append(m.Contributions, c)
 	}
@@ -161,6 +188,32 @@ func readModel(v any) (m Model, err error) {
 	return m, nil
 }
 
+// readState reads what a strategy keeps. Its hash is not the model's: numbers
+// that are not finite are refused here.
+func readState(v any) (strategies.State, error) {
+	list, _ := v.([]any)
+	if len(list) > maxState {
+		return nil, fmt.Errorf("at /state: expected at most %d entries, found %d", maxState, len(list))
+	}
+	state := strategies.State{}
+	for i, v := range list {
+		f, _ := v.(map[string]any)
+		name, ok1 := f["name"].(string)
+		data, ok2 := f["data"].([]byte)
+		if _, twice := state[name]; !ok1 || !ok2 || len(data)%8 != 0 || twice {
+			return nil, fmt.Errorf("at /state/%d: expected a name of its own and 8 bytes a number", i)
+		}
+		values := make([]float64, len(data)/8)
+		for j := range values {
+			if values[j] = math.Float64frombits(binary.LittleEndian.Uint64(data[8*j:])); !finite(values[j]) {
+				return nil, fmt.Errorf("at /state/%d: %w, found %v in element %d of %q", i, errNotFinite, values[j], j, name)
+			}
+		}
+		state[name] = values
+	}
+	return state, nil
+}
+
 // value is u as its schema has it.
 func (u Update) value() map[string]any {
 	return map[string]any{
@@ -168,12 +221,27 @@ func (u Update) value() map[string]any {
 		"round":      u.Round,
 		"base":       u.Base[:],
 		"samples":    u.Samples,
+		"loss":       u.Loss,
+		"steps":      u.Steps,
 		"parameters": tensorValues(u.Parameters),
 	}
 }
 
-// readUpdate reads the decoded value of a record of the updates topic. ok is
-// false where it is no update at all; err is about its parameters.
+// ReadUpdate reads the decoded value of a record of the updates topic. Its error
+// says what is wrong with it.
+func ReadUpdate(v any) (Update, error) {
+	u, ok, err := readUpdate(v)
+	if err == nil && !ok {
+		err = errors.New("expected client, round, base and samples")
+	}
+	if err != nil {
+		return u, fmt.Errorf("read update: %w", err)
+	}
+	return u, nil
+}
+
+// readUpdate tells apart what is no update at all, where ok is false, from an
+// error about its parameters.
 func readUpdate(v any) (u Update, ok bool, err error) {
 	fields, _ := v.(map[string]any)
 	var oks [4]bool
@@ -184,6 +252,8 @@ func readUpdate(v any) (u Update, ok bool, err error) {
 	if slices.Contains(oks[:], false) {
 		return u, false, nil
 	}
+	u.Loss, _ = fields["loss"].(float64)
+	u.Steps, _ = fields["steps"].(int64)
 	u.Parameters, err = readTensors(fields["parameters"])
 	return u, true, err
 }

@@ -1,0 +1,209 @@
+package federated
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"penstock/consumers/federated/kernels"
+	"penstock/consumers/federated/strategies"
+)
+
+// partial is what a part of a round's updates comes to. Linear strategies need
+// the sum, and robust ones the updates themselves.
+type partial struct {
+	counted []Contribution
+	sum     []float64
+	totals  strategies.Totals
+	updates [][]float32
+}
+
+// add folds in an update, whose values and report are u's.
+func (p *partial) add(s strategies.Strategy, u Update, values []float32, c Contribution) error {
+	p.counted = append(p.counted, c)
+	linear, ok := s.(strategies.Linear)
+	if !ok {
+		p.updates = append(p.updates, values)
+		return nil
+	}
+	r := u.report(c.Norm)
+	weight, scalar, err := linear.Weigh(r)
+	if err != nil {
+		return err
+	}
+	if p.sum == nil {
+		p.sum = make([]float64, len(values))
+	}
+	kernels.Fold(p.sum, [][]float32{values}, []float64{weight})
+	p.totals.Add(r, weight, scalar)
+	return nil
+}
+
+// report is what strategies want to know of u.
+func (u Update) report(norm float64) strategies.Report {
+	return strategies.Report{Samples: float64(u.Samples), Steps: float64(u.Steps), Loss: u.Loss, Distance: norm}
+}
+
+// step is the model after base: what the strategy makes of the partials, which
+// are in the order of their partitions. It says nothing of positions.
+func step(base Model, s strategies.Strategy, partials []*partial) (Model, error) {
+	next := Model{
+		Round: base.Round + 1, Rounds: base.Rounds, Base: base.Hash, Clients: base.Clients,
+		Strategy: base.Strategy, State: base.State.Clone(),
+	}
+	values := make([]float64, 0, elements(base.Parameters))
+	for _, t := range base.Parameters {
+		for _, v := range t.Values {
+			values = append(values, float64(v))
+		}
+	}
+	switch s := s.(type) {
+	case strategies.Linear:
+		sum := make([]float64, len(values))
+		var totals strategies.Totals
+		for _, p := range partials {
+			for i, v := range p.sum {
+				sum[i] += v
+			}
+			totals.Merge(p.totals)
+		}
+		s.Step(values, sum, totals, next.State)
+	case strategies.Robust:
+		var all rows
+		for _, p := range partials {
+			all.updates = append(all.updates, p.updates...)
+			all.counted = append(all.counted, p.counted...)
+		}
+		var err error
+		if values, err = s.Combine(all); err != nil {
+			return next, err
+		}
+	}
+	for _, p := range partials {
+		next.Contributions = append(next.Contributions, p.counted...)
+	}
+	for _, t := range base.Parameters {
+		out := make([]float32, len(t.Values))
+		for i, v := range values[:len(out)] {
+			if out[i] = float32(v); !finite(float64(out[i])) {
+				return next, fmt.Errorf("strategy %s: %w in element %d of %q, found %v: the training diverges", base.Strategy, errNotFinite, i, t.Name, v)
+			}
+		}
+		values = values[len(out):]
+		next.Parameters = append(next.Parameters, Tensor{Name: t.Name, Shape: t.Shape, Values: out})
+	}
+	for name, kept := range next.State {
+		if slices.ContainsFunc(kept, func(v float64) bool { return !finite(v) }) {
+			return next, fmt.Errorf("strategy %s: %w in its state %q: the training diverges", base.Strategy, errNotFinite, name)
+		}
+	}
+	next.Hash = hashOf(next.Parameters)
+	return next, nil
+}
+
+// Recompute makes the model after base again, out of the updates that next says
+// it is made of, and tells whether it is next to the byte. update reads one of
+// them. The error says what differs, or is that of update.
+func Recompute(base, next Model, update func(Contribution) (Update, error)) error {
+	if next.Base != base.Hash || next.Round != base.Round+1 {
+		return fmt.Errorf("model of round %d is not made from that of round %d", next.Round, base.Round)
+	}
+	strategy, err := strategies.Parse(base.Strategy)
+	if err != nil {
+		return err
+	}
+	flatBase := flat(base.Parameters)
+	var partials []*partial
+	seen := map[string]bool{}
+	for i, c := range next.Contributions {
+		if i == 0 || c.Partition != next.Contributions[i-1].Partition {
+			partials = append(partials, &partial{})
+		}
+		u, err := update(c)
+		if err != nil {
+			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+		}
+		if u.Client != c.Client || u.Samples != c.Samples || u.Round != base.Round || u.Base != base.Hash || seen[u.Client] {
+			return fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
+		}
+		seen[u.Client] = true
+		if err := sameShape(u.Parameters, base.Parameters); err != nil {
+			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+		}
+		values := flat(u.Parameters)
+		if norm := kernels.Distance(values, flatBase); norm != c.Norm {
+			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
+		}
+		if err := partials[len(partials)-1].add(strategy, u, values, c); err != nil {
+			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+		}
+	}
+	again, err := step(base, strategy, partials)
+	if err != nil {
+		return err
+	}
+	if again.Hash != next.Hash {
+		return fmt.Errorf("model of round %d: its updates make %v, and it says %v", next.Round, again.Hash, next.Hash)
+	}
+	for name, want := range again.State {
+		if !slices.Equal(next.State[name], want) {
+			return fmt.Errorf("model of round %d: the state %q of strategy %s is not what its updates make", next.Round, name, base.Strategy)
+		}
+	}
+	return nil
+}
+
+// rows are updates as robust strategies read them.
+type rows struct {
+	updates [][]float32
+	counted []Contribution
+}
+
+func (r rows) Len() int { return len(r.updates) }
+
+func (r rows) Dim() int { return len(r.updates[0]) }
+
+func (r rows) Samples(i int) float64 { return float64(r.counted[i].Samples) }
+
+func (r rows) Read(i, from int, dst []float64) {
+	for j, v := range r.updates[i][from:][:len(dst)] {
+		dst[j] = float64(v)
+	}
+}
+
+// enough says why so many clients are too few for s.
+func enough(s strategies.Strategy, clients int) error {
+	robust, ok := s.(strategies.Robust)
+	if !ok {
+		return nil
+	}
+	zeros := rows{counted: make([]Contribution, clients)}
+	for i := range clients {
+		zeros.counted[i].Samples = 1
+		zeros.updates = append(zeros.updates, []float32{0})
+	}
+	_, err := robust.Combine(zeros)
+	return err
+}
+
+func elements(tensors []Tensor) (n int) {
+	for _, t := range tensors {
+		n += len(t.Values)
+	}
+	return n
+}
+
+// flat are the values of all tensors in a row.
+func flat(tensors []Tensor) []float32 {
+	if len(tensors) == 1 {
+		return tensors[0].Values
+	}
+	out := make([]float32, 0, elements(tensors))
+	for _, t := range tensors {
+		out = append(out, t.Values...)
+	}
+	return out
+}
+
+// finite says that x is neither NaN nor an infinity.
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
