@@ -68,6 +68,7 @@ var mayImport = map[string][]string{
 	"consumers/diffing":              {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
 	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/strategies", "schemas", "stream"},
 	"consumers/federated/kernels":    {},
+	"consumers/federated/privacy":    {},
 	"consumers/federated/strategies": {},
 	"consumers/microbatch":           {"consumers", "schemas", "stream"},
 	"consumers/sinks/postgres":       {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
