@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -19,6 +20,7 @@ type schemaDiffCmd struct {
 	Policy      string `enum:"strict,lenient,logical" default:"strict" placeholder:"POLICY" help:"How strict the rules are: strict (default), lenient or logical."`
 	Ignore      string `placeholder:"FILE" help:"Changes that are accepted. Default: .penstock-ignore, if it is there."`
 	Approve     bool   `help:"Add what is ERR to the file of --ignore."`
+	Fix         bool   `help:"Mend in the file NEW what is mechanical, and show what is left."`
 	OldRegistry string `placeholder:"URL" help:"Registry of OLD, if it is another than that of --registry."`
 	reportFlag
 	connectFlags
@@ -31,6 +33,7 @@ func (schemaDiffCmd) Help() string {
   penstock schema diff flights-value@3 flights.avsc
   penstock schema diff flights-value@1 flights-value@latest -o markdown
   penstock schema diff main:schemas schemas -o github
+  penstock schema diff flights-value@latest flights.avsc --fix
   penstock schema diff http://staging:8081 http://production:8081
 
 Folders, trees of git and registries are compared name by name. What the schemas
@@ -72,6 +75,9 @@ func (c *schemaDiffCmd) Run(ctx context.Context, t *terminal) error {
 		return advised(err)
 	}
 	all, err := c.compare(before, after)
+	if err == nil && c.Fix {
+		all, err = c.mend(ctx, t, &sources, before, all)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,7 +99,7 @@ func (c *schemaDiffCmd) Run(ctx context.Context, t *terminal) error {
 		if err := accepted.add(approvals); err != nil {
 			return err
 		}
-		t.notef("%d changes are now accepted in %s\n", len(approvals), accepted.file)
+		t.notef("added to %s: %d\n", accepted.file, len(approvals))
 		return nil
 	}
 	if err := c.print(t, all); err != nil {
@@ -144,6 +150,34 @@ func (c *schemaDiffCmd) compare(before, after []sourced) ([]comparison, error) {
 		}
 	}
 	return all, nil
+}
+
+// mend writes the mended schema into the file NEW, and compares again.
+func (c *schemaDiffCmd) mend(ctx context.Context, t *terminal, sources *schemaSources, before []sourced, all []comparison) ([]comparison, error) {
+	info, err := os.Stat(c.New)
+	if err != nil || !info.Mode().IsRegular() || len(all) != 1 {
+		return nil, usagef("--fix: expected a file that can be mended, found %s", c.New)
+	}
+	fixed := 0
+	for _, change := range all[0].Changes {
+		if change.Mechanical {
+			fixed++
+			t.notef("fixed %s at %s\n", change.Rule, change.Path)
+		}
+	}
+	if fixed == 0 {
+		t.notef("nothing here is mechanical\n")
+		return all, nil
+	}
+	text := compat.Mend(all[0].after.Source.Schema, all[0].Changes)
+	if err := os.WriteFile(c.New, []byte(text), info.Mode().Perm()); err != nil {
+		return nil, usageError{fmt.Errorf("write --fix: %w", err)}
+	}
+	after, err := sources.load(ctx, c.New)
+	if err != nil {
+		return nil, err
+	}
+	return c.compare(before, after)
 }
 
 // weigh makes a warning of an error in a direction that nobody asked for.
@@ -228,7 +262,7 @@ func breaksWords(c compat.Change) string {
 func (p *comparison) verdict() string {
 	if len(p.Changes) == 0 {
 		if len(p.Accepted) > 0 {
-			return fmt.Sprintf("all %d changes are accepted", len(p.Accepted))
+			return fmt.Sprintf("nothing but what is accepted (%d)", len(p.Accepted))
 		}
 		return "nothing changed"
 	}

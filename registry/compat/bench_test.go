@@ -76,3 +76,50 @@ func BenchmarkCheck(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDiff compares two records of 1,000 fields, of which every tenth has
+// another name, type or default, both ways. Parsed, there is no text to find
+// lines in; cold, parsing and lines are part of it.
+func BenchmarkDiff(b *testing.B) {
+	for _, f := range formats {
+		texts := [2]string{wide[f.Type()](1000), wide[f.Type()](1000)}
+		lines := strings.SplitAfter(texts[1], "f")
+		for i := 10; i < len(lines); i += 10 {
+			lines[i] = "_" + lines[i]
+		}
+		texts[1] = strings.ReplaceAll(strings.Join(lines, ""), `maxLength":80,"description":"a f_`, `maxLength":81,"description":"a f`)
+		sides := func(located bool) (out [2]compat.Side) {
+			for i, text := range texts {
+				s, err := f.Parse(text, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				out[i].Schema = s
+				if located {
+					out[i].Source = registry.Schema{Schema: text, SchemaType: f.Type()}
+				}
+			}
+			return out
+		}
+		run := func(located, cold bool) func(b *testing.B) {
+			return func(b *testing.B) {
+				s := sides(located)
+				var told int
+				for b.Loop() {
+					if cold {
+						s = sides(located)
+					}
+					changes, err := compat.Checker{}.Diff(s[0], s[1], registry.PolicyStrict)
+					if err != nil || len(changes) < 50 {
+						b.Fatal(len(changes), err)
+					}
+					told = len(changes)
+				}
+				b.ReportMetric(float64(told), "changes")
+			}
+		}
+		b.Run(string(f.Type())+"/parsed", run(false, false))
+		b.Run(string(f.Type())+"/parsed-lines", run(true, false))
+		b.Run(string(f.Type())+"/cold", run(true, true))
+	}
+}

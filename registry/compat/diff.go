@@ -58,6 +58,7 @@ type Change struct {
 	Mechanical bool   `json:"mechanical,omitempty"`
 
 	change *schemas.Change // nil where no kind of change says it
+	edits  []edit          // what Mend does
 }
 
 // Neutral reports whether the rule is one of ChangeRules, and not of the
@@ -113,6 +114,7 @@ func (c Checker) Diff(before, after Side, p registry.Policy) ([]Change, error) {
 	for i := range w.changes {
 		w.advise(&w.changes[i])
 	}
+	w.mend(after.Source)
 	return w.changes, nil
 }
 
@@ -314,6 +316,11 @@ func (w *diffWalk) ownWords(a, b schemas.Schema) {
 		return
 	}
 	before, after := reservations(x.Descriptor()), reservations(y.Descriptor())
+	for i := range w.changes { // a number that is kept free is taken by nobody
+		if c := &w.changes[i]; c.has(schemas.FieldRemoved) && reserves(c.change.New.Node.Name, y.Descriptor(), c.change.OldField.Number) {
+			c.Severity = info
+		}
+	}
 	tell := func(rule, at, was, is string) {
 		c := changed(rule, was, is)
 		c.Path = strings.ReplaceAll(strings.TrimPrefix(at, "#/"), "/", ".")
@@ -331,6 +338,24 @@ func (w *diffWalk) ownWords(a, b schemas.Schema) {
 			tell("RESERVED_ADDED", r.at, "", r.what)
 		}
 	}
+}
+
+// reserves reports whether the message of a full name keeps a number free.
+func reserves(name string, file protoreflect.FileDescriptor, number int) bool {
+	var within func(list protoreflect.MessageDescriptors) bool
+	within = func(list protoreflect.MessageDescriptors) bool {
+		for i := range list.Len() {
+			m := list.Get(i)
+			if string(m.FullName()) == name {
+				return m.ReservedRanges().Has(protoreflect.FieldNumber(number))
+			}
+			if within(m.Messages()) {
+				return true
+			}
+		}
+		return false
+	}
+	return within(file.Messages())
 }
 
 // reservation is a number or name that a message or enum keeps free.
@@ -422,7 +447,7 @@ func (w *diffWalk) judge(findings []registry.Finding) {
 	for _, f := range findings {
 		from, to := w.pathsOf(f)
 		fits := func(i int) bool {
-			return f.Severity != registry.SeverityError || w.changes[i].suspect(f.Direction)
+			return f.Severity != registry.SeverityError || w.changes[i].suspect(f.Direction) && w.changes[i].explains(f.Rule)
 		}
 		var guilty []int
 		for o, n, steps := from, to, 0; guilty == nil && steps < 4; steps++ {
@@ -642,6 +667,23 @@ func (c *Change) suspect(d registry.Direction) bool {
 		return rule.forward
 	}
 	return rule.backward
+}
+
+// explains reports whether a change can be what a rule of Avro means that speaks
+// of one thing only.
+func (c *Change) explains(rule string) bool {
+	symbols := c.has(schemas.SymbolAdded) || c.has(schemas.SymbolRemoved) || c.has(schemas.FallbackChanged)
+	switch rule {
+	case avroRules[nameMismatch].Name:
+		return c.has(schemas.TypeRenamed)
+	case avroRules[fixedSizeMismatch].Name:
+		return c.has(schemas.TypeChanged)
+	case avroRules[missingEnumSymbols].Name:
+		return symbols
+	case avroRules[fieldMissingDefault].Name:
+		return !symbols && !c.has(schemas.TypeRenamed)
+	}
+	return true
 }
 
 // locate finds the lines and columns of the changes, and puts them in the order

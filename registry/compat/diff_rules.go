@@ -139,9 +139,16 @@ func (r kindRule) words(c *Change, what string) string {
 
 // advise completes what to do about a change.
 func (w *diffWalk) advise(c *Change) {
-	if w.language == schemas.Protobuf && c.has(schemas.FieldRemoved) && c.change.OldField.OneOf == "" && c.Severity != registry.SeverityError {
+	if w.language == schemas.Protobuf && c.has(schemas.FieldRemoved) && c.Severity == registry.SeverityWarning {
 		f := c.change.OldField
 		c.Fix = fmt.Sprintf("keep its number and name free: reserved %d; reserved %q;", f.Number, f.Name)
+	}
+	// Nothing stops, but what was under the old name is read as absent.
+	if c.has(schemas.FieldRenamed) && c.Sure < 100 && c.Severity == info {
+		c.Severity = warn
+	}
+	if c.has(schemas.FieldRenamed) && c.Sure < 100 && c.Fix == "" && w.language == schemas.Avro {
+		c.Fix = fmt.Sprintf("give the field \"aliases\": [%q], by which readers find it in old events", c.Was)
 	}
 	if c.Severity != registry.SeverityError {
 		return

@@ -1,0 +1,218 @@
+package compat
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bufbuild/protocompile/ast"
+	"github.com/bufbuild/protocompile/parser"
+	"github.com/bufbuild/protocompile/reporter"
+
+	"penstock/registry"
+	"penstock/schemas"
+)
+
+// edit puts text in the place of a part of another.
+type edit struct {
+	start, end int
+	text       string
+}
+
+// Mend returns the new schema's text with what is mechanical among the changes
+// mended: in Avro a default and null for a field that is new, an alias for a
+// field or type that has a new name; in Protobuf the reservation of what is
+// gone. text is that of the side that Diff was given, and changes are Diff's, or
+// some of them. How the rest is written stays as it is.
+func Mend(text string, changes []Change) string {
+	var all []edit
+	for _, c := range changes {
+		all = append(all, c.edits...)
+	}
+	slices.SortStableFunc(all, func(a, b edit) int { return a.start - b.start })
+	var out strings.Builder
+	at := 0
+	for _, e := range all {
+		if e.start < at { // within what another has replaced
+			continue
+		}
+		out.WriteString(text[at:e.start])
+		out.WriteString(e.text)
+		at = e.end
+	}
+	out.WriteString(text[at:])
+	return out.String()
+}
+
+// mend finds the edits that mend the changes, and marks those that have some.
+func (w *diffWalk) mend(source registry.Schema) {
+	var find func(c *Change) []edit
+	for i := range w.changes {
+		c := &w.changes[i]
+		if source.Schema == "" || !w.mendable(c) {
+			continue
+		}
+		if find == nil {
+			find = w.mender(source.Schema)
+		}
+		c.edits = find(c)
+		c.Mechanical = len(c.edits) > 0
+	}
+}
+
+// mendable reports whether a change is of a kind that can be mended.
+func (w *diffWalk) mendable(c *Change) bool {
+	backward := slices.Contains(c.Breaks, registry.Backward)
+	switch w.language {
+	case schemas.Avro:
+		return c.has(schemas.FieldRenamed) && c.By != "alias" ||
+			backward && (c.has(schemas.FieldAdded) && !c.change.NewField.HasDefault ||
+				c.has(schemas.TypeRenamed) && !slices.Contains(c.change.New.Node.Aliases, c.Was))
+	case schemas.Protobuf:
+		return c.has(schemas.FieldRemoved) && c.change.New.Up == nil && c.Severity == registry.SeverityWarning
+	default:
+		return false
+	}
+}
+
+func (w *diffWalk) mender(text string) func(c *Change) []edit {
+	none := func(*Change) []edit { return nil }
+	if w.language == schemas.Protobuf {
+		file, err := parser.Parse("", strings.NewReader(text), reporter.NewHandler(nil))
+		if err != nil {
+			return none
+		}
+		return func(c *Change) []edit { return reserve(file, c) }
+	}
+	root, err := schemas.ReadJSON(text, schemas.JSONOptions{LastWins: true})
+	if err != nil {
+		return none // it has comments
+	}
+	return func(c *Change) []edit { return mendAvro(root, text, c) }
+}
+
+// reserve is the reservation of a field that is gone, at the begin of the
+// message.
+func reserve(file *ast.FileNode, c *Change) []edit {
+	message, ok := elementAt(file, c.NewPath).(*ast.MessageNode)
+	if !ok {
+		return nil
+	}
+	at := file.NodeInfo(message.OpenBrace).Start().Offset + 1
+	f := c.change.OldField
+	words := fmt.Sprintf("\n  reserved %d; // was %s", f.Number, f.Name)
+	if file.NodeInfo(message.OpenBrace).End().Line == file.NodeInfo(message.CloseBrace).Start().Line {
+		words = fmt.Sprintf(" reserved %d;", f.Number)
+	}
+	return []edit{{at, at, words}}
+}
+
+func mendAvro(root *schemas.JSONNode, text string, c *Change) []edit {
+	switch {
+	case c.has(schemas.TypeRenamed):
+		definition := definitionOf(root, c.change.New.Node.Name)
+		return member(definition, text, "aliases", strconv.Quote(c.Was), true)
+	case c.has(schemas.FieldRenamed):
+		f := fieldText(definitionOf(root, c.change.New.Up.Node.Name), c.Is)
+		return member(f, text, "aliases", strconv.Quote(c.Was), true)
+	}
+	f := fieldText(definitionOf(root, c.change.New.Up.Node.Name), c.change.NewField.Name)
+	edits := member(f, text, "default", "null", false)
+	if edits == nil {
+		return nil
+	}
+	typ := f.Get("type")
+	n := c.change.NewField.Node
+	switch {
+	case n.Kind == schemas.Null || n.Kind == schemas.Union && n.Branches[0].Kind == schemas.Null:
+		return edits
+	case n.Kind != schemas.Union:
+		return append(edits, edit{typ.Offset, end(text, typ.Offset), `["null", ` + text[typ.Offset:end(text, typ.Offset)] + `]`})
+	}
+	branches := []string{`"null"`}
+	for i, b := range typ.Items {
+		if n.Branches[i].Kind != schemas.Null {
+			branches = append(branches, text[b.Offset:end(text, b.Offset)])
+		}
+	}
+	return append(edits, edit{typ.Offset, end(text, typ.Offset), "[" + strings.Join(branches, ", ") + "]"})
+}
+
+// member adds a member to an object, or a value to one that is a list.
+func member(object *schemas.JSONNode, text, name, value string, list bool) []edit {
+	if object == nil || object.Kind != schemas.JSONObject {
+		return nil
+	}
+	if there := object.Get(name); there != nil {
+		if !list || there.Kind != schemas.JSONArray {
+			return nil
+		}
+		at := there.Offset + 1
+		if len(there.Items) > 0 {
+			value += ", "
+		}
+		return []edit{{at, at, value}}
+	}
+	if list {
+		value = "[" + value + "]"
+	}
+	at := end(text, object.Offset) - 1
+	at = len(strings.TrimRight(text[:at], " \t\r\n"))
+	return []edit{{at, at, fmt.Sprintf(", %q: %s", name, value)}}
+}
+
+// end is where the JSON value ends that begins at an offset.
+func end(text string, offset int) int {
+	d := json.NewDecoder(strings.NewReader(text[offset:]))
+	var raw json.RawMessage
+	if err := d.Decode(&raw); err != nil && err != io.EOF {
+		return offset
+	}
+	return offset + int(d.InputOffset())
+}
+
+// definitionOf is where a text defines the type of a full name, nil if it does
+// so nowhere or more than once by the simple name.
+func definitionOf(n *schemas.JSONNode, full string) *schemas.JSONNode {
+	var found []*schemas.JSONNode
+	var visit func(n *schemas.JSONNode)
+	visit = func(n *schemas.JSONNode) {
+		for _, item := range n.Items {
+			visit(item)
+		}
+		if n.Kind != schemas.JSONObject {
+			return
+		}
+		// A field has a name and a type too, but none of these.
+		named := n.Get("fields") != nil || n.Get("symbols") != nil || n.Get("size") != nil
+		if named && simpleName(textOf(n.Get("name"))) == simpleName(full) {
+			found = append(found, n)
+		}
+		for _, m := range n.Members {
+			if m.Name == "type" || m.Name == "items" || m.Name == "values" || m.Name == "fields" {
+				visit(m.Value)
+			}
+		}
+	}
+	visit(n)
+	if len(found) != 1 {
+		return nil
+	}
+	return found[0]
+}
+
+// fieldText is where a record's text has a field.
+func fieldText(record *schemas.JSONNode, name string) *schemas.JSONNode {
+	if record == nil || record.Get("fields") == nil {
+		return nil
+	}
+	for _, f := range record.Get("fields").Items {
+		if textOf(f.Get("name")) == name {
+			return f
+		}
+	}
+	return nil
+}
