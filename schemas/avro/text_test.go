@@ -267,6 +267,51 @@ func FuzzText(f *testing.F) {
 	})
 }
 
+func TestMapsAreQuick(t *testing.T) {
+	timestamp := `{"type":"long","logicalType":"timestamp-millis"}`
+	list := `{"type":"array","items":"string"}`
+	for _, test := range []struct {
+		typ   string
+		v     any
+		quick bool
+	}{
+		{`"string"`, "ü", true},
+		{`"string"`, "\xff", false},
+		{`"int"`, int64(7), true},
+		{`"int"`, int64(1) << 40, false},
+		{`"long"`, json.Number("1"), false},
+		{`"double"`, 1.5, true},
+		{`"double"`, math.Inf(1), false},
+		{timestamp, time.Unix(1e9, 1e6), true},
+		{timestamp, time.Unix(-1, 0), false},
+		{list, []any{"a", "b"}, true},
+		{list, []string{"a"}, true},
+		{list, []any{}, true},
+		{list, []any{1}, false},
+		{`["null",` + list + `]`, []any{"a"}, true},
+		{`["null",` + list + `]`, []any(nil), false},
+		{`["string","null"]`, nil, true},
+		{`["null","string","long"]`, "a", false},
+		{`["null",{"type":"enum","name":"E","symbols":["A","B"]},"long"]`, int32(1), false},
+		{`["null",{"type":"map","values":"int"}]`, map[string]any{"int": 1}, false},
+		{`["null",{"type":"map","values":"int"}]`, map[string]any{"a": 1, "b": 2}, true},
+	} {
+		s := parse(t, `{"type":"record","name":"Z","fields":[{"name":"v","type":`+test.typ+`}]}`)
+		c, err := s.coder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]any{"v": test.v}
+		got, quick := c.appendMap([]byte("before"), m)
+		if quick != test.quick {
+			t.Errorf("%s: %#v is quick: %v, want %v", test.typ, test.v, quick, test.quick)
+		}
+		if quick {
+			sameAsLibrary(t, s, got, m)
+		}
+	}
+}
+
 // A plan of a large schema takes no longer for its defaults than for the rest of it.
 func TestTextDefaultsAreBounded(t *testing.T) {
 	fields := make([]string, 2000)
