@@ -19,6 +19,7 @@ type cli struct {
 	Outbox     outboxCmd     `cmd:"" help:"Publish the rows of a PostgreSQL table, in the order of commits, once each."`
 	Bridge     bridgeCmd     `cmd:"" help:"Publish what other brokers deliver."`
 	Consume    consumeCmd    `cmd:"" help:"Run consumers."`
+	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, and bring them back."`
 	Bench      benchCmd      `cmd:"" help:"Measure Penstock against the raw client, side by side."`
 	Doctor     doctorCmd     `cmd:"" help:"Check a set-up and say what would lose data."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
