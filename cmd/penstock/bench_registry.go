@@ -54,6 +54,7 @@ func (c *benchRegistryCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.close()) }()
+	frugal()
 	ours, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, t.log)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func (c *benchRegistryCmd) start(ctx context.Context, t *terminal, name, dir str
 			return err
 		}
 	}
-	if row.ResidentMB, err = residentMB(server.Process.Pid); err != nil {
+	if row.ResidentMB, err = settledMB(ctx, server.Process.Pid); err != nil {
 		return err
 	}
 	if c.json() {
@@ -98,6 +98,21 @@ func (c *benchRegistryCmd) start(ctx context.Context, t *terminal, name, dir str
 	}
 	t.printf("%-24s %s schemas, ready in %.2f s, %.1f MB resident\n", row.Name, count(int64(row.Schemas)), row.ReadySeconds, row.ResidentMB)
 	return nil
+}
+
+// settledMB is what a process has in memory when that no longer changes: a
+// registry gives back what its start took after it has begun to serve.
+func settledMB(ctx context.Context, pid int) (mb float64, err error) {
+	for last := -1.0; ; last = mb {
+		if mb, err = residentMB(pid); err != nil || mb == last {
+			return mb, err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return mb, ctx.Err()
+		}
+	}
 }
 
 // residentMB reads what the system says that a process has in memory.

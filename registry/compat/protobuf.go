@@ -379,29 +379,37 @@ func (w *protobufWalk) oneofs(r, wr protoreflect.MessageDescriptor, rp, wp *path
 
 // fields compares plain fields and members of oneofs in one order of numbers.
 func (w *protobufWalk) fields(r, wr protoreflect.MessageDescriptor, rp, wp *path) {
-	numbers := make([]protoreflect.FieldNumber, 0, r.Fields().Len()+wr.Fields().Len())
-	for _, m := range []protoreflect.MessageDescriptor{r, wr} {
-		for i := range m.Fields().Len() {
-			numbers = append(numbers, m.Fields().Get(i).Number())
-		}
-	}
-	slices.Sort(numbers)
+	readers, writers := fieldsOf(r), fieldsOf(wr)
 	survives := map[protoreflect.OneofDescriptor]bool{} // answers of anySurvives
-	for _, n := range slices.Compact(numbers) {
+	for len(readers)+len(writers) > 0 {
 		if !w.step() {
 			return
 		}
-		f, old := fieldOf(r, n), fieldOf(wr, n)
 		switch {
-		case f == nil && old == nil: // a group
-		case old == nil:
-			w.added(f, wr, rp, wp, survives)
-		case f == nil:
-			w.removed(old, r, rp, wp, survives)
+		case len(writers) == 0 || len(readers) > 0 && readers[0].Number() < writers[0].Number():
+			w.added(readers[0], wr, rp, wp, survives)
+			readers = readers[1:]
+		case len(readers) == 0 || readers[0].Number() > writers[0].Number():
+			w.removed(writers[0], r, rp, wp, survives)
+			writers = writers[1:]
 		default:
-			w.field(f, old, rp, wp)
+			w.field(readers[0], writers[0], rp, wp)
+			readers, writers = readers[1:], writers[1:]
 		}
 	}
+}
+
+// fieldsOf are the fields of a message, groups apart, in the order of their
+// numbers.
+func fieldsOf(m protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
+	all := make([]protoreflect.FieldDescriptor, 0, m.Fields().Len())
+	for i := range m.Fields().Len() {
+		if f := m.Fields().Get(i); f.Kind() != protoreflect.GroupKind {
+			all = append(all, f)
+		}
+	}
+	slices.SortFunc(all, func(a, b protoreflect.FieldDescriptor) int { return int(a.Number()) - int(b.Number()) })
+	return all
 }
 
 // anySurvives reports whether some field of a oneof is a field of m.
@@ -421,7 +429,7 @@ func place(p *path, f protoreflect.FieldDescriptor) *path {
 	if o := oneofOf(f); o != nil {
 		p = p.to(string(o.Name()))
 	}
-	return p.to(strconv.Itoa(int(f.Number())))
+	return p.at("", int(f.Number()))
 }
 
 // added speaks about a field that only the reader has. Members of a oneof that
