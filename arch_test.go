@@ -38,7 +38,8 @@ var mayImport = map[string][]string{
 	"stream/watermill":  {"stream", "github.com/ThreeDotsLabs/watermill"},
 	"stream/streamtest": {"stream", "github.com/google/go-cmp"},
 
-	"registry":        {"schemas"},
+	"openapi":         {},
+	"registry":        {"openapi", "schemas"},
 	"registry/client": {"registry", "schemas", "github.com/riferrei/srclient", "github.com/twmb/franz-go/pkg/sr", "golang.org/x/sync"},
 	"registry/compat": {
 		"registry", "schemas", "schemas/avro", "github.com/twmb/avro",
@@ -59,7 +60,7 @@ var mayImport = map[string][]string{
 
 	"producers":           {"rules", "schemas", "stream"},
 	"producers/amqp":      {"producers", "schemas", "stream", "github.com/rabbitmq/amqp091-go"},
-	"producers/gateway":   {"access", "producers", "schemas", "stream"},
+	"producers/gateway":   {"access", "openapi", "producers", "schemas", "stream", "github.com/coder/websocket"},
 	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},
 	"producers/mqtt":      {"producers", "schemas", "stream", "github.com/mochi-mqtt/server/v2"},

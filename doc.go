@@ -28,6 +28,7 @@
 // the homes of the log, registry/client the cached way in from elsewhere,
 // registry/linking the way from one registry into another.
 //
+// [penstock/openapi] describes the HTTP interfaces of registry and gateway.
 // [penstock/access] says who may use a server, and [penstock/telemetry] shows
 // what it does; neither knows the registry, the command line joins them.
 //

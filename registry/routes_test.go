@@ -8,17 +8,17 @@ import (
 // TestRoutesAreDescribed: every route is in the description, with its
 // parameters, and names none that is not described.
 func TestRoutesAreDescribed(t *testing.T) {
-	paths := describe("v", routes())["paths"].(object)
+	paths := describe("v", routes())["paths"].(map[string]any)
 	for _, rt := range routes() {
 		method, path, _ := strings.Cut(rt.pattern, " ")
-		operations, _ := paths[strings.TrimSuffix(path, "{$}")].(object)
-		op, ok := operations[strings.ToLower(method)].(object)
+		operations, _ := paths[strings.TrimSuffix(path, "{$}")].(map[string]any)
+		op, ok := operations[strings.ToLower(method)].(map[string]any)
 		if !ok {
 			t.Errorf("%s is not described", rt.pattern)
 			continue
 		}
 		described := map[string]bool{}
-		for _, p := range op["parameters"].([]object) {
+		for _, p := range op["parameters"].([]map[string]any) {
 			described[p["name"].(string)] = true
 		}
 		for _, name := range rt.params {

@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -172,11 +174,79 @@ func (c *crashed) ask(path, media, key, body string) (string, error) {
 	}
 	r.Header.Set("Content-Type", media)
 	r.Header.Set("Idempotency-Key", key)
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := (&http.Client{Timeout: 20 * time.Second}).Do(r)
 	if err != nil {
 		return "", err
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	return string(text), err
+}
+
+// The script of docs/gateway.md publishes by WebSocket, as its comment says.
+func TestDocumentedSocket(t *testing.T) {
+	servertest.Node(t)
+	text, err := os.ReadFile("../../docs/gateway.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(text), "```js\n")
+	script, _, ok := strings.Cut(script, "```")
+	c := resumed(t)
+	if err := os.WriteFile(filepath.Join(c.dir, "publish.mjs"), []byte(strings.ReplaceAll(script, "127.0.0.1:8082", c.gateway)), 0o600); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "order.avsc"), []byte(`{"type":"record","name":"Order","fields":[{"name":"id","type":"string"},{"name":"amount","type":"double"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	up := c.up()
+	first := c.command("produce", "orders", "-", "--schema", "order.avsc")
+	first.Stdin = strings.NewReader(`{"id":"o-1","amount":1}`)
+	if out, err := first.CombinedOutput(); err != nil {
+		t.Fatalf("make the topic: %v\n%s", err, out)
+	}
+	run := exec.CommandContext(c.ctx, "node", "--experimental-websocket", "publish.mjs")
+	run.Dir = c.dir
+	out, err := run.Output()
+	if err != nil || !regexp.MustCompile(`^{"id":"1","partition":\d,"offset":\d+}\n{"id":"2","error_code":42207,.*"pointer":"/amuont"`).Match(out) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if got := c.tail("orders", nil); got["o-8"] != 1 {
+		t.Errorf("the topic holds %v", got)
+	}
+	kill(t, up)
+}
+
+// A gateway with 10,000 connections that say nothing, or half a header, still
+// serves, and stays small.
+func TestIdleConnections(t *testing.T) {
+	c := resumed(t)
+	up := c.up()
+	const idle = 10_000
+	for i := range idle {
+		conn, err := net.Dial("tcp", c.gateway)
+		if err != nil {
+			t.Skipf("this machine admits %d connections: %v", i, err)
+		}
+		defer conn.Close()
+		if i%2 == 0 {
+			if _, err := io.WriteString(conn, "POST /topics/orders HTTP/1.1\r\nHost: x\r\nA: "); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if answer, err := c.ask("/topics/orders", "application/json", "k", "{}"); err != nil || !strings.Contains(answer, `"error_code":404`) {
+		t.Errorf("%v: %s", err, answer)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", up.Process.Pid))
+	if err != nil {
+		t.Skip("the memory of a process is read from /proc")
+	}
+	_, rss, _ := strings.Cut(string(status), "VmRSS:")
+	var kb int
+	if _, err := fmt.Sscan(rss, &kb); err != nil || kb > 400<<10 {
+		t.Errorf("with %d connections it takes %d kB (%v)", idle, kb, err)
+	}
+	t.Logf("%d kB with %d connections", kb, idle)
+	kill(t, up)
 }

@@ -5,6 +5,9 @@
 //     or CloudEvents, by the Content-Type; see Gateway.
 //   - POST /v3/clusters/{cluster}/topics/{topic}/records takes a stream of
 //     records, and records:batch a few, as Kafka's REST Proxy v3 does.
+//   - GET /topics/{topic}/publish takes events by WebSocket; see Message.
+//
+// GET /openapi.json describes all of it.
 //
 // Answers of an error have a code of the HTTP status and two digits more, and one
 // sentence. After 429 nothing was written; after 503 events may have been.
@@ -23,6 +26,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"penstock/access"
@@ -39,10 +43,14 @@ type Config struct {
 	// MaxRecords is the largest number of records in a body; 0 is 10,000. A
 	// stream has no end.
 	MaxRecords int
-	// MaxInFlight is how many requests are worked on at a time; 0 is 32. Beyond
-	// it the answer is 429 at once. A body parsed takes up to some 20 times its
-	// size in memory, so that all together stay within MaxInFlight times that.
+	// MaxInFlight is how many requests may be worked on at a time; 0 is 256. How
+	// many are, between 4 and that, the gateway learns from how long the broker
+	// takes. Beyond it the answer is 429 at once.
 	MaxInFlight int
+	// MaxBytesInFlight bounds their bodies together; 0 is 32 times MaxBodyBytes.
+	// One that does not say its size counts as MaxBodyBytes. A body parsed takes
+	// up to some 20 times its size in memory.
+	MaxBytesInFlight int64
 	// MaxStreams is how many streams of records may be open; 0 is 256. They
 	// count apart from MaxInFlight.
 	MaxStreams int
@@ -107,8 +115,13 @@ type Gateway struct {
 	keys     *ledger          // nil without a Keeper
 	cfg      Config
 	mux      *http.ServeMux
-	slots    chan struct{}
+	limit    *limiter
 	streams  chan struct{}
+	document []byte // of OpenAPI
+
+	mu      sync.Mutex
+	closing chan struct{}
+	sockets sync.WaitGroup
 }
 
 // New returns a gateway that publishes through producer. Whoever calls it calls
@@ -116,7 +129,8 @@ type Gateway struct {
 func New(producer *producers.Producer, cfg Config) *Gateway {
 	cfg.MaxBodyBytes = cmp.Or(cfg.MaxBodyBytes, 2<<20)
 	cfg.MaxRecords = cmp.Or(cfg.MaxRecords, 10_000)
-	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, 32)
+	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, 256)
+	cfg.MaxBytesInFlight = cmp.Or(cfg.MaxBytesInFlight, 32*cfg.MaxBodyBytes)
 	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, 256)
 	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, 15*time.Second)
 	cfg.PublishTimeout = cmp.Or(cfg.PublishTimeout, 30*time.Second)
@@ -127,16 +141,16 @@ func New(producer *producers.Producer, cfg Config) *Gateway {
 	}
 	g := &Gateway{
 		producer: producer, single: producer.Async(producers.AsyncConfig{}), cfg: cfg, mux: http.NewServeMux(),
-		slots: make(chan struct{}, cfg.MaxInFlight), streams: make(chan struct{}, cfg.MaxStreams),
+		limit: newLimiter(cfg.MaxInFlight, cfg.MaxBytesInFlight), streams: make(chan struct{}, cfg.MaxStreams),
+		closing: make(chan struct{}),
 	}
 	if cfg.Keeper != nil {
 		g.keys = newLedger(cfg.Keeper, cfg.PublishTimeout)
 	}
-	g.mux.HandleFunc("POST /topics/{topic}", g.to(g.post))
-	g.mux.HandleFunc("GET /v3/clusters", g.clusters)
-	g.mux.HandleFunc("GET /v3/clusters/{cluster}", g.cluster)
-	g.mux.HandleFunc("POST /v3/clusters/{cluster}/topics/{topic}/records", g.to(g.stream))
-	g.mux.HandleFunc("POST /v3/clusters/{cluster}/topics/{topic}/records:batch", g.to(g.batch))
+	for _, rt := range g.routes() {
+		g.mux.HandleFunc(rt.Pattern, rt.serve)
+	}
+	g.document, _ = json.Marshal(g.describeAPI()) // of maps and strings
 	return g
 }
 
@@ -146,6 +160,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.Serv
 // Close waits until what was taken is durable or has failed, at most until ctx
 // ends. Stop the server first.
 func (g *Gateway) Close(ctx context.Context) error {
+	g.leave(ctx)
 	err := g.single.Close(ctx)
 	if g.keys != nil {
 		err = errors.Join(err, g.keys.close(ctx))
@@ -253,12 +268,26 @@ func (g *Gateway) take(w http.ResponseWriter, places chan struct{}, what string)
 	}
 }
 
+// admit lets a request in, or answers 429.
+func (g *Gateway) admit(w http.ResponseWriter, r *http.Request) *admitted {
+	size := r.ContentLength
+	if size < 0 || size > g.cfg.MaxBodyBytes {
+		size = g.cfg.MaxBodyBytes
+	}
+	in := g.limit.admit(urgencyOf(r), size)
+	if in == nil {
+		g.answer(w, Answer{}, faultf(codeBusy, "as many requests are being served as the broker keeps up with; nothing was written, try again in a second"))
+	}
+	return in
+}
+
 func (g *Gateway) post(w http.ResponseWriter, r *http.Request) {
-	if !g.take(w, g.slots, "requests") {
+	in := g.admit(w, r)
+	if in == nil {
 		return
 	}
-	defer func() { <-g.slots }()
-	a, err := g.publish(w, r)
+	defer in.done()
+	a, err := g.publish(w, r, in)
 	g.answer(w, a, g.asFault(r, err))
 }
 
@@ -273,10 +302,10 @@ func (g *Gateway) asFault(r *http.Request, err error) *fault {
 }
 
 // publish reads the events of a request and publishes them.
-func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) (a Answer, err error) {
+func (g *Gateway) publish(w http.ResponseWriter, r *http.Request, in *admitted) (a Answer, err error) {
 	topic := r.PathValue("topic")
 	q := &request{}
-	if err := g.read(q, w, r, topic); err != nil {
+	if err := g.read(q, w, r, topic, in); err != nil {
 		return a, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.PublishTimeout)
@@ -507,7 +536,7 @@ func (g *Gateway) refused(topic string, err error) (record Refused) {
 }
 
 // read reads the events of a request.
-func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic string) error {
+func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic string, in *admitted) error {
 	media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	charset := cmp.Or(strings.ToLower(parameters["charset"]), "utf-8")
 	form, known := kafkaForms[media]
@@ -516,7 +545,7 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 		return faultf(codeMediaType, "expected a Content-Type of %s for one event, %s for a CloudEvent, or %s for records, found %q", typeEvent, typeCloudEvent, typeRecords, clip(r.Header.Get("Content-Type")))
 	}
 	q.media = media
-	value, text, err := g.body(w, r)
+	value, text, err := g.body(w, r, in)
 	if err == nil {
 		q.once, err = onceOf(r, text)
 	}
@@ -552,7 +581,7 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 }
 
 // body reads a body and parses its JSON.
-func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (value any, text []byte, err error) {
+func (g *Gateway) body(w http.ResponseWriter, r *http.Request, in *admitted) (value any, text []byte, err error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
 		return nil, nil, faultf(codeMediaType, "expected no Content-Encoding, found %q", clip(e))
 	}
@@ -568,6 +597,7 @@ func (g *Gateway) body(w http.ResponseWriter, r *http.Request) (value any, text 
 	case err != nil:
 		return nil, nil, faultf(codeSlow, "the body did not arrive within %s", g.cfg.ReadTimeout)
 	}
+	in.began = time.Now()
 	value, err = schemas.ParseJSON(text)
 	if err != nil {
 		return nil, nil, faultf(codeJSON, "%v", err)

@@ -326,11 +326,12 @@ const maxEntries = 10
 // batch takes up to ten records at once, and tells of each what became of it, by
 // the id that the caller gives it.
 func (g *Gateway) batch(w http.ResponseWriter, r *http.Request) {
-	if !g.take(w, g.slots, "requests") {
+	in := g.admit(w, r)
+	if in == nil {
 		return
 	}
-	defer func() { <-g.slots }()
-	answer, err := g.entries(w, r)
+	defer in.done()
+	answer, err := g.entries(w, r, in)
 	if err != nil {
 		g.answer(w, Answer{}, g.asFault(r, err))
 		return
@@ -344,13 +345,13 @@ type Batch struct {
 	Failures  []Delivery `json:"failures"`
 }
 
-func (g *Gateway) entries(w http.ResponseWriter, r *http.Request) (Batch, error) {
+func (g *Gateway) entries(w http.ResponseWriter, r *http.Request, in *admitted) (Batch, error) {
 	answer := Batch{[]Delivery{}, []Delivery{}}
 	if err := g.known(r); err != nil {
 		return answer, err
 	}
 	topic := r.PathValue("topic")
-	value, text, err := g.body(w, r)
+	value, text, err := g.body(w, r, in)
 	if err != nil {
 		return answer, err
 	}
