@@ -23,6 +23,7 @@ type schemaCmd struct {
 	Check      schemaCheckCmd      `cmd:"" help:"Check whether a schema is compatible with a subject."`
 	Diff       schemaDiffCmd       `cmd:"" help:"Show what changed between two schemas, and whom it breaks."`
 	Changelog  schemaChangelogCmd  `cmd:"" help:"Write the history of a subject: what each version changed, and whom it broke."`
+	Infer      schemaInferCmd      `cmd:"" help:"Propose a schema from sample events, or show how they drift from one."`
 	Generate   schemaGenerateCmd   `cmd:"" help:"Write the types of a schema in Go, Python or TypeScript."`
 	References schemaReferencesCmd `cmd:"" help:"Show what a version refers to, and what refers to it."`
 	Config     schemaConfigCmd     `cmd:"" help:"Show, set or take away a compatibility level."`

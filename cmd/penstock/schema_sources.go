@@ -35,7 +35,7 @@ type schemaSources struct {
 
 func (s *schemaSources) close() {
 	if s.reg != nil {
-		s.reg.Close()
+		_ = s.reg.Close() // it has only been read from
 		s.reg = nil
 	}
 }

@@ -1,7 +1,8 @@
 // Package compat holds the rules of evolution: for each language one file, and
 // in it one table that names every rule, with its severity and what it says.
 // A Checker applies them to parsed schemas and finds everything there is to
-// say about a pair.
+// say about a pair. Its Diff tells all that changed, in words that are the same
+// for all languages, and lays what Check finds at the door of the changes.
 package compat
 
 import (
