@@ -77,6 +77,11 @@ type Batch struct {
 // the record's fault.
 var ErrStop = errors.New("the sink cannot go on")
 
+// ErrBadRecord in the error of a Sink says that something in the batch can never
+// be stored, but not which message it is. The batch is then written in halves,
+// and these in halves, until it is found.
+var ErrBadRecord = errors.New("a record of the batch cannot be stored")
+
 // Sink is where results end.
 type Sink interface {
 	// Write stores b whole, or not at all. Its error says what comes next:
@@ -85,6 +90,9 @@ type Sink interface {
 	//   - a *stream.BatchError names by index the messages that can never be
 	//     stored. Nothing of b is stored yet; those become dead letters, and
 	//     Write is called again with the same First and Next without them.
+	//   - one that wraps ErrBadRecord: Write is called for the first half of b,
+	//     with a Next of its own, and then for the second, which may be halved
+	//     in turn. A single message becomes a dead letter.
 	//   - one that wraps stream.ErrFenced: the partition belongs to another
 	//     consumer; b is dropped, unsettled.
 	//   - one that wraps ErrStop ends the run; b stays unsettled.

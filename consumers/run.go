@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -402,23 +403,32 @@ func (r *run) write(j *job) error {
 	if err := r.setAside(j.deadLetters); err != nil {
 		return err
 	}
+	return r.store(&j.batch)
+}
+
+// store stores a batch but for what the sink refuses, which it takes out of it
+// and sets aside.
+func (r *run) store(b *Batch) error {
 	for {
 		var bad map[int]error
 		final := func(err error) bool {
-			bad = refused(err, len(j.batch.Messages))
+			bad = refused(err, len(b.Messages))
 			return bad != nil || errors.Is(err, ErrStop) || errors.Is(err, stream.ErrFenced)
 		}
-		err := r.retry("write", final, func() error { return r.sink.Write(r.work, j.batch) })
+		err := r.retry("write", final, func() error { return r.sink.Write(r.work, *b) })
 		if errors.Is(err, ErrStop) {
-			r.fail(fmt.Errorf("write from offset %d of %s/%d: %w", j.batch.First, j.batch.Topic, j.batch.Partition, err))
+			r.fail(fmt.Errorf("write from offset %d of %s/%d: %w", b.First, b.Topic, b.Partition, err))
 		}
 		// What a sink says once it is interrupted is not the records' fault.
 		if err == nil || bad == nil || r.work.Err() != nil {
 			return err
 		}
+		if bad[someRecord] != nil {
+			return r.halve(b)
+		}
 		var letters []deadLetter
-		rest := make([]Message, 0, len(j.batch.Messages))
-		for i, m := range j.batch.Messages {
+		rest := make([]Message, 0, len(b.Messages))
+		for i, m := range b.Messages {
 			if err := bad[i]; err != nil {
 				letters = append(letters, deadLetter{m.Record, &Reason{RefusedBySink, err}})
 			} else {
@@ -428,22 +438,51 @@ func (r *run) write(j *job) error {
 		if err := r.setAside(letters); err != nil {
 			return err
 		}
-		j.batch.Messages = rest
+		b.Messages = rest
 	}
 }
+
+// halve stores the two halves of a batch, one after the other.
+func (r *run) halve(b *Batch) error {
+	first, second := *b, *b
+	middle := len(b.Messages) / 2
+	first.Next = b.Messages[middle].Offset
+	second.First = first.Next
+	first.Messages, second.Messages = b.Messages[:middle:middle], b.Messages[middle:]
+	if err := r.store(&first); err != nil {
+		return err
+	}
+	if err := r.store(&second); err != nil {
+		return err
+	}
+	b.Messages = slices.Concat(first.Messages, second.Messages)
+	return nil
+}
+
+// someRecord is the index of a record that is refused, where it is not known.
+const someRecord = -1
 
 // refused returns the records, of n, that a sink's error says can never be
 // stored, or nil if it says anything else: no record is set aside because a
 // server is down or the run is ending, whatever the sink calls it.
 func refused(err error, n int) map[int]error {
 	var partly *stream.BatchError
-	if !errors.As(err, &partly) {
+	if !errors.As(err, &partly) && !errors.Is(err, ErrBadRecord) {
 		return nil
 	}
 	for _, other := range []error{ErrStop, stream.ErrFenced, stream.ErrUnreachable, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, other) {
 			return nil
 		}
+	}
+	if partly == nil {
+		switch n {
+		case 0:
+			return nil
+		case 1:
+			return map[int]error{0: err}
+		}
+		return map[int]error{someRecord: err}
 	}
 	bad := map[int]error{}
 	for i, err := range partly.Errs {

@@ -671,3 +671,45 @@ func TestInFlightBytes(t *testing.T) {
 		}
 	})
 }
+
+// Of a batch that a sink refuses without a word why, only what it refuses alone
+// is set aside; the rest is stored once, in runs that follow on from one another.
+func TestHalves(t *testing.T) {
+	bad := map[int64]bool{3: true, 4: true, 9: true}
+	src := &script{batches: [][]stream.Record{records(0, strings.Split("abcdefghijk", "")...)}}
+	var stored []int64
+	next, writes := int64(0), 0
+	sink := sinkFunc(func(_ context.Context, b Batch) error {
+		writes++
+		for _, m := range b.Messages {
+			if bad[m.Offset] {
+				return fmt.Errorf("422: %w", ErrBadRecord)
+			}
+		}
+		if b.First != next {
+			t.Errorf("a run from %d after one to %d", b.First, next)
+		}
+		next = b.Next
+		for _, m := range b.Messages {
+			stored = append(stored, m.Offset)
+		}
+		return nil
+	})
+	letters := &nowhere{}
+	var done int
+	err := within(t, time.Minute, src, sink, Config{Group: "g", DeadLetters: letters, Hooks: Hooks{
+		Settled: func(b Batch, _ time.Duration) { done += len(b.Messages) },
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int64{0, 1, 2, 5, 6, 7, 8, 10}, stored); diff != "" {
+		t.Errorf("stored (-want +got):\n%s", diff)
+	}
+	if len(letters.letters) != 3 || next != 11 || done != 8 || writes > 25 {
+		t.Errorf("%d dead letters, position %d, %d settled in %d writes", len(letters.letters), next, done, writes)
+	}
+	if acknowledged, returned := src.acks(); acknowledged != 1 || returned != 0 {
+		t.Errorf("%d batches acknowledged, %d given back", acknowledged, returned)
+	}
+}
