@@ -51,7 +51,11 @@ type microbatchCmd struct {
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
 	Count  int           `default:"5000" placeholder:"N" help:"Write a batch when it holds this many records (default ${default})…"`
 	Bytes  int           `default:"4000000" placeholder:"N" help:"… or this many bytes (default ${default})…"`
-	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})."`
+	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})…"`
+
+	BySchema bool          `help:"… or the next record has another schema."`
+	Latency  time.Duration `placeholder:"TIME" help:"Steer the size, from 1 record to --count, so that a batch is stored this long after it was complete."`
+	Rate     float64       `placeholder:"N" help:"Steer the size to the smallest with which a partition's batches store this many records a second."`
 }
 
 // Help shows examples.
@@ -87,7 +91,13 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	defer sink.Close()
 	return c.run(ctx, t, broker, job{
 		sink: sink, owner: sink,
-		policy: &microbatch.Policy{Count: c.Count, Bytes: c.Bytes, Linger: c.Linger},
+		policy: &microbatch.Policy{
+			Count: c.Count, Bytes: c.Bytes, Linger: c.Linger, BySchema: c.BySchema, Latency: c.Latency, Rate: c.Rate,
+			Flushed: func(f microbatch.Flush) {
+				t.log.Info("batch", "topic", f.Topic, "partition", f.Partition, "first", f.First, "last", f.Last, "records", f.Records,
+					"bytes", f.Bytes, "cause", f.Cause, "gathered", f.Gathered, "took", f.Took, "error", f.Err)
+			},
+		},
 	}, "stored in "+c.Table)
 }
 
