@@ -54,6 +54,7 @@ type microbatchCmd struct {
 	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})…"`
 
 	BySchema bool          `help:"… or the next record has another schema."`
+	Coalesce bool          `help:"Store of a batch only the last record of each key."`
 	Latency  time.Duration `placeholder:"TIME" help:"Steer the size, from 1 record to --count, so that a batch is stored this long after it was complete."`
 	Rate     float64       `placeholder:"N" help:"Steer the size to the smallest with which a partition's batches store this many records a second."`
 }
@@ -89,8 +90,12 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer sink.Close()
+	writer := consumers.Sink(sink)
+	if c.Coalesce {
+		writer = microbatch.Coalesce(sink)
+	}
 	return c.run(ctx, t, broker, job{
-		sink: sink, owner: sink,
+		sink: writer, owner: sink,
 		policy: &microbatch.Policy{
 			Count: c.Count, Bytes: c.Bytes, Linger: c.Linger, BySchema: c.BySchema, Latency: c.Latency, Rate: c.Rate,
 			Flushed: func(f microbatch.Flush) {
