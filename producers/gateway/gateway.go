@@ -44,7 +44,7 @@ type Config struct {
 	// stream has no end.
 	MaxRecords int
 	// MaxInFlight is how many requests may be worked on at a time; 0 is 256. How
-	// many are, between 4 and that, the gateway learns from how long the broker
+	// many are, between 16 and that, the gateway learns from how long the broker
 	// takes. Beyond it the answer is 429 at once.
 	MaxInFlight int
 	// MaxBytesInFlight bounds their bodies together; 0 is 32 times MaxBodyBytes.

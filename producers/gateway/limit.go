@@ -11,8 +11,9 @@ import (
 
 // limiter admits requests as long as they are answered about as fast as when there
 // are few of them, after TCP Vegas: from how much longer an answer takes than the
-// shortest of late it reckons how many requests wait, and moves the limit so that
-// a few do. Where nothing is answered at all, it admits no more than the limit.
+// shortest it reckons how many requests wait, and moves the limit so that
+// a few do. Twice the shortest is no waiting, since what comes while one batch is
+// written goes with the next, and neither is what nobody notices. Where nothing is answered at all, it admits no more than the limit.
 type limiter struct {
 	most     int   // of requests
 	maxBytes int64 // of their bodies
@@ -21,19 +22,19 @@ type limiter struct {
 	limit    float64
 	inFlight int
 	bytes    int64
-	shortest time.Duration // answer of late; 0: none yet
-	next     time.Duration // shortest of the samples so far
-	samples  int
-	usual    float64 // what an answer takes, smoothed
+	shortest time.Duration // answer; 0: none yet
+	usual    float64       // what an answer takes, smoothed
 }
 
+// unnoticed is how long an answer may always take.
+const unnoticed = 25 * time.Millisecond
+
 const (
-	fewest      = 4   // the limit never sinks below
-	startLimit  = 32  // before anything is known
-	sampleCount = 500 // after so many answers the shortest of before is forgotten
-	waitFew     = 3   // with fewer that wait the limit rises
-	waitMany    = 6   // with more it sinks
-	smooth      = 50  // answers, over which what one takes is smoothed
+	fewest     = 16 // the limit never sinks below, though the broker be slower than it was once
+	startLimit = 32 // before anything is known
+	waitFew    = 3  // with fewer that wait the limit rises
+	waitMany   = 6  // with more it sinks
+	smooth     = 50 // answers, over which what one takes is smoothed
 )
 
 func newLimiter(most int, maxBytes int64) *limiter {
@@ -76,20 +77,15 @@ func (a *admitted) done() {
 // learn moves the limit by what one request took.
 func (l *limiter) learn(took time.Duration) {
 	took = max(took, 1)
-	if l.next == 0 || took < l.next {
-		l.next = took
-	}
-	if l.samples++; l.samples == sampleCount || l.shortest == 0 || took < l.shortest {
-		l.shortest = l.next
-		if l.samples >= sampleCount {
-			l.samples, l.next = 0, 0
-		}
+	if l.shortest == 0 || took < l.shortest {
+		l.shortest = took
 	}
 	if l.usual == 0 {
 		l.usual = float64(took)
 	}
 	l.usual += (float64(took) - l.usual) / smooth
-	waiting := l.limit * (1 - float64(l.shortest)/l.usual)
+	fast := float64(max(2*l.shortest, unnoticed))
+	waiting := l.limit * (1 - fast/l.usual)
 	switch {
 	case waiting > waitMany:
 		l.limit -= 1 / math.Sqrt(l.limit)
