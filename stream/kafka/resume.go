@@ -265,7 +265,7 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 	if x.log == EntriesTopic {
 		done.Wait()
 	}
-	if first == nil || x.log != EntriesTopic { // who waited may read it
+	if x.log != EntriesTopic || first == nil { // only who waited may read it
 		produce(more())
 	}
 	done.Wait()
