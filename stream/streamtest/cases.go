@@ -280,7 +280,7 @@ func (s *suite) unknownTopic() {
 	if _, err := s.b.Ranges(s.ctx, topic); !errors.Is(err, stream.ErrNoTopic) {
 		s.Errorf("ranges: %v, want ErrNoTopic", err)
 	}
-	if src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: "g"}); !errors.Is(err, stream.ErrNoTopic) {
+	if src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: s.group("g")}); !errors.Is(err, stream.ErrNoTopic) {
 		s.Errorf("open: %v, want ErrNoTopic", err)
 		if err == nil {
 			src.Close()
@@ -1017,7 +1017,7 @@ func (s *suite) ownerError() {
 	topic := s.topic(2)
 	s.numbered(topic, 10)
 	why := errors.New("no database")
-	src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: "g", Owner: &owner{fail: why}})
+	src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: s.group("g"), Owner: &owner{fail: why}})
 	if err != nil {
 		if !errors.Is(err, why) {
 			s.Errorf("open: %v, want %v", err, why)
@@ -1039,7 +1039,7 @@ func (s *suite) ownerOutside() {
 	rs, err := s.b.Ranges(s.ctx, topic)
 	s.must("ranges", err)
 	o := &owner{starts: map[int32]int64{0: rs[0].End + 1000}}
-	src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: "g", Owner: o})
+	src, err := s.b.Open(s.ctx, stream.Subscription{Topic: topic, Group: s.group("g"), Owner: o})
 	if err == nil {
 		s.Cleanup(func() { src.Close() })
 		_, _, err = src.Fetch(s.ctx, 10)
@@ -1186,7 +1186,7 @@ func (s *suite) closed() {
 	if _, err := b.Ranges(s.ctx, topic); !errors.Is(err, stream.ErrClosed) {
 		s.Errorf("ranges: %v, want ErrClosed", err)
 	}
-	if src, err := b.Open(s.ctx, stream.Subscription{Topic: topic, Group: "g"}); !errors.Is(err, stream.ErrClosed) {
+	if src, err := b.Open(s.ctx, stream.Subscription{Topic: topic, Group: s.group("g")}); !errors.Is(err, stream.ErrClosed) {
 		s.Errorf("open: %v, want ErrClosed", err)
 		if err == nil {
 			src.Close()

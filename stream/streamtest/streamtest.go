@@ -104,7 +104,7 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(context.Background(), f.Timeout)
 			t.Cleanup(cancel)
-			s := &suite{T: t, f: f, ctx: ctx, connect: open}
+			s := &suite{T: t, f: f, ctx: ctx, connect: open, groups: "-" + rand.Text()}
 			s.b = s.open()
 			test.run(s)
 		})
@@ -118,7 +118,12 @@ type suite struct {
 	ctx     context.Context
 	connect func(testing.TB) stream.Broker
 	b       stream.Broker
+	groups  string // ends the names of its groups
 }
+
+// group is the name of a group that no other test is in: one whose member does
+// not fetch holds up those who join.
+func (s *suite) group(name string) string { return name + s.groups }
 
 // open returns a new connection to the broker.
 func (s *suite) open() stream.Broker {
@@ -178,7 +183,7 @@ func (s *suite) subscribe(topic, group string, set ...func(*stream.Subscription)
 
 func (s *suite) subscribeOn(b stream.Broker, topic, group string, set ...func(*stream.Subscription)) source {
 	s.Helper()
-	sub := stream.Subscription{Topic: topic, Group: group, HoldFor: 2 * time.Second}
+	sub := stream.Subscription{Topic: topic, Group: s.group(group), HoldFor: 2 * time.Second}
 	for _, f := range set {
 		f(&sub)
 	}
