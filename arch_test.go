@@ -31,12 +31,13 @@ var mayImport = map[string][]string{
 
 	"rules": {"schemas", "cel.dev/cel-go", "github.com/blues/jsonata-go"},
 
-	"stream":            {},
-	"stream/kafka":      {"stream", "github.com/twmb/franz-go"},
-	"stream/memory":     {"stream"},
-	"stream/nats":       {"stream", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go"},
-	"stream/watermill":  {"stream", "github.com/ThreeDotsLabs/watermill"},
-	"stream/streamtest": {"stream", "github.com/google/go-cmp"},
+	"stream":                   {},
+	"stream/kafka":             {"stream", "stream/kafka/transaction", "github.com/twmb/franz-go"},
+	"stream/kafka/transaction": {"github.com/twmb/franz-go"},
+	"stream/memory":            {"stream"},
+	"stream/nats":              {"stream", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go"},
+	"stream/watermill":         {"stream", "github.com/ThreeDotsLabs/watermill"},
+	"stream/streamtest":        {"stream", "github.com/google/go-cmp"},
 
 	"openapi":         {},
 	"registry":        {"openapi", "schemas"},
@@ -49,7 +50,7 @@ var mayImport = map[string][]string{
 	"registry/logs/file":      {"registry", "registry/logs/frame"},
 	"registry/logs/frame":     {"registry"},
 	"registry/logs/jetstream": {"registry", "registry/logs/frame", "github.com/nats-io/nats.go"},
-	"registry/logs/kafka":     {"registry", "github.com/twmb/franz-go"},
+	"registry/logs/kafka":     {"registry", "stream/kafka/transaction", "github.com/twmb/franz-go"},
 	"registry/logs/memory":    {"registry"},
 	"registry/registrytest":   {"registry", "registry/compat", "schemas", "schemas/avro", "github.com/anishathalye/porcupine", "github.com/google/go-cmp"},
 

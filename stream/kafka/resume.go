@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"penstock/stream"
+	"penstock/stream/kafka/transaction"
 )
 
 // PositionsTopic is the compacted topic in which the positions of inputs lie.
@@ -245,7 +246,9 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 		first  error
 		done   sync.WaitGroup
 	)
+	var sent []*kgo.Record
 	produce := func(r *kgo.Record) {
+		sent = append(sent, r)
 		done.Add(1)
 		x.client.Produce(ctx, r, func(r *kgo.Record, err error) {
 			if err != nil {
@@ -279,13 +282,14 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 				batch.Fail(i, fmt.Errorf("%w: %w", stream.ErrTooLarge, err))
 			}
 		}
-		if err := x.client.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		sent = slices.DeleteFunc(sent, func(r *kgo.Record) bool { return failed[r] != nil })
+		if err := transaction.End(ctx, x.client, kgo.TryAbort, sent...); err != nil {
 			return fencedOr(ctx, err)
 		}
 		x.over = false
 		return &batch
 	}
-	if err := x.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := transaction.End(ctx, x.client, kgo.TryCommit, sent...); err != nil {
 		return fencedOr(ctx, err)
 	}
 	x.over = false

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"penstock/registry"
+	"penstock/stream/kafka/transaction"
 )
 
 // overhead bounds what a record takes besides its key and value.
@@ -84,7 +85,7 @@ func (l *Log) appendIn(ctx context.Context, t *term, prev uint64, records []*kgo
 	if err := results.FirstErr(); err != nil {
 		return 0, l.ended(t, err)
 	}
-	if err := t.producer.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := transaction.End(ctx, t.producer, kgo.TryCommit, records...); err != nil {
 		return 0, err // it may have been committed before the answer got lost
 	}
 	last := uint64(0)
