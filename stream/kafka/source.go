@@ -142,6 +142,7 @@ func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, er
 	} else {
 		options = append(options, kgo.Balancers(kgo.CooperativeStickyBalancer()))
 	}
+	s.mu.Lock() // what the client calls waits until it is there
 	s.client, err = kgo.NewClient(append(options,
 		kgo.WithContext(life),
 		kgo.ConsumerGroup(sub.Group),
@@ -164,6 +165,7 @@ func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, er
 		kgo.OnPartitionsLost(s.lost),
 		kgo.AdjustFetchOffsetsFn(s.starts),
 	)...)
+	s.mu.Unlock()
 	if err != nil {
 		end()
 		return nil, err
