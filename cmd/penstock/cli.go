@@ -20,6 +20,7 @@ type cli struct {
 	Bridge     bridgeCmd     `cmd:"" help:"Publish what other brokers deliver."`
 	Consume    consumeCmd    `cmd:"" help:"Run consumers."`
 	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, and bring them back."`
+	Federated  federatedCmd  `cmd:"" help:"Train a model across clients that keep their data."`
 	Bench      benchCmd      `cmd:"" help:"Measure Penstock against the raw client, side by side."`
 	Doctor     doctorCmd     `cmd:"" help:"Check a set-up and say what would lose data."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`

@@ -405,17 +405,22 @@ func (d *demo) records(ctx context.Context, topic string) (n int64, err error) {
 	return n, err
 }
 
-// readAll reads what a topic holds now, partition by partition in order.
-func (d *demo) readAll(ctx context.Context, topic string) (records []stream.Record, err error) {
+// readAll is readTopic for the demo.
+func (d *demo) readAll(ctx context.Context, topic string) ([]stream.Record, error) {
+	return readTopic(ctx, d.stack.broker, topic, "demo-reader-"+filepath.Base(d.dir))
+}
+
+// readTopic reads what a topic holds now, partition by partition in order.
+func readTopic(ctx context.Context, broker stream.Broker, topic, group string) (records []stream.Record, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	reading, done := context.WithCancel(ctx)
 	defer done()
-	finish, err := newFinishLine(ctx, d.stack.broker, topic, true, noPositions{}, done)
+	finish, err := newFinishLine(ctx, broker, topic, true, noPositions{}, done)
 	if err != nil || reading.Err() != nil {
 		return nil, err
 	}
-	src, err := d.stack.broker.Open(ctx, stream.Subscription{Topic: topic, Group: "demo-reader-" + filepath.Base(d.dir), Owner: finish})
+	src, err := broker.Open(ctx, stream.Subscription{Topic: topic, Group: group, Owner: finish})
 	if err != nil {
 		return nil, err
 	}

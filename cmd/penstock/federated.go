@@ -1,0 +1,411 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"penstock/consumers"
+	"penstock/consumers/federated"
+	"penstock/producers"
+	"penstock/registry"
+	"penstock/registry/client"
+	"penstock/schemas"
+	"penstock/schemas/samples"
+	"penstock/stream"
+)
+
+// federatedCmd trains models in rounds over topics.
+type federatedCmd struct {
+	Aggregate federatedAggregateCmd `cmd:"" help:"Make a model of the clients' updates, round by round, until the training is finished."`
+	Join      federatedJoinCmd      `cmd:"" help:"Take part as a client that trains on sample data."`
+	Status    federatedStatusCmd    `cmd:"" help:"Say how far the training is."`
+	History   federatedHistoryCmd   `cmd:"" help:"List the models, and what each was made of."`
+	Export    federatedExportCmd    `cmd:"" help:"Write a model to a file for numpy or any reader of safetensors."`
+	Verify    federatedVerifyCmd    `cmd:"" help:"Make every model again from the log, and compare."`
+}
+
+// trainingFlags say which training, and where.
+type trainingFlags struct {
+	Training string `arg:"" help:"Name of the training: its topics are NAME.models and NAME.updates."`
+	connectFlags
+	outputFlag
+}
+
+func (f trainingFlags) models() string  { return f.Training + ".models" }
+func (f trainingFlags) updates() string { return f.Training + ".updates" }
+
+// training is a connection to one.
+type training struct {
+	trainingFlags
+	broker stream.Broker
+	reg    *client.Client
+}
+
+// connect calls do with the broker and the registry.
+func (f trainingFlags) connect(ctx context.Context, t *terminal, do func(training) error) error {
+	return f.with(func(reg *client.Client) error {
+		broker, err := openBroker(ctx, f.Broker, t.log)
+		if err != nil {
+			return err
+		}
+		return errors.Join(do(training{f, broker, reg}), broker.Close())
+	})
+}
+
+// federatedAggregateCmd runs the aggregator.
+type federatedAggregateCmd struct {
+	trainingFlags
+	Clients  []string `required:"" placeholder:"NAME,…" help:"Who is expected in every round."`
+	Rounds   int64    `default:"10" placeholder:"N" help:"How many rounds there are (default ${default})."`
+	Strategy string   `default:"fedavg" placeholder:"NAME[:KEY=VALUE,…]" help:"What makes the next model of the updates (default ${default})."`
+	MaxNorm  float64  `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
+	Initial  string   `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
+	Sample   string   `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
+}
+
+// Help shows examples.
+func (federatedAggregateCmd) Help() string {
+	return `Examples:
+  penstock federated aggregate digits --sample digits --clients ann,bob,cyd --rounds 5
+  penstock federated aggregate lab --initial model.safetensors --clients a,b,c,d,e,f,g --strategy krum:byzantine=2
+
+Stop and start it as you like, with the same flags: it goes on where the log says,
+and publishes the same models, byte for byte, that it would have without a stop.
+What it refuses lies in the dead-letter topic, under the client's key, with the reason.`
+}
+
+// Run aggregates until the last model is published.
+func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
+	initial, err := c.initial()
+	if err != nil {
+		return err
+	}
+	return c.connect(ctx, t, func(tr training) error {
+		for topic, schema := range map[string]string{c.models(): federated.ModelSchema(), c.updates(): federated.UpdateSchema()} {
+			if _, err := tr.reg.Register(ctx, topicSubject(topic), registry.Schema{Schema: schema, SchemaType: schemas.Avro}); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(tr.broker.Create(ctx, c.models(), 1), tr.broker.Create(ctx, c.updates(), 0)); err != nil {
+			return err
+		}
+		group := c.Training + ".aggregator"
+		a, err := federated.Open(ctx, federated.Config{
+			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
+			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm,
+			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
+			OnModel: func(m federated.Model) {
+				t.notef("model of round %d of %d: %d updates", m.Round, m.Rounds, len(m.Contributions))
+			},
+		})
+		if err != nil {
+			return err
+		}
+		if !a.Model().Final() {
+			j := job{topic: c.updates(), group: group, sink: a, owner: a}
+			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v", why.Err) }
+			if err := finished(runJob(ctx, tr.broker, tr.reg, j)); err != nil {
+				return err
+			}
+		}
+		return c.show(t, a.Model())
+	})
+}
+
+func (c *federatedAggregateCmd) initial() ([]federated.Tensor, error) {
+	if (c.Sample == "") == (c.Initial == "") || c.Sample != "" && c.Sample != "digits" {
+		return nil, usagef("expected either --initial FILE or --sample digits")
+	}
+	if c.Sample != "" {
+		return federated.NewSoftmax(digitFeatures, digitClasses), nil
+	}
+	file, err := os.ReadFile(c.Initial)
+	if err != nil {
+		return nil, fmt.Errorf("read the first model: %w", err)
+	}
+	tensors, err := federated.ReadSafetensors(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Initial, err)
+	}
+	return tensors, nil
+}
+
+const digitFeatures, digitClasses = 64, 10
+
+// federatedJoinCmd trains a classifier of digits on a share of them.
+type federatedJoinCmd struct {
+	trainingFlags
+	Name  string `required:"" placeholder:"NAME" help:"As the aggregator expects it."`
+	Share string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
+}
+
+// Help shows examples.
+func (federatedJoinCmd) Help() string {
+	return `Examples:
+  penstock federated join digits --name ann --share 1/3
+
+A program of your own takes part with consumers/federated.Client.`
+}
+
+// Run takes part until the last model is published.
+func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
+	first, of, _ := strings.Cut(c.Share, "/")
+	i, err1 := strconv.Atoi(first)
+	n, err2 := strconv.Atoi(of)
+	if err1 != nil || err2 != nil || i < 1 || i > n || n > 100 {
+		return usagef("--share %s: expected I/N with I from 1 to N, and N at most 100", c.Share)
+	}
+	digits, err := samples.Digits()
+	if err != nil {
+		return err
+	}
+	shares, _ := federated.Split(examplesOf(digits), n, demoSeed)
+	return c.connect(ctx, t, func(tr training) error {
+		// Whoever comes first makes the topic.
+		if err := tr.broker.Create(ctx, c.models(), 1); err != nil {
+			return err
+		}
+		member, err := federated.NewClient(federated.ClientConfig{
+			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
+			Train: func(_ context.Context, m federated.Model) ([]federated.Tensor, int64, error) {
+				sgd := localTraining
+				sgd.Seed = uint64(m.Round)
+				parameters, err := sgd.Train(m.Parameters, shares[i-1])
+				if err != nil {
+					return nil, 0, fmt.Errorf("%w: %w", consumers.ErrStop, err)
+				}
+				t.notef("round %d of %d: trained on %d examples", m.Round, m.Rounds, len(shares[i-1]))
+				return parameters, int64(len(shares[i-1])), nil
+			},
+		})
+		if err != nil {
+			return err
+		}
+		return finished(runJob(ctx, tr.broker, tr.reg, job{topic: c.models(), group: c.models() + "." + c.Name, sink: member, owner: noPositions{}}))
+	})
+}
+
+// load reads all models of the training.
+func (t training) load(ctx context.Context) ([]federated.Model, error) {
+	records, err := readTopic(ctx, t.broker, t.models(), t.Training+".reader")
+	if err != nil {
+		return nil, err
+	}
+	decoder := consumers.NewDecoder(t.reg, schemas.Limits{})
+	var models []federated.Model
+	for _, r := range records {
+		m, err := decoder.Decode(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		model, err := federated.ReadModel(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("record %d of %q: %w", r.Offset, t.models(), err)
+		}
+		// After a lost answer a model may lie there twice, the same to the byte.
+		if n := len(models); n > 0 && models[n-1].Round == model.Round && models[n-1].Hash == model.Hash {
+			continue
+		}
+		models = append(models, model)
+	}
+	if len(models) == 0 {
+		return nil, fmt.Errorf("topic %q holds no model yet", t.models())
+	}
+	return models, nil
+}
+
+// modelRow is a model in a line.
+type modelRow struct {
+	Round    int64   `json:"round"`
+	Rounds   int64   `json:"rounds"`
+	Hash     string  `json:"hash"`
+	Strategy string  `json:"strategy"`
+	Updates  int     `json:"updates"`
+	Samples  int64   `json:"samples"`
+	Largest  float64 `json:"largest_norm"`
+	From     string  `json:"largest_norm_of,omitempty"`
+	// Accuracy is that of a classifier of the sample digits, on all of them.
+	Accuracy *float64 `json:"accuracy,omitempty"`
+}
+
+func rowOf(m federated.Model) modelRow {
+	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy, Updates: len(m.Contributions)}
+	for _, c := range m.Contributions {
+		row.Samples += c.Samples
+		if c.Norm > row.Largest {
+			row.Largest, row.From = c.Norm, c.Client
+		}
+	}
+	if digits, err := samples.Digits(); err == nil {
+		if accuracy, err := federated.Accuracy(m.Parameters, examplesOf(digits)); err == nil {
+			row.Accuracy = &accuracy
+		}
+	}
+	return row
+}
+
+func (f trainingFlags) show(t *terminal, m federated.Model) error {
+	row := rowOf(m)
+	if f.json() {
+		return t.object(row)
+	}
+	text := fmt.Sprintf("round %d of %d  model %s  %s", row.Round, row.Rounds, row.Hash, row.Strategy)
+	if row.Updates > 0 {
+		text += fmt.Sprintf("  %d updates of %s examples, the furthest %.4g by %s", row.Updates, count(row.Samples), row.Largest, row.From)
+	}
+	if row.Accuracy != nil {
+		text += fmt.Sprintf("  accuracy on the sample digits %.3f", *row.Accuracy)
+	}
+	t.printf("%s\n", text)
+	return nil
+}
+
+// federatedStatusCmd shows the last model.
+type federatedStatusCmd struct{ trainingFlags }
+
+// Run shows it.
+func (c *federatedStatusCmd) Run(ctx context.Context, t *terminal) error {
+	return c.connect(ctx, t, func(tr training) error {
+		models, err := tr.load(ctx)
+		if err != nil {
+			return err
+		}
+		return c.show(t, models[len(models)-1])
+	})
+}
+
+// federatedHistoryCmd shows all models.
+type federatedHistoryCmd struct{ trainingFlags }
+
+// Run shows them.
+func (c *federatedHistoryCmd) Run(ctx context.Context, t *terminal) error {
+	return c.connect(ctx, t, func(tr training) error {
+		models, err := tr.load(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range models {
+			if err := c.show(t, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// federatedExportCmd writes a model to a file.
+type federatedExportCmd struct {
+	trainingFlags
+	To    string `required:"" placeholder:"FILE" help:"FILE.npz or FILE.safetensors."`
+	Round int64  `default:"-1" placeholder:"N" help:"The model that round N starts from. Default: the last."`
+}
+
+// Help shows examples.
+func (federatedExportCmd) Help() string {
+	return `Examples:
+  penstock federated export digits --to digits.safetensors
+  penstock federated export digits --to round-3.npz --round 3`
+}
+
+// Run writes it.
+func (c *federatedExportCmd) Run(ctx context.Context, t *terminal) (err error) {
+	kind := filepath.Ext(c.To)
+	if kind != ".npz" && kind != ".safetensors" {
+		return usagef("--to %s: expected a name that ends in .npz or .safetensors", c.To)
+	}
+	return c.connect(ctx, t, func(tr training) (err error) {
+		models, err := tr.load(ctx)
+		if err != nil {
+			return err
+		}
+		m := models[len(models)-1]
+		if c.Round >= 0 {
+			i := slices.IndexFunc(models, func(m federated.Model) bool { return m.Round == c.Round })
+			if i < 0 {
+				return usagef("--round %d: the topic holds the models of rounds %d to %d", c.Round, models[0].Round, m.Round)
+			}
+			m = models[i]
+		}
+		file, err := os.Create(c.To)
+		if err != nil {
+			return fmt.Errorf("write model: %w", err)
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		if kind == ".npz" {
+			err = federated.WriteNPZ(file, m.Parameters)
+		} else {
+			about := map[string]string{"training": c.Training, "round": strconv.FormatInt(m.Round, 10), "sha256": m.Hash.String(), "strategy": m.Strategy}
+			err = federated.WriteSafetensors(file, m.Parameters, about)
+		}
+		if err != nil {
+			return err
+		}
+		return c.show(t, m)
+	})
+}
+
+// federatedVerifyCmd makes all models again.
+type federatedVerifyCmd struct{ trainingFlags }
+
+// Help says what it needs.
+func (federatedVerifyCmd) Help() string {
+	return `Reads the models and the updates, and makes each model again out of the one before
+and the updates that it names: every update that counted must lie on the log, as the
+client's first of its round, and the result must be the same to the byte. Exit code 1
+if it is not.
+
+Example:
+  penstock federated verify digits`
+}
+
+// Run verifies them.
+func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
+	return c.connect(ctx, t, func(tr training) error {
+		models, err := tr.load(ctx)
+		if err != nil {
+			return err
+		}
+		records, err := readTopic(ctx, tr.broker, c.updates(), c.Training+".reader")
+		if err != nil {
+			return err
+		}
+		type place struct {
+			partition int32
+			offset    int64
+		}
+		at := map[place]stream.Record{}
+		for _, r := range records {
+			at[place{r.Partition, r.Offset}] = r
+		}
+		decoder := consumers.NewDecoder(tr.reg, schemas.Limits{})
+		updates := 0
+		for i, m := range models[1:] {
+			err := federated.Recompute(models[i], m, func(c federated.Contribution) (federated.Update, error) {
+				r, ok := at[place{c.Partition, c.Offset}]
+				if !ok {
+					return federated.Update{}, errors.New("it is not on the topic")
+				}
+				message, err := decoder.Decode(ctx, r)
+				if err != nil {
+					return federated.Update{}, err
+				}
+				return federated.ReadUpdate(message.Data)
+			})
+			if err != nil {
+				return noError{err}
+			}
+			updates += len(m.Contributions)
+		}
+		if c.json() {
+			return t.object(map[string]int{"models": len(models), "updates": updates})
+		}
+		t.printf("%d models are what their %d updates make, to the byte\n", len(models), updates)
+		return nil
+	})
+}
