@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	"telemetry": {"github.com/prometheus/client_golang", "go.opentelemetry.io/otel"},
 
 	"producers":           {"rules", "schemas", "stream"},
-	"producers/amqp":      {"producers", "schemas", "stream", "github.com/rabbitmq/amqp091-go"},
+	"producers/amqp":      {"producers", "schemas", "stream", "github.com/Azure/go-amqp", "github.com/rabbitmq/amqp091-go"},
 	"producers/gateway":   {"access", "openapi", "producers", "schemas", "stream", "github.com/coder/websocket"},
 	"producers/outbox":    {"producers", "schemas", "stream", "github.com/jackc/pgx/v5"},
 	"producers/watermill": {"producers", "schemas", "stream", "github.com/ThreeDotsLabs/watermill"},

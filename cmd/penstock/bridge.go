@@ -22,7 +22,7 @@ import (
 // bridgeCmd publishes what other brokers deliver.
 type bridgeCmd struct {
 	MQTT bridgeMQTTCmd `cmd:"" name:"mqtt" help:"Publish what an MQTT broker delivers, and acknowledge it once it is durable."`
-	AMQP bridgeAMQPCmd `cmd:"" name:"amqp" help:"Publish what a queue of RabbitMQ delivers (AMQP 0.9.1), and acknowledge it once it is durable."`
+	AMQP bridgeAMQPCmd `cmd:"" name:"amqp" help:"Publish what a queue of RabbitMQ delivers (AMQP 0.9.1 or 1.0), and acknowledge it once it is durable."`
 }
 
 // bridgeMQTTCmd is a bridge from MQTT.
@@ -172,14 +172,15 @@ func readBridgeURL(from, scheme, port, securePort, passwordEnv string) (bridgeUR
 	return b, nil
 }
 
-// bridgeAMQPCmd is a bridge from AMQP 0.9.1.
+// bridgeAMQPCmd is a bridge from AMQP.
 type bridgeAMQPCmd struct {
 	From string `arg:"" name:"amqp-url" help:"Broker, as amqp://USER@HOST:5672/VHOST or amqps://USER@HOST:5671."`
 
 	brokerFlag
 	registryFlag
-	Queue    string `required:"" placeholder:"NAME" help:"Queue to consume. It exists, and has a dead letter exchange for what is rejected."`
+	Queue    string `required:"" placeholder:"NAME" help:"Queue to consume, in AMQP 1.0 its address. It exists, and has a dead letter exchange for what is rejected."`
 	Topic    string `required:"" placeholder:"TOPIC" help:"Where the events go, keyed by the routing key. It is made if it does not exist."`
+	Protocol string `enum:"0.9.1,1.0" default:"0.9.1" help:"Version of AMQP: 0.9.1 or 1.0. Default: ${default}."`
 	InFlight int    `placeholder:"N" default:"256" help:"How many messages may be on their way. Default: ${default}."`
 }
 
@@ -191,6 +192,7 @@ func (bridgeAMQPCmd) Help() string {
 	return `Examples:
   penstock bridge amqp amqp://localhost --queue readings --topic sensors
   penstock bridge amqp amqps://penstock@HOST/plant?password-file=FILE --queue readings --topic sensors
+  penstock bridge amqp amqp://localhost --protocol 1.0 --queue /queues/readings --topic sensors
 
 A message is JSON, or bytes that name their schema, and is checked by the schema of
 the topic. It is acknowledged when its event is durable. One that is refused is
@@ -200,7 +202,7 @@ after a crash an event may be there twice.
 
 ca=FILE names authorities other than the system's, cert=FILE&key=FILE shows a
 certificate. The password of USER is in password-file=FILE or in
-` + amqpPasswordEnv + `; without USER both are guest.`
+` + amqpPasswordEnv + `; without USER both are guest, in AMQP 1.0 none.`
 }
 
 // Run runs until it is interrupted.
@@ -223,7 +225,7 @@ func (c *bridgeAMQPCmd) Run(ctx context.Context, t *terminal) error {
 	defer reg.Close()
 	defer broker.Close()
 	bridge, err := amqp.New(producers.New(broker, reg, producers.Config{}), amqp.Config{
-		URL: u.String(), TLS: u.tls, Queue: c.Queue, Topic: c.Topic, InFlight: c.InFlight, Logger: t.log,
+		URL: u.String(), TLS: u.tls, Version: c.Protocol, Queue: c.Queue, Topic: c.Topic, InFlight: c.InFlight, Logger: t.log,
 		Subscribed: func() { t.notef("subscribed to %s at %s\n", c.Queue, u.Host) },
 	})
 	if err != nil {

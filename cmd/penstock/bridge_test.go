@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,22 +16,43 @@ import (
 	"testing"
 	"time"
 
-	"context"
-
 	"github.com/mochi-mqtt/server/v2/packets"
+	amqp091 "github.com/rabbitmq/amqp091-go"
 
 	"penstock/servertest"
 )
 
-// TestKillBridge kills a bridge from mosquitto with SIGKILL again and again, and
-// now and then 'penstock up' behind it. Whatever mosquitto took from the device
-// must be in the topic, or, if it does not fit, in the dead letters.
+// TestKillBridge kills a bridge from mosquitto or RabbitMQ with SIGKILL again and
+// again, and now and then 'penstock up' behind it. Whatever the broker took must be
+// in the topic, or, if it does not fit, in the dead letters.
 func TestKillBridge(t *testing.T) {
-	kills, limit := 12, 4*time.Minute
-	if testing.Short() {
-		kills, limit = 4, time.Minute
+	t.Run("mqtt", func(t *testing.T) {
+		address, name := servertest.MQTT(t), servertest.Name(t)
+		d := newMQTTDevice(t, address)
+		killBridge(t, 12, func(payload string, n int) { d.publish(name+"/a", payload, byte(1+n%2)) }, nil,
+			"mqtt", "mqtt://"+address, "--filter", name+"/+", "--topic", "events", "--client-id", name, "--qos", "2")
+	})
+	for _, protocol := range []string{"0.9.1", "1.0"} {
+		t.Run("amqp "+protocol, func(t *testing.T) {
+			q := newAMQPQueue(t, servertest.AMQP(t))
+			address := q.name
+			if protocol == "1.0" {
+				address = q.address
+			}
+			killBridge(t, 6, func(payload string, _ int) { q.publish(payload) }, q.dead,
+				"amqp", "amqp://"+q.host, "--protocol", protocol, "--queue", address, "--topic", "events")
+		})
 	}
-	address := servertest.MQTT(t)
+}
+
+// killBridge is TestKillBridge of one bridge with its arguments. publish returns when
+// the broker has taken the n-th message, and dead, which is nil where the bridge keeps
+// dead letters itself, returns those that the broker has.
+func killBridge(t *testing.T, kills int, publish func(payload string, n int), dead func() []string, args ...string) {
+	limit := 4 * time.Minute
+	if testing.Short() {
+		kills, limit = kills/3, time.Minute
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
@@ -40,10 +63,9 @@ func TestKillBridge(t *testing.T) {
 	if out, err := c.command("schema", "register", "event.avsc", "--subject", "events-value").CombinedOutput(); err != nil {
 		t.Fatalf("register: %v\n%s", err, out)
 	}
-	name := servertest.Name(t)
 	bridge := func() *exec.Cmd {
 		t.Helper()
-		cmd := c.command("bridge", "mqtt", "mqtt://"+address, "--filter", name+"/+", "--topic", "events", "--client-id", name, "--qos", "2")
+		cmd := c.command(append([]string{"bridge"}, args...)...)
 		said, err := cmd.StderrPipe()
 		if err == nil {
 			err = cmd.Start()
@@ -59,17 +81,15 @@ func TestKillBridge(t *testing.T) {
 		return cmd
 	}
 	running := bridge()
-	d := newMQTTDevice(t, address)
-	sent, misfits := 0, 0
+	sent := 0
 	for n := range kills {
 		for range 50 {
-			// Of two qualities of service; each tenth does not fit.
+			// Each tenth does not fit.
 			payload := fmt.Sprintf(`{"id":"%d"}`, sent)
 			if sent%10 == 9 {
 				payload = fmt.Sprintf(`{"id":%d}`, sent)
-				misfits++
 			}
-			d.publish(name+"/a", payload, byte(1+sent%2))
+			publish(payload, sent)
 			sent++
 		}
 		pause(time.Duration(rand.IntN(40)) * time.Millisecond)
@@ -80,28 +100,19 @@ func TestKillBridge(t *testing.T) {
 		kill(t, running)
 		running = bridge()
 	}
-	d.publish(name+"/a", `{"id":"last"}`, 1)
+	publish(`{"id":"last"}`, 0)
 	values := map[string]int{}
 	for values["last"] == 0 {
 		values = c.log()
 	}
-	out, err := c.command("consume", "tail", "events.dlq", "--until", "end", "-o", "json").Output()
-	if err != nil {
-		t.Fatalf("read the dead letters: %v", err)
-	}
 	refused := map[string]bool{}
-	for line := range bytes.Lines(out) {
-		var letter struct{ Value json.RawMessage }
+	if dead == nil {
+		dead = c.deadLetters
+	}
+	for _, text := range dead() {
 		var event struct{ ID int }
-		if err := json.Unmarshal(line, &letter); err != nil {
-			t.Fatal(err)
-		}
-		text := string(letter.Value)
-		if unquoted := ""; json.Unmarshal(letter.Value, &unquoted) == nil {
-			text = unquoted
-		}
 		if err := json.Unmarshal([]byte(text), &event); err != nil {
-			t.Fatalf("dead letter %s: %v", line, err)
+			t.Fatalf("dead letter %s: %v", text, err)
 		}
 		refused[fmt.Sprint(event.ID)] = true
 	}
@@ -115,13 +126,101 @@ func TestKillBridge(t *testing.T) {
 			continue
 		}
 		if values[id] == 0 {
-			t.Errorf("event %s was taken by mosquitto, but is not in the topic", id)
+			t.Errorf("event %s was taken by the broker, but is not in the topic", id)
 		}
 		doubled += max(values[id]-1, 0)
 	}
 	t.Logf("%d kills: %d messages, %d events, %d of them again, %d dead letters", kills, sent, len(values), doubled, len(refused))
 	kill(t, running)
 	kill(t, up)
+}
+
+// deadLetters returns the values of the dead letters.
+func (c *crashed) deadLetters() (texts []string) {
+	c.t.Helper()
+	out, err := c.command("consume", "tail", "events.dlq", "--until", "end", "-o", "json").Output()
+	if err != nil {
+		c.t.Fatalf("read the dead letters: %v", err)
+	}
+	for line := range bytes.Lines(out) {
+		var letter struct{ Value json.RawMessage }
+		if err := json.Unmarshal(line, &letter); err != nil {
+			c.t.Fatal(err)
+		}
+		text := string(letter.Value)
+		if unquoted := ""; json.Unmarshal(letter.Value, &unquoted) == nil {
+			text = unquoted
+		}
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+// amqpQueue is a queue of a test's own, with another one for its dead letters.
+type amqpQueue struct {
+	t          *testing.T
+	ch         *amqp091.Channel
+	host, name string
+	address    string // in AMQP 1.0, of which RabbitMQ's versions have their own
+}
+
+func newAMQPQueue(t *testing.T, address string) *amqpQueue {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := amqp091.Dial(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	q := &amqpQueue{t: t, host: u.Host, name: strings.ReplaceAll(servertest.Name(t), ".", "-")}
+	q.address = "/queues/" + q.name
+	if version, _ := conn.Properties["version"].(string); strings.HasPrefix(version, "3.") {
+		q.address = "/amq/queue/" + q.name
+	}
+	q.ch, err = conn.Channel()
+	if err == nil {
+		err = q.ch.Confirm(false)
+	}
+	for name, args := range map[string]amqp091.Table{
+		q.name:           {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": q.name + ".dead"},
+		q.name + ".dead": nil,
+	} {
+		if err == nil {
+			_, err = q.ch.QueueDeclare(name, true, false, false, false, args)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+// publish returns when the broker has taken the message.
+func (q *amqpQueue) publish(payload string) {
+	q.t.Helper()
+	taken, err := q.ch.PublishWithDeferredConfirmWithContext(q.t.Context(), "", q.name, false, false,
+		amqp091.Publishing{DeliveryMode: amqp091.Persistent, Body: []byte(payload)})
+	if err != nil || !taken.Wait() {
+		q.t.Fatalf("publish to RabbitMQ: %v", err)
+	}
+}
+
+// dead returns the dead letters.
+func (q *amqpQueue) dead() (texts []string) {
+	q.t.Helper()
+	for {
+		d, ok, err := q.ch.Get(q.name+".dead", true)
+		if err != nil {
+			q.t.Fatal(err)
+		}
+		if !ok {
+			return texts
+		}
+		texts = append(texts, string(d.Body))
+	}
 }
 
 // mqttDevice publishes to an MQTT broker, one message after the other.

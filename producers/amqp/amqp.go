@@ -1,14 +1,15 @@
 // Package amqp turns the messages of a queue, of RabbitMQ or another broker that
-// speaks AMQP 0.9.1, into events: it publishes what fits the schema of the topic,
-// and acknowledges a message only when its event is durable.
+// speaks AMQP 0.9.1 or 1.0, into events: it publishes what fits the schema of the
+// topic, and acknowledges a message only when its event is durable.
 //
 // That is at least once: after a crash of the bridge, or where an acknowledgement is
 // lost with its connection, an event may lie twice in its topic.
 //
 // A message that can never become a record (it does not fit its schema, its topic
 // has none, it is too large) is rejected and not put back, so that the dead letter
-// exchange of its queue takes it. The broker drops it where the queue has none. AMQP
-// 0.9.1 has no way to send the reason along: see Config.Refused.
+// exchange of its queue takes it. The broker drops it where the queue has none. 1.0
+// sends the reason along, without a value that might be secret; 0.9.1 has no way to:
+// see Config.Refused.
 package amqp
 
 import (
@@ -17,10 +18,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"net/url"
 	"time"
-
-	amqp091 "github.com/rabbitmq/amqp091-go"
 
 	"penstock/producers"
 	"penstock/stream"
@@ -38,10 +37,11 @@ type Publisher interface {
 // Config says where messages come from and where they go. A field that is zero
 // has its default, where it has one.
 type Config struct {
-	URL   string // amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:
-	TLS   *tls.Config
-	Queue string // it exists
-	Topic string // where the events go, keyed by the routing key
+	URL     string // amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:
+	TLS     *tls.Config
+	Version string // of the protocol: V091, the default, or V10
+	Queue   string // it exists; in 1.0 the address of the source, as its broker has it
+	Topic   string // where the events go, keyed by the routing key
 	// InFlight is how many messages may be unacknowledged; 256 by default. They
 	// are held in memory, and how large each may be is set at the broker.
 	InFlight int
@@ -57,11 +57,17 @@ type Config struct {
 	Logger *slog.Logger // nil: none
 }
 
+// The versions of AMQP, which have little but the name in common.
+const (
+	V091 = "0.9.1"
+	V10  = "1.0"
+)
+
 const (
 	// finishWithin bounds how long a bridge that is told to stop goes on with
 	// what it has begun to publish.
 	finishWithin = 10 * time.Second
-	dialWithin   = 10 * time.Second
+	answerWithin = 10 * time.Second
 	heartbeat    = 10 * time.Second
 )
 
@@ -73,6 +79,9 @@ type Bridge struct {
 
 // New returns a bridge into to. Its error is of a faulty Config.
 func New(to Publisher, c Config) (*Bridge, error) {
+	if c.Version == "" {
+		c.Version = V091
+	}
 	if c.InFlight == 0 {
 		c.InFlight = 256
 	}
@@ -90,10 +99,12 @@ func New(to Publisher, c Config) (*Bridge, error) {
 	if c.Subscribed == nil {
 		c.Subscribed = func() {}
 	}
-	if _, err := amqp091.ParseURI(c.URL); err != nil {
+	if u, err := url.Parse(c.URL); err != nil || u.Hostname() == "" || u.Scheme != "amqp" && u.Scheme != "amqps" {
 		return nil, errors.New("the URL of AMQP: expected amqp://USER:PASSWORD@HOST:PORT/VHOST") // the error may show the password
 	}
 	switch {
+	case c.Version != V091 && c.Version != V10:
+		return nil, fmt.Errorf("version %q of AMQP: expected %s or %s", c.Version, V091, V10)
 	case c.Queue == "" || c.Topic == "":
 		return nil, errors.New("expected a queue and a topic")
 	case c.InFlight < 1 || c.InFlight > 65535:
@@ -129,71 +140,61 @@ func (b *Bridge) Run(ctx context.Context) error {
 	return nil
 }
 
+// A source delivers the messages of a queue, over one connection. An error of any
+// method ends it: what is not acknowledged by then is delivered again.
+type source interface {
+	// receive returns the next message. It waits for one until ctx ends.
+	receive(ctx context.Context) (message, error)
+	// received returns the next message if it is here already.
+	received() (message, bool)
+	close()
+}
+
+// message is a message that waits for one of its functions to be called.
+type message struct {
+	key    string
+	body   []byte
+	amiss  error // why the body cannot be read
+	accept func() error
+	reject func(why error) error
+	// release gives it back, to be delivered again.
+	release func() error
+}
+
 // consume keeps one connection until it ends or something cannot be published,
-// which it says why, or ctx ends, which is no error. What is not acknowledged by then the broker
-// delivers again. It calls progress when it has acknowledged something.
+// which it says why, or ctx ends, which is no error. What is not acknowledged by
+// then the broker delivers again. It calls progress when it has acknowledged
+// something.
 func (b *Bridge) consume(ctx context.Context, subscribed, progress func()) error {
-	d := &net.Dialer{Timeout: dialWithin}
-	conn, err := amqp091.DialConfig(b.c.URL, amqp091.Config{
-		Heartbeat:       heartbeat,
-		TLSClientConfig: b.c.TLS,
-		Dial: func(network, address string) (net.Conn, error) {
-			c, err := d.DialContext(ctx, network, address)
-			if err == nil {
-				err = c.SetDeadline(time.Now().Add(dialWithin)) // the client ends it once it is in
-			}
-			return c, err
-		},
-	})
+	open := b.open091
+	if b.c.Version == V10 {
+		open = b.open10
+	}
+	from, err := open(ctx)
 	if err != nil {
-		if refused := (*amqp091.Error)(nil); errors.As(err, &refused) {
-			return fmt.Errorf("connect to AMQP: %w", err)
-		}
-		return fmt.Errorf("connect to AMQP: %w: %w", stream.ErrUnreachable, err)
+		return err
 	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		return fmt.Errorf("open a channel of AMQP: %w", err)
-	}
-	closed := ch.NotifyClose(make(chan *amqp091.Error, 1))
-	if err := ch.Qos(b.c.InFlight, 0, false); err != nil {
-		return fmt.Errorf("limit what is in flight: %w", err)
-	}
-	deliveries, err := ch.Consume(b.c.Queue, "", false, false, false, false, nil)
-	if err != nil {
-		return fmt.Errorf("consume queue %q: %w", b.c.Queue, err)
-	}
+	defer from.close()
 	subscribed()
 
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(finishWithin, stop) })()
 	for {
-		var batch []amqp091.Delivery
-		select {
-		case d, ok := <-deliveries:
-			if !ok {
-				select {
-				case err := <-closed:
-					return fmt.Errorf("queue %q: %w", b.c.Queue, err)
-				default:
-					return fmt.Errorf("queue %q: the broker has ended the delivery", b.c.Queue)
-				}
-			}
-			batch = append(batch, d)
-		case <-ctx.Done():
+		m, err := from.receive(ctx)
+		if ctx.Err() != nil {
 			return nil
 		}
-		for more := true; more && len(batch) < b.c.InFlight; {
-			select {
-			case d, ok := <-deliveries:
-				if more = ok; ok {
-					batch = append(batch, d)
-				}
-			default:
-				more = false
+		if err != nil {
+			return fmt.Errorf("queue %q: %w", b.c.Queue, err)
+		}
+		batch := []message{m}
+		for len(batch) < b.c.InFlight {
+			m, ok := from.received()
+			if !ok {
+				break
 			}
+			batch = append(batch, m)
 		}
 		if err := b.publish(work, batch, progress); err != nil {
 			return err
@@ -203,21 +204,24 @@ func (b *Bridge) consume(ctx context.Context, subscribed, progress func()) error
 
 // publish publishes a batch, acknowledges what is durable and rejects what will
 // never be. An error says why the rest is to come again.
-func (b *Bridge) publish(ctx context.Context, batch []amqp091.Delivery, progress func()) error {
+func (b *Bridge) publish(ctx context.Context, batch []message, progress func()) error {
 	failed := make([]error, len(batch))
 	events := make([]producers.Event, 0, len(batch))
 	indexes := make([]int, 0, len(batch))
-	for i, d := range batch {
-		value, err := producers.Payload(d.Body)
-		if err != nil {
-			failed[i] = err
+	for i, m := range batch {
+		var value any
+		if failed[i] = m.amiss; failed[i] == nil {
+			value, failed[i] = producers.Payload(m.body)
+		}
+		if failed[i] != nil {
 			continue
 		}
-		events = append(events, producers.Event{
-			Topic: b.c.Topic, Key: []byte(d.RoutingKey), Value: value,
-			Headers: []stream.Header{{Key: KeyHeader, Value: []byte(d.RoutingKey)}},
-		})
-		indexes = append(indexes, i)
+		e := producers.Event{Topic: b.c.Topic, Value: value}
+		if m.key != "" {
+			e.Key = []byte(m.key)
+			e.Headers = []stream.Header{{Key: KeyHeader, Value: e.Key}}
+		}
+		events, indexes = append(events, e), append(indexes, i)
 	}
 	if len(events) > 0 {
 		err := b.to.Publish(ctx, events...)
@@ -234,16 +238,19 @@ func (b *Bridge) publish(ctx context.Context, batch []amqp091.Delivery, progress
 		}
 	}
 	var again error
-	for i, d := range batch {
+	for i, m := range batch {
 		var err error
 		switch {
 		case failed[i] == nil:
-			err = d.Ack(false)
+			err = m.accept()
 		case producers.IsFinal(failed[i]):
-			b.c.Refused(d.RoutingKey, d.Body, failed[i])
-			err = d.Reject(false)
+			b.c.Refused(m.key, m.body, failed[i])
+			err = m.reject(failed[i])
 		default:
 			again = failed[i]
+			if err := m.release(); err != nil {
+				return fmt.Errorf("release: %w: %w", err, again)
+			}
 			continue
 		}
 		if err != nil {

@@ -345,8 +345,8 @@ func TestRefused(t *testing.T) {
 func TestCut(t *testing.T) {
 	onBrokers(t, func(t *testing.T, c Config, topic string) {
 		address := c.Address
-		line := newLine(t, address)
-		c.Address = line.Addr().String()
+		line := servertest.NewLine(t, address)
+		c.Address = line.Address
 		subscribed := make(chan struct{}, 100)
 		held, going := make(chan struct{}, 100), make(chan struct{})
 		l := newLog(func(e producers.Event) error {
@@ -360,12 +360,12 @@ func TestCut(t *testing.T) {
 			d.publish(topic, fmt.Sprint(i), c.QoS)
 		}
 		<-held
-		line.cut()
+		line.Cut()
 		<-subscribed // again
 		d.publish(topic, `3`, c.QoS)
 		close(going)
 		l.wait(t, `3`)
-		line.cut()
+		line.Cut()
 		<-subscribed
 		d.publish(topic, `4`, c.QoS)
 		values := l.wait(t, `4`)
@@ -381,56 +381,6 @@ func TestCut(t *testing.T) {
 			t.Errorf("published %q", values)
 		}
 	})
-}
-
-// line is a way to a broker that can be cut.
-type line struct {
-	net.Listener
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-func newLine(t *testing.T, to string) *line {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &line{Listener: listener}
-	t.Cleanup(func() { l.Close(); l.cut() })
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", to)
-			if err != nil {
-				in.Close()
-				continue
-			}
-			l.mu.Lock()
-			l.conns = append(l.conns, in, out)
-			l.mu.Unlock()
-			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
-				go func() {
-					_, _ = io.Copy(pair[0], pair[1])
-					pair[0].Close()
-					pair[1].Close()
-				}()
-			}
-		}
-	}()
-	return l
-}
-
-func (l *line) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.conns {
-		c.Close()
-	}
-	l.conns = nil
 }
 
 // What is too large is refused, and what comes after it is not held up. In 5 the
