@@ -201,6 +201,9 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 	begin := len(b.bytes)
 	grown, err := part.append(ctx, append(b.bytes, part.frame...), v, key)
 	if err != nil {
+		if !errors.As(err, new(*rules.Error)) { // which conceals by itself
+			err = schemas.Conceal(part.registered.Schema.Model(), p.config.Sensitive, err)
+		}
 		return span{}, fmt.Errorf("%s does not fit schema %d of subject %q: %w", what, part.registered.ID, part.subject, err)
 	}
 	b.bytes = grown

@@ -88,6 +88,10 @@ type Config struct {
 	// Misfits let go on its way all the same, which Publish does not return.
 	// nil: nobody is.
 	Refused func(Event, error)
+	// Sensitive are the tags of fields, in the text of their schema, whose values
+	// no error and no header shows; nil is schemas.Sensitive. Rules show the value
+	// of no field that has any tag.
+	Sensitive []string
 }
 
 // Topic says how the events of one topic become records.
@@ -131,6 +135,9 @@ type Producer struct {
 func New(publisher stream.Publisher, registry Registry, cfg Config) *Producer {
 	if cfg.Topic == nil {
 		cfg.Topic = func(string) Topic { return Topic{} }
+	}
+	if cfg.Sensitive == nil {
+		cfg.Sensitive = schemas.Sensitive
 	}
 	return &Producer{
 		publisher: publisher,

@@ -605,3 +605,8 @@ func EscapePointer(name string) string {
 	}
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
+
+// UnescapePointer is the reverse of EscapePointer.
+func UnescapePointer(token string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+}

@@ -79,7 +79,7 @@ func (t *tagger) find(ref string) *schemas.JSONNode {
 		if !ok || at == nil {
 			return nil
 		}
-		at = at.Get(strings.NewReplacer("~1", "/", "~0", "~").Replace(step))
+		at = at.Get(schemas.UnescapePointer(step))
 	}
 	return at
 }
