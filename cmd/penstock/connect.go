@@ -99,7 +99,7 @@ func openSink(ctx context.Context, to string, c sqlsink.Config) (sink, error) {
 		return postgres.Open(ctx, to, c)
 	}
 	scheme, _, _ := strings.Cut(to, ":")
-	return nil, usagef("--to %s: is none that penstock knows; write sqlite:FILE, postgres://HOST/DATABASE or topic:NAME", scheme)
+	return nil, usagef("--to %s: is none that penstock knows; write sqlite:FILE, postgres://HOST/DATABASE, parquet:DIR or topic:NAME", scheme)
 }
 
 // openTopicSink opens a topic to copy another to. It is made with as many

@@ -16,6 +16,7 @@ import (
 	"penstock/consumers"
 	"penstock/consumers/diffing"
 	"penstock/consumers/microbatch"
+	"penstock/consumers/sinks/parquet"
 	"penstock/consumers/sinks/sqlsink"
 	"penstock/consumers/sinks/topic"
 	"penstock/registry/client"
@@ -45,10 +46,11 @@ type subscriptionFlags struct {
 // microbatchCmd stores records in a database.
 type microbatchCmd struct {
 	subscriptionFlags
-	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://… or topic:NAME"`
+	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX or topic:NAME"`
 	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. Default: the topic's name."`
 	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
+	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour)."`
 	Count  int           `default:"5000" placeholder:"N" help:"Write a batch when it holds this many records (default ${default})…"`
 	Bytes  int           `default:"4000000" placeholder:"N" help:"… or this many bytes (default ${default})…"`
 	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})…"`
@@ -65,6 +67,7 @@ func (microbatchCmd) Help() string {
   penstock consume microbatch flights --to sqlite:flights.db
   penstock consume microbatch orders --to postgres://localhost/shop --table orders --mode upsert --key id
   penstock consume microbatch orders --to topic:orders.checked
+  penstock consume microbatch flights --to parquet:lake --partition-by time_hour:day --count 100000 --linger 30s
 
 The position of each partition is stored with the rows, in the transaction that
 stores them (a database: table penstock_positions), so a kill at any moment neither
@@ -111,6 +114,13 @@ func (c *microbatchCmd) open(ctx context.Context, t *terminal, broker stream.Bro
 	if name, ok := strings.CutPrefix(c.To, "topic:"); ok {
 		c.Table = "topic " + name
 		return openTopicSink(ctx, broker, c.Topic, topic.Config{Topic: name, Pipeline: c.Group, Encode: c.As != "", Logger: t.log})
+	}
+	if address, ok := strings.CutPrefix(c.To, "parquet:"); ok {
+		if c.Mode != string(sqlsink.Append) {
+			return nil, usagef("--mode %s: Parquet files are only added to; use --mode append, or a database", c.Mode)
+		}
+		c.Table = address
+		return parquet.Open(ctx, address, parquet.Config{Pipeline: c.Group, PartitionBy: c.By, Logger: t.log})
 	}
 	return openSink(ctx, c.To, sqlsink.Config{
 		Table: c.Table, Pipeline: c.Group, Mode: sqlsink.Mode(c.Mode), Key: c.Key, Logger: t.log,

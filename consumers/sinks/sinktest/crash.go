@@ -191,12 +191,11 @@ func (r registry) Schema(context.Context, schemas.ID) (schemas.Schema, error) { 
 
 type logSchema struct{ Schema }
 
-func newLogSchema() *logSchema { return &logSchema{*Record(Field("part", long), Field("at", long))} }
+func newLogSchema() *logSchema {
+	return &logSchema{*Record(Field("part", long), Field("at", long), Field("kind", text))}
+}
 
 // Decode implements schemas.Schema.
 func (*logSchema) Decode(src []byte) (any, error) {
-	return map[string]any{
-		"part": int64(binary.BigEndian.Uint32(src)),
-		"at":   int64(binary.BigEndian.Uint64(src[4:])),
-	}, nil
+	return logData(int32(binary.BigEndian.Uint32(src)), int64(binary.BigEndian.Uint64(src[4:]))), nil
 }

@@ -78,8 +78,13 @@ var theLogSchema = newLogSchema()
 func LogMessage(partition int32, offset int64) consumers.Message {
 	return consumers.Message{
 		Record: logRecord(partition, offset), SchemaID: 1, Schema: theLogSchema,
-		Data: map[string]any{"part": int64(partition), "at": offset},
+		Data: logData(partition, offset),
 	}
+}
+
+// logData is what such a message says. Its kind is one of three.
+func logData(partition int32, offset int64) map[string]any {
+	return map[string]any{"part": int64(partition), "at": offset, "kind": fmt.Sprint("kind ", offset%3)}
 }
 
 // compare sees that each row is there, once.

@@ -65,7 +65,7 @@ func (c *catalog) same(sh *shape) *shape {
 
 func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
 	model, _ = model.Nullable()
-	sh := &shape{columns: columnsOf(model), record: model.Kind == schemas.Record}
+	sh := &shape{columns: ColumnsOf(model), record: model.Kind == schemas.Record}
 	key := s.config.Key
 	if s.config.Mode == Upsert && len(key) == 0 {
 		key = []string{KeyColumn}

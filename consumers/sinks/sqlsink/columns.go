@@ -56,9 +56,9 @@ func (c Column) String() string {
 // valueColumn is the only column of a schema that is no record.
 const valueColumn = "value"
 
-// columnsOf lists the columns of what a schema describes: one for each field of
+// ColumnsOf lists the columns of what a schema describes: one for each field of
 // a record, in their order, else one named "value".
-func columnsOf(n *schemas.Node) []Column {
+func ColumnsOf(n *schemas.Node) []Column {
 	n, _ = n.Nullable()
 	if n.Kind != schemas.Record {
 		return []Column{columnOf(valueColumn, n)}

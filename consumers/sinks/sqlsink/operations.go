@@ -127,7 +127,7 @@ func (sh *shape) fill(values []any, m consumers.Message) (err error) {
 		case sh.record:
 			v = data[sh.columns[i].Name]
 		}
-		if values[i], err = sh.columns[i].convert(v); err != nil {
+		if values[i], err = sh.columns[i].Convert(v); err != nil {
 			return err
 		}
 	}
@@ -247,7 +247,7 @@ func (c *Column) keyFrom(text string) string {
 	if c.Type == Int32 || c.Type == Int64 {
 		v = json.Number(text)
 	}
-	v, err := c.convert(v)
+	v, err := c.Convert(v)
 	if err != nil {
 		return text
 	}

@@ -11,9 +11,9 @@ import (
 	"penstock/schemas"
 )
 
-// convert turns a value as schemas.Schema gives it into the Go type that the
+// Convert turns a value as schemas.Schema gives it into the Go type that the
 // column's Type names. nil stays nil.
-func (c *Column) convert(v any) (any, error) {
+func (c *Column) Convert(v any) (any, error) {
 	if v == nil {
 		return nil, nil
 	}

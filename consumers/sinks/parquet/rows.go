@@ -1,0 +1,365 @@
+package parquet
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/parquet-go/parquet-go"
+
+	"penstock/consumers"
+	"penstock/consumers/sinks/sqlsink"
+	"penstock/schemas"
+	"penstock/stream"
+)
+
+// The keys of a file's metadata.
+const (
+	keyPipeline    = "penstock.pipeline"
+	keyCluster     = "penstock.cluster"
+	keyTopic       = "penstock.topic"
+	keyIncarnation = "penstock.incarnation"
+	keyPartition   = "penstock.partition"
+	keyFirst       = "penstock.first"
+	keyNext        = "penstock.next"
+)
+
+// shape is the columns of a schema.
+type shape struct {
+	id      string // the columns as text
+	columns []sqlsink.Column
+	record  bool
+	schema  *parquet.Schema
+}
+
+// maxShapes bounds Sink.shapes: schemas may come and go.
+const maxShapes = 200
+
+func (s *Sink) shape(model *schemas.Node) *shape {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sh := s.shapes[model]; sh != nil {
+		return sh
+	}
+	plain, _ := model.Nullable()
+	sh := &shape{columns: sqlsink.ColumnsOf(plain), record: plain.Kind == schemas.Record}
+	sh.id = fmt.Sprintf("%t %+v", sh.record, sh.columns)
+	sh.schema = parquet.NewSchema("row", newRoot(sh.columns))
+	if len(s.shapes) >= maxShapes {
+		clear(s.shapes)
+	}
+	s.shapes[model] = sh
+	return sh
+}
+
+// root is a group whose columns keep their order.
+type root struct {
+	parquet.Group
+	fields []parquet.Field
+}
+
+// Fields implements parquet.Node.
+func (r *root) Fields() []parquet.Field { return r.fields }
+
+func newRoot(columns []sqlsink.Column) *root {
+	r := &root{Group: parquet.Group{}}
+	for _, c := range columns {
+		r.Group[c.Name] = parquet.Optional(nodeOf(c))
+	}
+	place := map[string]int{}
+	for i, c := range columns {
+		place[c.Name] = i
+	}
+	r.fields = r.Group.Fields()
+	slices.SortFunc(r.fields, func(a, b parquet.Field) int { return place[a.Name()] - place[b.Name()] })
+	return r
+}
+
+// maxDecimal is how many digits an INT64 holds.
+const maxDecimal = 18
+
+func nodeOf(c sqlsink.Column) parquet.Node {
+	switch c.Type {
+	case sqlsink.Bool:
+		return parquet.Leaf(parquet.BooleanType)
+	case sqlsink.Int32:
+		return parquet.Int(32)
+	case sqlsink.Int64:
+		return parquet.Int(64)
+	case sqlsink.Float32:
+		return parquet.Leaf(parquet.FloatType)
+	case sqlsink.Float64:
+		return parquet.Leaf(parquet.DoubleType)
+	case sqlsink.Decimal:
+		if 0 < c.Precision && c.Precision <= maxDecimal {
+			return parquet.Decimal(c.Scale, c.Precision, parquet.Int64Type)
+		}
+		return parquet.String()
+	case sqlsink.Text:
+		return parquet.String()
+	case sqlsink.UUID:
+		return parquet.UUID()
+	case sqlsink.Bytes:
+		return parquet.Leaf(parquet.ByteArrayType)
+	case sqlsink.Date:
+		return parquet.Date()
+	case sqlsink.TimeOfDay:
+		return parquet.Time(parquet.Microsecond)
+	case sqlsink.Timestamp:
+		return parquet.Timestamp(parquet.Microsecond)
+	case sqlsink.LocalTimestamp:
+		return parquet.TimestampAdjusted(parquet.Microsecond, false)
+	}
+	return parquet.JSON()
+}
+
+// valueOf is a value that Column.Convert gave, in the form of nodeOf.
+func valueOf(c *sqlsink.Column, v any) (parquet.Value, error) {
+	switch v := v.(type) {
+	case bool:
+		return parquet.BooleanValue(v), nil
+	case int32:
+		if c.Type == sqlsink.Int64 {
+			return parquet.Int64Value(int64(v)), nil
+		}
+		return parquet.Int32Value(v), nil
+	case int64:
+		if c.Type == sqlsink.Int32 {
+			return parquet.Int32Value(int32(v)), nil
+		}
+		return parquet.Int64Value(v), nil
+	case float32:
+		if c.Type == sqlsink.Float64 {
+			return parquet.DoubleValue(float64(v)), nil
+		}
+		return parquet.FloatValue(v), nil
+	case float64:
+		if c.Type == sqlsink.Float32 {
+			return parquet.FloatValue(float32(v)), nil
+		}
+		return parquet.DoubleValue(v), nil
+	case []byte:
+		return parquet.ByteArrayValue(v), nil
+	case time.Duration:
+		return parquet.Int64Value(v.Microseconds()), nil
+	case time.Time:
+		if c.Type == sqlsink.Date {
+			return parquet.Int32Value(int32(v.Unix() / (24 * 60 * 60))), nil
+		}
+		return parquet.Int64Value(v.UnixMicro()), nil
+	case string:
+		switch {
+		case c.Type == sqlsink.UUID:
+			raw, err := hex.DecodeString(strings.ReplaceAll(v, "-", ""))
+			return parquet.FixedLenByteArrayValue(raw), err
+		case c.Type == sqlsink.Decimal && 0 < c.Precision && c.Precision <= maxDecimal:
+			n, ok := new(big.Int).SetString(strings.Replace(v, ".", "", 1), 10)
+			if limit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(c.Precision)), nil); !ok || n.CmpAbs(limit) >= 0 {
+				return parquet.Value{}, fmt.Errorf("column %q: expected %v, found %s", c.Name, c, v)
+			}
+			return parquet.Int64Value(n.Int64()), nil
+		}
+		return parquet.ByteArrayValue([]byte(v)), nil
+	}
+	return parquet.Value{}, fmt.Errorf("column %q: expected %v, found %s", c.Name, c, schemas.Describe(v))
+}
+
+// link is the rows of a batch that belong to one chain, by column.
+type link struct {
+	chain
+	shape   *shape
+	rows    []row
+	columns [][]parquet.Value
+}
+
+// row is where the values of a message stand in the link's columns.
+type row struct {
+	Offset int64
+	at     int
+}
+
+// links sorts the rows of a batch that are not stored yet by their chains, in
+// the order of their first.
+func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
+	var all []*link
+	byChain := map[chain]*link{}
+	refused := &stream.BatchError{}
+	var model *schemas.Node
+	var sh *shape
+	for i, m := range b.Messages {
+		if m.Offset < c.next || m.Schema == nil {
+			continue
+		}
+		if mm := m.Schema.Model(); mm != model {
+			model, sh = mm, s.shape(mm)
+		}
+		if len(sh.columns) == 0 {
+			refused.Fail(i, errors.New("a record without fields has no columns"))
+			continue
+		}
+		var data map[string]any
+		if sh.record {
+			var ok bool
+			if data, ok = m.Data.(map[string]any); !ok && m.Data != nil {
+				refused.Fail(i, fmt.Errorf("expected a record, found %T", m.Data))
+				continue
+			}
+		}
+		folder, err := s.folder(data)
+		if err != nil {
+			refused.Fail(i, err)
+			continue
+		}
+		k := chain{folder, sh.id}
+		l := byChain[k]
+		if l == nil {
+			l = &link{chain: k, shape: sh, columns: make([][]parquet.Value, len(sh.columns))}
+			for i := range l.columns {
+				l.columns[i] = make([]parquet.Value, 0, min(len(b.Messages), 1<<14))
+			}
+			byChain[k] = l
+			all = append(all, l)
+		}
+		if err := l.add(m, data); err != nil {
+			refused.Fail(i, err)
+		}
+	}
+	for _, l := range all {
+		l.drop(c.ahead[l.chain])
+	}
+	return all, refused.OrNil()
+}
+
+// add appends the values of a message.
+func (l *link) add(m consumers.Message, data map[string]any) error {
+	at := len(l.columns[0])
+	for i := range l.shape.columns {
+		c := &l.shape.columns[i]
+		v := m.Data
+		if l.shape.record {
+			v = data[c.Name]
+		}
+		value, err := l.value(c, i, v)
+		if err != nil {
+			for k := range i {
+				l.columns[k] = l.columns[k][:at]
+			}
+			return err
+		}
+		l.columns[i] = append(l.columns[i], value)
+	}
+	l.rows = append(l.rows, row{m.Offset, at})
+	return nil
+}
+
+func (l *link) value(c *sqlsink.Column, column int, v any) (parquet.Value, error) {
+	v, err := c.Convert(v)
+	if err != nil {
+		return parquet.Value{}, err
+	}
+	if v == nil {
+		return parquet.NullValue().Level(0, 0, column), nil
+	}
+	value, err := valueOf(c, v)
+	return value.Level(0, 1, column), err
+}
+
+// drop leaves out the rows below an offset.
+func (l *link) drop(below int64) {
+	for len(l.rows) > 0 && l.rows[0].Offset < below {
+		l.rows = l.rows[1:]
+	}
+}
+
+// encode makes a file of the rows.
+func (l *link) encode(metadata map[string]string) ([]byte, error) {
+	var out bytes.Buffer
+	w := parquet.NewWriter(&out, l.shape.schema, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("penstock", "", ""))
+	for k, v := range metadata {
+		w.SetKeyValueMetadata(k, v)
+	}
+	from := l.rows[0].at
+	for i, c := range w.ColumnWriters() {
+		if _, err := c.WriteRowValues(l.columns[i][from:]); err != nil {
+			return nil, fmt.Errorf("make Parquet file: %w", err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, fmt.Errorf("make Parquet file: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// readNext reads how far a file goes.
+func readNext(file []byte) (next int64, err error) {
+	defer func() { // the library does on what is no Parquet file
+		if p := recover(); p != nil {
+			err = fmt.Errorf("read Parquet file: %v", p)
+		}
+	}()
+	f, err := parquet.OpenFile(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		return 0, err
+	}
+	text, ok := f.Lookup(keyNext)
+	if !ok {
+		return 0, errors.New("it names no " + keyNext)
+	}
+	return strconv.ParseInt(text, 10, 64)
+}
+
+// folderBy is one part of a folder's name.
+type folderBy struct {
+	field, layout string // layout: of a time; empty is the value itself
+}
+
+func parseFolderBy(text string) (folderBy, error) {
+	field, unit, timed := strings.Cut(text, ":")
+	f := folderBy{field: field}
+	if timed {
+		f.layout = map[string]string{"year": "2006", "month": "2006-01", "day": "2006-01-02", "hour": "2006-01-02T15"}[unit]
+	}
+	if field == "" || timed && f.layout == "" {
+		return f, fmt.Errorf("partition by %q: expected FIELD, or FIELD:year, FIELD:month, FIELD:day or FIELD:hour of a time", text)
+	}
+	return f, nil
+}
+
+// folder is where a record belongs, as Hive and those after it name folders.
+func (s *Sink) folder(data map[string]any) (string, error) {
+	folder := ""
+	for _, by := range s.by {
+		var text string
+		switch v := data[by.field].(type) {
+		case nil:
+			text = "__HIVE_DEFAULT_PARTITION__"
+		case time.Time:
+			text = v.UTC().Format(cmp.Or(by.layout, time.RFC3339Nano))
+		case string:
+			text = v
+			if t, ok := schemas.AsTime(v); by.layout != "" && ok {
+				text = t.UTC().Format(by.layout)
+			} else if by.layout != "" {
+				return "", fmt.Errorf("field %q: expected a time, found %s", by.field, schemas.Describe(v))
+			}
+		case bool, int32, int64, uint32, uint64:
+			text = fmt.Sprint(v)
+		default:
+			return "", fmt.Errorf("field %q: expected a string, integer, boolean or time to name a folder by, found %s", by.field, schemas.Describe(v))
+		}
+		if text = url.PathEscape(text); len(text) > 200 {
+			return "", fmt.Errorf("field %q: expected at most 200 bytes in the name of a folder, found %d", by.field, len(text))
+		}
+		folder = path.Join(folder, by.field+"="+text)
+	}
+	return folder, nil
+}
