@@ -80,6 +80,7 @@ var mayImport = map[string][]string{
 		"github.com/google/go-cmp", "pgregory.net/rapid",
 	},
 	"consumers/sinks/topic":   {"consumers", "schemas", "stream"},
+	"consumers/sinks/webhook": {"consumers", "schemas", "stream"},
 	"consumers/sinks/sqlsink": {"consumers", "schemas", "stream"}, // what both databases share
 
 	"cmd/penstock": {"*"},

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +22,7 @@ import (
 	"penstock/consumers/sinks/parquet"
 	"penstock/consumers/sinks/sqlsink"
 	"penstock/consumers/sinks/topic"
+	"penstock/consumers/sinks/webhook"
 	"penstock/registry/client"
 	"penstock/schemas"
 	"penstock/stream"
@@ -46,11 +50,12 @@ type subscriptionFlags struct {
 // microbatchCmd stores records in a database.
 type microbatchCmd struct {
 	subscriptionFlags
-	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX or topic:NAME"`
+	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
 	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. Default: the topic's name."`
 	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
 	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour)."`
+	Secret string        `placeholder:"FILE" help:"File with the secret that signs what is posted."`
 	Count  int           `default:"5000" placeholder:"N" help:"Write a batch when it holds this many records (default ${default})…"`
 	Bytes  int           `default:"4000000" placeholder:"N" help:"… or this many bytes (default ${default})…"`
 	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})…"`
@@ -92,13 +97,15 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	defer sink.Close()
-	writer := consumers.Sink(sink)
+	if closer, ok := sink.(io.Closer); ok {
+		defer closer.Close()
+	}
+	owner, _ := sink.(stream.Owner)
 	if c.Coalesce {
-		writer = microbatch.Coalesce(sink)
+		sink = microbatch.Coalesce(sink)
 	}
 	return c.run(ctx, t, broker, job{
-		sink: writer, owner: sink,
+		sink: sink, owner: owner,
 		policy: &microbatch.Policy{
 			Count: c.Count, Bytes: c.Bytes, Linger: c.Linger, BySchema: c.BySchema, Latency: c.Latency, Rate: c.Rate,
 			Flushed: func(f microbatch.Flush) {
@@ -110,10 +117,13 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 // open opens what --to names.
-func (c *microbatchCmd) open(ctx context.Context, t *terminal, broker stream.Broker) (sink, error) {
+func (c *microbatchCmd) open(ctx context.Context, t *terminal, broker stream.Broker) (consumers.Sink, error) {
 	if name, ok := strings.CutPrefix(c.To, "topic:"); ok {
 		c.Table = "topic " + name
 		return openTopicSink(ctx, broker, c.Topic, topic.Config{Topic: name, Pipeline: c.Group, Encode: c.As != "", Logger: t.log})
+	}
+	if strings.HasPrefix(c.To, "https://") || strings.HasPrefix(c.To, "http://") {
+		return c.openWebhook()
 	}
 	if address, ok := strings.CutPrefix(c.To, "parquet:"); ok {
 		if c.Mode != string(sqlsink.Append) {
@@ -125,6 +135,23 @@ func (c *microbatchCmd) open(ctx context.Context, t *terminal, broker stream.Bro
 	return openSink(ctx, c.To, sqlsink.Config{
 		Table: c.Table, Pipeline: c.Group, Mode: sqlsink.Mode(c.Mode), Key: c.Key, Logger: t.log,
 	})
+}
+
+// openWebhook opens an endpoint to post to.
+func (c *microbatchCmd) openWebhook() (consumers.Sink, error) {
+	config := webhook.Config{URL: c.To, Pipeline: c.Group}
+	if c.Secret != "" {
+		secret, err := os.ReadFile(c.Secret)
+		if err != nil {
+			return nil, fmt.Errorf("read the secret: %w", err)
+		}
+		config.Secret = bytes.TrimSpace(secret)
+	}
+	c.Table = "posts"
+	if c.Until == "end" {
+		return nil, usagef("--until end: an endpoint keeps no positions to tell the end by; stop with Ctrl-C, or use a sink that does")
+	}
+	return webhook.New(config)
 }
 
 // diffCmd turns keyed state into change events.

@@ -77,7 +77,7 @@ func (f *finishLine) reached(partition int32, next int64) {
 // job is what a consumer does with its batches.
 type job struct {
 	sink   consumers.Sink
-	owner  stream.Owner
+	owner  stream.Owner       // nil: the broker keeps the positions
 	policy *microbatch.Policy // nil: batches as they are fetched
 	// until stops the job when it is through what the topic holds now.
 	until        bool
@@ -104,7 +104,10 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	sub := stream.Subscription{Topic: j.topic, Group: j.group, Owner: finish}
+	sub := stream.Subscription{Topic: j.topic, Group: j.group}
+	if j.owner != nil {
+		sub.Owner = finish
+	}
 	if j.policy != nil {
 		sub.HoldFor = j.policy.Linger + 10*time.Second
 	}
