@@ -73,8 +73,12 @@ var mayImport = map[string][]string{
 	"consumers/federated/privacy":    {},
 	"consumers/federated/strategies": {},
 	"consumers/microbatch":           {"consumers", "schemas", "stream"},
-	"consumers/sinks/postgres":       {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
-	"consumers/sinks/sqlite":         {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
+	"consumers/sinks/parquet": {
+		"consumers", "consumers/sinks/sqlsink", "schemas", "stream", // sqlsink: columns and their values
+		"github.com/minio/minio-go/v7", "github.com/parquet-go/parquet-go",
+	},
+	"consumers/sinks/postgres": {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "github.com/jackc/pgx/v5"},
+	"consumers/sinks/sqlite":   {"consumers", "consumers/sinks/sqlsink", "schemas", "stream", "modernc.org/sqlite"},
 	"consumers/sinks/sinktest": {
 		"consumers", "consumers/microbatch", "consumers/sinks/sqlsink", "schemas", "stream",
 		"github.com/google/go-cmp", "pgregory.net/rapid",

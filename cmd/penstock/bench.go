@@ -27,11 +27,12 @@ import (
 
 // benchCmd measures Penstock against the raw client.
 type benchCmd struct {
-	Produce   benchProduceCmd   `cmd:"" help:"Publish orders: validated, encoded, framed; against encoder and client called by hand."`
-	Consume   benchConsumeCmd   `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
-	Gateway   benchGatewayCmd   `cmd:"" help:"Publish over HTTP, against penstock produce and against a bare handler."`
-	Registry  benchRegistryCmd  `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
-	Federated benchFederatedCmd `cmd:"" help:"Fold model updates, against reading the same memory."`
+	Produce    benchProduceCmd    `cmd:"" help:"Publish orders: validated, encoded, framed; against encoder and client called by hand."`
+	Consume    benchConsumeCmd    `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
+	Microbatch benchMicrobatchCmd `cmd:"" help:"Store flights exactly once, against a bare loop of poll, decode and COPY."`
+	Gateway    benchGatewayCmd    `cmd:"" help:"Publish over HTTP, against penstock produce and against a bare handler."`
+	Registry   benchRegistryCmd   `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
+	Federated  benchFederatedCmd  `cmd:"" help:"Fold model updates, against reading the same memory."`
 }
 
 // benchFlags are what the benchmarks share.
