@@ -211,14 +211,7 @@ func (s *Sink) Write(ctx context.Context, b consumers.Batch) error {
 	s.mu.Lock()
 	c := s.claims[lane{b.Topic, b.Partition}]
 	s.mu.Unlock()
-	if c == nil {
-		return fmt.Errorf("write %s[%d]: it is not assigned to this sink: %w", b.Topic, b.Partition, stream.ErrFenced)
-	}
-	err := s.write(ctx, c, b)
-	if refused := (*stream.BatchError)(nil); err == nil || errors.As(err, &refused) {
-		return err
-	}
-	return fmt.Errorf("write %v from offset %d: %w", c, b.First, err)
+	return consumers.WriteClaimed(ctx, b, c, s.write)
 }
 
 func (s *Sink) write(ctx context.Context, c *claim, b consumers.Batch) error {
