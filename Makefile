@@ -38,11 +38,11 @@ build:
 test:
 	go test -short ./...
 
-# Every test, on real servers, under the race detector, and again without it the
-# one that has to be smaller there.
+# Every test, on real servers, under the race detector, and again without it
+# those that have to be smaller there.
 race:
 	$(SERVERS) env CGO_ENABLED=1 go run ./servertest/noskip -race ./...
-	$(SERVERS) go run ./servertest/noskip -run '^TestHostileSchemas' ./registry
+	$(SERVERS) go run ./servertest/noskip -run '^TestHostileSchemas|^TestIdleConnections' ./registry ./cmd/penstock
 
 # Every seeded defect must make its test fail.
 mutants:

@@ -217,16 +217,24 @@ func TestDocumentedSocket(t *testing.T) {
 	kill(t, up)
 }
 
-// A gateway with 10,000 connections that say nothing, or half a header, still
-// serves, and stays small.
+var manyConnections = 10_000
+
+// A gateway with 10,000 connections (fewer under the race detector, which takes
+// memory of its own) that say nothing, or half a header, still serves, and stays
+// small.
 func TestIdleConnections(t *testing.T) {
 	c := resumed(t)
 	up := c.up()
-	const idle = 10_000
+	idle := manyConnections
 	for i := range idle {
 		conn, err := net.Dial("tcp", c.gateway)
+		if err != nil && i >= 1000 {
+			t.Logf("this machine admits %d connections: %v", i, err)
+			idle = i
+			break
+		}
 		if err != nil {
-			t.Skipf("this machine admits %d connections: %v", i, err)
+			t.Fatal(err)
 		}
 		defer conn.Close()
 		if i%2 == 0 {
