@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,7 +131,10 @@ func TestRefreshIsShared(t *testing.T) {
 		if _, err := a.Register(t.Context(), "s", fake("+f"), false); err != nil {
 			t.Fatal(err)
 		}
-		var wg sync.WaitGroup
+		var (
+			wg       sync.WaitGroup
+			returned atomic.Int32
+		)
 		for range callers {
 			wg.Go(func() {
 				if err := b.Refresh(t.Context()); err != nil {
@@ -139,6 +143,7 @@ func TestRefreshIsShared(t *testing.T) {
 				if _, err := b.Version("s", -1, false); err != nil {
 					t.Errorf("after Refresh: %v", err)
 				}
+				returned.Add(1)
 			})
 		}
 		synctest.Wait()
@@ -147,6 +152,9 @@ func TestRefreshIsShared(t *testing.T) {
 			t.Error(err)
 		}
 		<-asked
+		if n := returned.Load(); n != 0 {
+			t.Errorf("%d calls returned on a question that was put before them", n)
+		}
 		answer <- struct{}{}
 		wg.Wait()
 		if n := other.askedFor(); n != 2 {
