@@ -152,6 +152,7 @@ func TestRefreshIsShared(t *testing.T) {
 			t.Error(err)
 		}
 		<-asked
+		synctest.Wait()
 		if n := returned.Load(); n != 0 {
 			t.Errorf("%d calls returned on a question that was put before them", n)
 		}
