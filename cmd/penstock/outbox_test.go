@@ -19,7 +19,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"penstock/registry"
 	"penstock/servertest"
 )
 
@@ -92,21 +91,9 @@ type shop struct {
 
 func newShop(t *testing.T, ctx context.Context, broker string) *shop {
 	t.Helper()
-	reg, err := openStore(ctx, "memory:", "", registry.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, newTerminal(nil, nil, new(bytes.Buffer), false).log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	url := memoryRegistry(t)
 	s := &shop{
-		crashed: crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: server.url[len("http://"):]},
+		crashed: crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: url[len("http://"):]},
 		broker:  broker, database: servertest.Postgres(t), topic: servertest.Name(t),
 	}
 	s.db = s.connect()

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"penstock/registry"
 	"penstock/servertest"
 )
 
@@ -48,32 +47,20 @@ func TestDemoOnServers(t *testing.T) {
 func TestKafkaToPostgres(t *testing.T) {
 	broker, database := "kafka://"+servertest.Kafka(t), servertest.Postgres(t)
 	topic := "flights-" + strings.ToLower(filepath.Base(t.TempDir())) + "-" + strings.ReplaceAll(freeAddr(t), ":", "-")
-	reg, err := openStore(t.Context(), "memory:", "", registry.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := serve("registry", "127.0.0.1:0", reg.handler(registry.HandlerOptions{}), nil, newTerminal(nil, nil, new(bytes.Buffer), false).log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	call(t, "produce", topic, "--broker", broker, "--registry", server.url, "--sample", "flights", "-n", "5000")
+	url := memoryRegistry(t)
+	call(t, "produce", topic, "--broker", broker, "--registry", url, "--sample", "flights", "-n", "5000")
 	store := []string{
-		"consume", "microbatch", topic, "--broker", broker, "--registry", server.url, "--group", topic,
+		"consume", "microbatch", topic, "--broker", broker, "--registry", url, "--group", topic,
 		"--to", database, "--table", "flights", "--until", "end", "-o", "json",
 	}
 	if out := call(t, store...); !strings.Contains(out, `"done":5000`) {
 		t.Errorf("the first run says %s, want 5000 done", out)
 	}
-	call(t, "produce", topic, "--broker", broker, "--registry", server.url, "--sample", "flights", "-n", "10")
+	call(t, "produce", topic, "--broker", broker, "--registry", url, "--sample", "flights", "-n", "10")
 	if out := call(t, store...); !strings.Contains(out, `"done":10,`) {
 		t.Errorf("the second run says %s, want 10 done", out)
 	}
-	call(t, "doctor", "--broker", broker, "--registry", server.url)
+	call(t, "doctor", "--broker", broker, "--registry", url)
 	for _, what := range []string{"produce", "consume"} {
 		out := call(t, "bench", what, "--broker", broker, "--pairs", "1", "-n", "2000", "-o", "json")
 		var row figure

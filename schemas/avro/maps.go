@@ -113,24 +113,12 @@ func (p *textPlan) append(dst []byte, v any, levels int) (_ []byte, ok bool) {
 		if p.kind != arrayText || p.items.kind != stringText {
 			return dst, false
 		}
-		dst = binary.AppendVarint(dst, int64(len(v)))
-		for _, item := range v {
-			if dst, ok = p.items.append(dst, item, levels-1); !ok {
-				return dst, false
-			}
-		}
-		return end(dst, len(v)), true
+		return appendItems(dst, p.items, v, levels-1)
 	case []any:
 		if p.kind != arrayText || len(v) > maxPlainItems {
 			return dst, false
 		}
-		dst = binary.AppendVarint(dst, int64(len(v)))
-		for _, item := range v {
-			if dst, ok = p.items.append(dst, item, levels-1); !ok {
-				return dst, false
-			}
-		}
-		return end(dst, len(v)), true
+		return appendItems(dst, p.items, v, levels-1)
 	case map[string]any:
 		if p.kind == recordText {
 			return p.record(dst, v, levels)
@@ -148,6 +136,16 @@ func (p *textPlan) append(dst []byte, v any, levels int) (_ []byte, ok bool) {
 		return end(dst, len(v)), true
 	}
 	return dst, false
+}
+
+func appendItems[T any](dst []byte, each *textPlan, items []T, levels int) (_ []byte, ok bool) {
+	dst = binary.AppendVarint(dst, int64(len(items)))
+	for _, item := range items {
+		if dst, ok = each.append(dst, item, levels); !ok {
+			return dst, false
+		}
+	}
+	return end(dst, len(items)), true
 }
 
 // end ends the blocks of an array or a map of n items; none is its own end.
