@@ -87,6 +87,8 @@ var mayImport = map[string][]string{
 	"consumers/sinks/webhook": {"consumers", "schemas", "stream"},
 	"consumers/sinks/sqlsink": {"consumers", "schemas", "stream"}, // what both databases share
 
+	"pipelines": {"consumers", "consumers/microbatch", "schemas", "schemas/jsonschema", "go.yaml.in/yaml/v4"},
+
 	"cmd/penstock": {"*"},
 
 	"servertest":         {"github.com/jackc/pgx/v5"},

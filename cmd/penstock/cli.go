@@ -25,7 +25,7 @@ type cli struct {
 	Doctor     doctorCmd     `cmd:"" help:"Check a set-up and say what would lose data."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
 
-	Config  configFile       `help:"Read settings from this YAML file." placeholder:"FILE"`
+	Config  configFile       `help:"Read settings from this YAML file; of 'consume', the pipelines to run, from a file or a folder." placeholder:"FILE"`
 	Verbose bool             `short:"v" help:"Say on standard error what is going on."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

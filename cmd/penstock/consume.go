@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"log/slog"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,11 +16,7 @@ import (
 
 	"penstock/consumers"
 	"penstock/consumers/diffing"
-	"penstock/consumers/microbatch"
-	"penstock/consumers/sinks/parquet"
-	"penstock/consumers/sinks/sqlsink"
-	"penstock/consumers/sinks/topic"
-	"penstock/consumers/sinks/webhook"
+	"penstock/pipelines"
 	"penstock/registry/client"
 	"penstock/schemas"
 	"penstock/stream"
@@ -30,9 +24,11 @@ import (
 
 // consumeCmd runs consumers.
 type consumeCmd struct {
-	Microbatch microbatchCmd `cmd:"" help:"Store records in a database, each exactly once."`
-	Diff       diffCmd       `cmd:"" help:"Turn keyed state into change events."`
-	Tail       tailCmd       `cmd:"" help:"Print decoded records."`
+	Run        pipelinesCmd      `cmd:"" default:"withargs" help:"Run the pipelines of the YAML files that --config names (the default command)."`
+	Schema     pipelineSchemaCmd `cmd:"" help:"Print the JSON Schema of a pipeline's file."`
+	Microbatch microbatchCmd     `cmd:"" help:"Store records in a database, each exactly once."`
+	Diff       diffCmd           `cmd:"" help:"Turn keyed state into change events."`
+	Tail       tailCmd           `cmd:"" help:"Print decoded records."`
 }
 
 // subscriptionFlags are what every consumer asks.
@@ -82,76 +78,27 @@ topic TOPIC.GROUP.dlq with the reason.`
 
 // Run stores records until it is stopped.
 func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
-	if c.Group == "" {
-		c.Group = "microbatch"
+	p := c.pipeline()
+	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
+		return problemOfFlags(problem)
 	}
-	if c.Table == "" {
-		c.Table = c.Topic
-	}
-	broker, err := openBroker(ctx, c.Broker, t.log)
-	if err != nil {
-		return err
-	}
-	defer broker.Close()
-	sink, err := c.open(ctx, t, broker)
-	if err != nil {
-		return err
-	}
-	if closer, ok := sink.(io.Closer); ok {
-		defer closer.Close()
-	}
-	owner, _ := sink.(stream.Owner)
-	if c.Coalesce {
-		sink = microbatch.Coalesce(sink)
-	}
-	return c.run(ctx, t, broker, job{
-		sink: sink, owner: owner,
-		policy: &microbatch.Policy{
-			Count: c.Count, Bytes: c.Bytes, Linger: c.Linger, BySchema: c.BySchema, Latency: c.Latency, Rate: c.Rate,
-			Flushed: func(f microbatch.Flush) {
-				t.log.Info("batch", "topic", f.Topic, "partition", f.Partition, "first", f.First, "last", f.Last, "records", f.Records,
-					"bytes", f.Bytes, "cause", f.Cause, "gathered", f.Gathered, "took", f.Took, "error", f.Err)
-			},
+	w := newWiring(t, c.registryFlag, c.outputFlag, "stored in "+p.Sink.Table)
+	return errors.Join(w.run(ctx, p), w.close())
+}
+
+// pipeline is what the flags say. A file that says the same makes the same one.
+func (c *microbatchCmd) pipeline() pipelines.Pipeline {
+	return pipelines.Pipeline{
+		Name: "microbatch",
+		Source: pipelines.Source{
+			Topic: c.Topic, Group: c.Group, Broker: c.Broker, Registry: c.Registry, ReadAs: c.As, Until: c.Until,
 		},
-	}, "stored in "+c.Table)
-}
-
-// open opens what --to names.
-func (c *microbatchCmd) open(ctx context.Context, t *terminal, broker stream.Broker) (consumers.Sink, error) {
-	if name, ok := strings.CutPrefix(c.To, "topic:"); ok {
-		c.Table = "topic " + name
-		return openTopicSink(ctx, broker, c.Topic, topic.Config{Topic: name, Pipeline: c.Group, Encode: c.As != "", Logger: t.log})
-	}
-	if strings.HasPrefix(c.To, "https://") || strings.HasPrefix(c.To, "http://") {
-		return c.openWebhook()
-	}
-	if address, ok := strings.CutPrefix(c.To, "parquet:"); ok {
-		if c.Mode != string(sqlsink.Append) {
-			return nil, usagef("--mode %s: Parquet files are only added to; use --mode append, or a database", c.Mode)
-		}
-		c.Table = address
-		return parquet.Open(ctx, address, parquet.Config{Pipeline: c.Group, PartitionBy: c.By, Logger: t.log})
-	}
-	return openSink(ctx, c.To, sqlsink.Config{
-		Table: c.Table, Pipeline: c.Group, Mode: sqlsink.Mode(c.Mode), Key: c.Key, Logger: t.log,
-	})
-}
-
-// openWebhook opens an endpoint to post to.
-func (c *microbatchCmd) openWebhook() (consumers.Sink, error) {
-	config := webhook.Config{URL: c.To, Pipeline: c.Group}
-	if c.Secret != "" {
-		secret, err := os.ReadFile(c.Secret)
-		if err != nil {
-			return nil, fmt.Errorf("read the secret: %w", err)
-		}
-		config.Secret = bytes.TrimSpace(secret)
-	}
-	c.Table = "posts"
-	if c.Until == "end" {
-		return nil, usagef("--until end: an endpoint keeps no positions to tell the end by; stop with Ctrl-C, or use a sink that does")
-	}
-	return webhook.New(config)
+		Batch: pipelines.Batch{
+			Count: c.Count, Bytes: c.Bytes, Linger: pipelines.Duration(c.Linger), Latency: pipelines.Duration(c.Latency), Rate: c.Rate,
+			BySchema: c.BySchema, Coalesce: c.Coalesce,
+		},
+		Sink: pipelines.Sink{URL: c.To, Table: c.Table, Mode: c.Mode, Key: c.Key, PartitionBy: c.By, Secret: c.Secret},
+	}.WithDefaults()
 }
 
 // diffCmd turns keyed state into change events.
@@ -246,7 +193,7 @@ func (c *tailCmd) Run(ctx context.Context, t *terminal) error {
 		return fmt.Errorf("read topic %q: %w", c.Topic, err)
 	}
 	defer src.Close()
-	reader, err := c.reader(reg)
+	reader, err := readerAs(reg, c.As)
 	if err != nil {
 		return err
 	}
@@ -333,15 +280,15 @@ func shorten(b []byte, n int) []byte {
 	return b
 }
 
-// reader is what --read-as asks for.
-func (f *subscriptionFlags) reader(reg *client.Client) (consumers.Reader, error) {
+// readerAs is what --read-as asks for.
+func readerAs(reg *client.Client, version string) (consumers.Reader, error) {
 	lookup := reg.Newest
-	switch number, err := strconv.Atoi(f.As); {
-	case f.As == "":
+	switch number, err := strconv.Atoi(version); {
+	case version == "":
 		return nil, nil
-	case f.As == "latest":
+	case version == "latest":
 	case err != nil || number < 1:
-		return nil, usagef("--read-as %q is no version; write a number, or latest", f.As)
+		return nil, usagef("--read-as %q is no version; write a number, or latest", version)
 	default:
 		lookup = client.Version(reg, number)
 	}
@@ -357,36 +304,54 @@ func (f *subscriptionFlags) run(ctx context.Context, t *terminal, broker stream.
 		return err
 	}
 	defer reg.Close()
-	if j.reader, err = f.reader(reg); err != nil {
+	if j.reader, err = readerAs(reg, f.As); err != nil {
 		return err
 	}
 	j.topic, j.group, j.until = f.Topic, f.Group, f.Until == "end"
-	var (
-		messages, deadLetters atomic.Int64
+	w := watch{t: t, bar: t.progress(done, 0), log: t.log}
+	j.hooks = w.hooks()
+	err = runJob(ctx, broker, reg, j)
+	w.bar.stop()
+	return errors.Join(err, w.report(f.outputFlag, j, "", done))
+}
 
-		bar = t.progress(done, 0)
-	)
-	j.hooks = consumers.Hooks{
+// watch counts what a consumer does.
+type watch struct {
+	t   *terminal
+	bar *bar
+	log *slog.Logger
+
+	messages, deadLetters atomic.Int64
+}
+
+func (w *watch) hooks() consumers.Hooks {
+	return consumers.Hooks{
 		Settled: func(b consumers.Batch, _ time.Duration) {
-			messages.Add(int64(len(b.Messages)))
-			bar.add(int64(len(b.Messages)))
+			w.messages.Add(int64(len(b.Messages)))
+			w.bar.add(int64(len(b.Messages)))
 		},
 		DeadLetter: func(r stream.Record, why *consumers.Reason) {
-			deadLetters.Add(1)
-			t.log.Warn("set aside", "partition", r.Partition, "offset", r.Offset, "reason", why.Error())
+			w.deadLetters.Add(1)
+			w.log.Warn("set aside", "partition", r.Partition, "offset", r.Offset, "reason", why.Error())
 		},
 		Retry: func(what string, attempt int, wait time.Duration, err error) {
-			t.log.Warn("will try again", "what", what, "attempt", attempt, "wait", wait, "error", err)
+			w.log.Warn("will try again", "what", what, "attempt", attempt, "wait", wait, "error", err)
 		},
 	}
-	err = runJob(ctx, broker, reg, j)
-	bar.stop()
-	if f.json() {
-		if err := t.object(map[string]any{"topic": f.Topic, "group": f.Group, "done": messages.Load(), "deadLetters": deadLetters.Load()}); err != nil {
-			return err
+}
+
+// report prints what was done. pipeline is its name, if there are several.
+func (w *watch) report(o outputFlag, j job, pipeline, done string) error {
+	if o.json() {
+		out := map[string]any{"topic": j.topic, "group": j.group, "done": w.messages.Load(), "deadLetters": w.deadLetters.Load()}
+		if pipeline != "" {
+			out["pipeline"] = pipeline
 		}
-	} else {
-		t.printf("%s %s, %s set aside in %s\n", count(messages.Load()), done, count(deadLetters.Load()), consumers.DeadLetterTopic(f.Topic, f.Group))
+		return w.t.object(out)
 	}
-	return err
+	if pipeline != "" {
+		pipeline += ": "
+	}
+	w.t.printf("%s%s %s, %s set aside in %s\n", pipeline, count(w.messages.Load()), done, count(w.deadLetters.Load()), consumers.DeadLetterTopic(j.topic, j.group))
+	return nil
 }

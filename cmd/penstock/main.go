@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	kctx, err := parser.Parse(args)
 	if err == nil {
 		t := newTerminal(stdin, stdout, stderr, cli.Verbose)
-		err = kctx.Run(t, parser)
+		err = kctx.Run(t, parser, cli.Config)
 		t.finish()
 	}
 	if err == nil {

@@ -53,7 +53,7 @@ func TestForeignRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewReader(out)
-	latest, err := (&subscriptionFlags{As: "latest"}).reader(reg)
+	latest, err := readerAs(reg, "latest")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,6 +63,9 @@ type configFile string
 // BeforeResolve implements kong's hook.
 func (configFile) BeforeResolve(ctx *kong.Context, app *kong.Kong, trace *kong.Path) error {
 	const limit = 1 << 20
+	if pipelineCommands[commandWords(ctx)] {
+		return nil // there it names pipelines
+	}
 	c := ctx.FlagValue(trace.Flag).(configFile)
 	if info, err := os.Stat(string(c)); err != nil || info.Size() > limit {
 		return usagef("read configuration %q: no such file, or larger than %d bytes", string(c), limit)

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"penstock/consumers"
+	"penstock/consumers/microbatch"
+	"penstock/consumers/sinks/parquet"
+	"penstock/consumers/sinks/sqlsink"
+	"penstock/consumers/sinks/topic"
+	"penstock/consumers/sinks/webhook"
+	"penstock/pipelines"
+	"penstock/registry/client"
+	"penstock/stream"
+)
+
+// pipelineCommands are the commands to which --config names pipelines.
+var pipelineCommands = map[string]bool{"consume run": true}
+
+// pipelinesCmd runs the pipelines of files.
+type pipelinesCmd struct {
+	brokerFlag
+	registryFlag
+	outputFlag
+}
+
+// Help shows examples.
+func (pipelinesCmd) Help() string {
+	return `Examples:
+  penstock consume --config orders.yaml
+  penstock consume --config pipelines/ --broker kafka://localhost:9092
+
+Each file that ends in .yaml holds one pipeline; 'penstock consume schema' prints
+what it may say. --broker and --registry hold for those that name none. One that
+fails does not stop the others. On SIGHUP the files are read again: pipelines that
+changed are stopped, with their positions kept, and started anew; the others run
+on. If a file is not right, all runs on as it was.`
+}
+
+// Run runs pipelines until it is stopped, or all have ended.
+func (c *pipelinesCmd) Run(ctx context.Context, t *terminal, config configFile) error {
+	if config == "" {
+		return usagef("consume needs to know what to run: --config FILE or FOLDER, or one of the commands of 'penstock consume --help'")
+	}
+	options := pipelines.Options{Broker: c.Broker, Registry: c.Registry}
+	first, err := pipelines.Load(string(config), options)
+	if err != nil {
+		return usageError{err}
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
+	ctx, cancel := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel()
+	reload := make(chan []pipelines.Pipeline)
+	wait.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+			}
+			next, err := pipelines.Load(string(config), options)
+			if err != nil {
+				t.log.Error("the pipelines run on as they were", "error", oneLine(err))
+				continue
+			}
+			select {
+			case reload <- next:
+			case <-ctx.Done():
+			}
+		}
+	})
+	w := newWiring(t, c.registryFlag, c.outputFlag, "stored")
+	w.several = true
+	err = pipelines.Serve(ctx, first, reload, w.run, func(e pipelines.Event) {
+		if e.Err != nil {
+			t.log.Error("pipeline", "name", e.Pipeline.Name, "is", e.What, "error", sentence(e.Err))
+		} else {
+			t.log.Info("pipeline", "name", e.Pipeline.Name, "is", e.What)
+		}
+	})
+	return errors.Join(err, w.close())
+}
+
+// pipelineSchemaCmd prints the schema of a pipeline's file.
+type pipelineSchemaCmd struct{}
+
+// Run prints it.
+func (pipelineSchemaCmd) Run(t *terminal) error {
+	t.printf("%s", pipelines.Schema)
+	return nil
+}
+
+// flagOf are the flags by what they say of a pipeline.
+var flagOf = map[string]string{
+	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/partition-by": "partition-by",
+	"/sink/secret": "secret", "/source/until": "until",
+}
+
+// problemOfFlags is what is wrong with a pipeline that flags made.
+func problemOfFlags(p *pipelines.Problem) error {
+	flag := *p
+	flag.Pointer = "--" + flagOf[p.Pointer]
+	return usageError{&flag}
+}
+
+// wiring opens what pipelines name, and runs them. They share the connections to
+// brokers and registries.
+type wiring struct {
+	t        *terminal
+	registry registryFlag
+	output   outputFlag
+	bar      *bar
+	several  bool // what is said names the pipeline
+
+	mu         sync.Mutex
+	brokers    map[string]stream.Broker
+	registries map[[2]string]*client.Client
+}
+
+func newWiring(t *terminal, registry registryFlag, output outputFlag, doing string) *wiring {
+	return &wiring{
+		t: t, registry: registry, output: output, bar: t.progress(doing, 0),
+		brokers: map[string]stream.Broker{}, registries: map[[2]string]*client.Client{},
+	}
+}
+
+// close closes the connections, once no pipeline runs.
+func (w *wiring) close() error {
+	w.bar.stop()
+	var errs []error
+	for _, c := range w.registries {
+		errs = append(errs, c.Close())
+	}
+	for _, b := range w.brokers {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// connect returns the broker and the registry of a pipeline.
+func (w *wiring) connect(ctx context.Context, s pipelines.Source) (stream.Broker, *client.Client, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	broker := w.brokers[s.Broker]
+	if broker == nil {
+		var err error
+		if broker, err = openBroker(ctx, s.Broker, w.t.log); err != nil {
+			return nil, nil, err
+		}
+		w.brokers[s.Broker] = broker
+	}
+	key := [2]string{s.Broker, s.Registry}
+	reg := w.registries[key]
+	if reg == nil {
+		flags := w.registry
+		flags.Registry = s.Registry
+		var err error
+		if reg, err = flags.openRegistry(s.Broker); err != nil {
+			return nil, nil, err
+		}
+		w.registries[key] = reg
+	}
+	return broker, reg, nil
+}
+
+// run runs a pipeline until ctx ends or it is done, and says what it did.
+func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
+	broker, reg, err := w.connect(ctx, p.Source)
+	if err != nil {
+		return err
+	}
+	sink, where, err := w.open(ctx, p, broker)
+	if err != nil {
+		return err
+	}
+	if closer, ok := sink.(io.Closer); ok {
+		defer closer.Close()
+	}
+	j := job{sink: sink, topic: p.Source.Topic, group: p.Source.Group, until: p.Source.Until == pipelines.End}
+	j.owner, _ = sink.(stream.Owner)
+	if p.Batch.Coalesce {
+		j.sink = microbatch.Coalesce(sink)
+	}
+	if j.reader, err = readerAs(reg, p.Source.ReadAs); err != nil {
+		return err
+	}
+	log, name := w.t.log, ""
+	if w.several {
+		name = p.Name
+		log = log.With("pipeline", name)
+	}
+	policy := p.Policy()
+	policy.Flushed = func(f microbatch.Flush) {
+		log.Info("batch", "topic", f.Topic, "partition", f.Partition, "first", f.First, "last", f.Last, "records", f.Records,
+			"bytes", f.Bytes, "cause", f.Cause, "gathered", f.Gathered, "took", f.Took, "error", f.Err)
+	}
+	j.policy = &policy
+	seen := watch{t: w.t, bar: w.bar, log: log}
+	j.hooks = seen.hooks()
+	err = runJob(ctx, broker, reg, j)
+	if !w.several {
+		w.bar.stop()
+	}
+	return errors.Join(err, seen.report(w.output, j, name, "stored in "+where))
+}
+
+// open opens a pipeline's sink, and says in a word or two what it is.
+func (w *wiring) open(ctx context.Context, p pipelines.Pipeline, broker stream.Broker) (sink consumers.Sink, where string, err error) {
+	s, group := p.Sink, p.Source.Group
+	switch s.Kind() {
+	case pipelines.Topic:
+		sink, err = openTopicSink(ctx, broker, p.Source.Topic, topic.Config{Topic: s.Rest(), Pipeline: group, Encode: p.Source.ReadAs != "", Logger: w.t.log})
+		return sink, "topic " + s.Rest(), err
+	case pipelines.Webhook:
+		sink, err = openWebhook(s, group)
+		return sink, "posts", err
+	case pipelines.Parquet:
+		sink, err = parquet.Open(ctx, s.Rest(), parquet.Config{Pipeline: group, PartitionBy: s.PartitionBy, Logger: w.t.log})
+		return sink, s.Rest(), err
+	}
+	sink, err = openSink(ctx, s.URL, sqlsink.Config{
+		Table: s.Table, Pipeline: group, Mode: sqlsink.Mode(s.Mode), Key: s.Key, Logger: w.t.log,
+	})
+	return sink, s.Table, err
+}
+
+// openWebhook opens an endpoint to post to.
+func openWebhook(s pipelines.Sink, group string) (consumers.Sink, error) {
+	config := webhook.Config{URL: s.URL, Pipeline: group}
+	if s.Secret != "" {
+		secret, err := os.ReadFile(s.Secret)
+		if err != nil {
+			return nil, fmt.Errorf("read the secret: %w", err)
+		}
+		config.Secret = bytes.TrimSpace(secret)
+	}
+	return webhook.New(config)
+}

@@ -1,0 +1,191 @@
+// Package pipelines is the way from a topic to a sink as a value: read from a
+// YAML file that a published JSON Schema describes, or made from flags, and run
+// beside others. It opens nothing: whoever runs a pipeline wires it.
+package pipelines
+
+import (
+	"cmp"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"penstock/consumers/microbatch"
+)
+
+// Schema is the JSON Schema of a pipeline's file.
+//
+//go:embed schema.json
+var Schema string
+
+// Pipeline is one way from a topic to a sink. The comments of its parts are the
+// descriptions in Schema.
+type Pipeline struct {
+	Name   string `json:"name,omitempty"`
+	Source Source `json:"source"`
+	Batch  Batch  `json:"batch,omitzero"`
+	Sink   Sink   `json:"sink"`
+}
+
+// Source is what is read.
+type Source struct {
+	Topic    string `json:"topic"`
+	Group    string `json:"group,omitempty"`
+	Broker   string `json:"broker,omitempty"`
+	Registry string `json:"registry,omitempty"`
+	ReadAs   string `json:"read-as,omitempty"`
+	Until    string `json:"until,omitempty"`
+}
+
+// Batch says when a batch ends.
+type Batch struct {
+	Count    int      `json:"count,omitempty"`
+	Bytes    int      `json:"bytes,omitempty"`
+	Linger   Duration `json:"linger,omitempty"`
+	Latency  Duration `json:"latency,omitempty"`
+	Rate     float64  `json:"rate,omitempty"`
+	BySchema bool     `json:"by-schema,omitempty"`
+	Coalesce bool     `json:"coalesce,omitempty"`
+}
+
+// Sink is where records end.
+type Sink struct {
+	URL         string   `json:"url"`
+	Table       string   `json:"table,omitempty"`
+	Mode        string   `json:"mode,omitempty"`
+	Key         []string `json:"key,omitempty"`
+	PartitionBy []string `json:"partition-by,omitempty"`
+	Secret      string   `json:"secret,omitempty"`
+}
+
+// The values of Sink.Mode, and those of Source.Until.
+const (
+	Append  = "append"
+	Upsert  = "upsert"
+	Stopped = "stopped"
+	End     = "end"
+)
+
+// Duration is a time.Duration that JSON has as text, as in "500ms".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// WithDefaults is p with what it leaves open filled in, but for broker and
+// registry.
+func (p Pipeline) WithDefaults() Pipeline {
+	p.Source.Group = cmp.Or(p.Source.Group, p.Name)
+	p.Source.Until = cmp.Or(p.Source.Until, Stopped)
+	p.Batch.Count = cmp.Or(p.Batch.Count, 5000)
+	p.Batch.Bytes = cmp.Or(p.Batch.Bytes, 4_000_000)
+	p.Batch.Linger = cmp.Or(p.Batch.Linger, Duration(500*time.Millisecond))
+	p.Sink.Table = cmp.Or(p.Sink.Table, p.Source.Topic)
+	p.Sink.Mode = cmp.Or(p.Sink.Mode, Append)
+	return p
+}
+
+// Policy is how batches are gathered.
+func (p Pipeline) Policy() microbatch.Policy {
+	b := p.Batch
+	return microbatch.Policy{
+		Count: b.Count, Bytes: b.Bytes, Linger: time.Duration(b.Linger), BySchema: b.BySchema,
+		Latency: time.Duration(b.Latency), Rate: b.Rate,
+	}
+}
+
+// equal reports whether two pipelines are the same in all.
+func equal(a, b Pipeline) bool { return reflect.DeepEqual(a, b) }
+
+// Kind is a kind of sink.
+type Kind string
+
+// The kinds of sinks.
+const (
+	SQLite   Kind = "sqlite"
+	Postgres Kind = "postgres"
+	Parquet  Kind = "parquet"
+	Topic    Kind = "topic"
+	Webhook  Kind = "webhook"
+)
+
+// Kind is the kind of the sink by the scheme of its URL, "" for none.
+func (s Sink) Kind() Kind {
+	switch scheme, _, _ := strings.Cut(s.URL, ":"); scheme {
+	case "sqlite", "parquet", "topic":
+		return Kind(scheme)
+	case "postgres", "postgresql":
+		return Postgres
+	case "http", "https":
+		return Webhook
+	}
+	return ""
+}
+
+// Rest is the URL behind its scheme.
+func (s Sink) Rest() string {
+	_, rest, _ := strings.Cut(s.URL, ":")
+	return rest
+}
+
+// Problem is what a pipeline cannot have.
+type Problem struct {
+	// Pointer is the place in the pipeline, as a JSON Pointer.
+	Pointer               string
+	Expected, Found, Hint string
+}
+
+// Error is one sentence.
+func (p *Problem) Error() string {
+	s := fmt.Sprintf("%s: expected %s, found %s", cmp.Or(p.Pointer, "/"), p.Expected, p.Found)
+	if p.Hint != "" {
+		s += "; " + p.Hint
+	}
+	return s
+}
+
+// Check says what of a complete pipeline does not go together, as a *Problem, or
+// returns nil. What values each field may have Schema says.
+func (p Pipeline) Check() error {
+	kind := p.Sink.Kind()
+	refuse := func(pointer, expected, found, hint string) error {
+		return &Problem{pointer, expected, found, hint}
+	}
+	switch {
+	case kind == "" || p.Sink.Rest() == "":
+		scheme, _, _ := strings.Cut(p.Sink.URL, ":") // the rest may hold a password
+		return refuse("/sink/url", "the URL of a sink", fmt.Sprintf("one that begins with %q", scheme),
+			"write sqlite:FILE, postgres://HOST/DATABASE, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME or https://HOST/PATH")
+	case kind == Topic && p.Sink.Rest() == p.Source.Topic:
+		return refuse("/sink/url", "another topic than the one that is read", fmt.Sprintf("%q", p.Sink.URL), "write its name, as in topic:orders.checked")
+	case p.Sink.Mode == Upsert && kind != SQLite && kind != Postgres:
+		return refuse("/sink/mode", "append", "upsert", fmt.Sprintf("what goes to a %s sink is only added to; use append, or a database", kind))
+	case len(p.Sink.Key) > 0 && p.Sink.Mode != Upsert:
+		return refuse("/sink/key", "no key columns where rows are appended", fmt.Sprintf("%q", p.Sink.Key), "use mode upsert, or leave the key out")
+	case len(p.Sink.PartitionBy) > 0 && kind != Parquet:
+		return refuse("/sink/partition-by", "a sink of Parquet files", fmt.Sprintf("one of kind %s", kind), "leave it out, or write parquet:DIR")
+	case p.Sink.Secret != "" && kind != Webhook:
+		return refuse("/sink/secret", "a sink that is posted to", fmt.Sprintf("one of kind %s", kind), "leave it out, or write https://…")
+	case kind == Webhook && p.Source.Until == End:
+		return refuse("/source/until", "stopped", "end", "an endpoint keeps no positions to tell the end by; use stopped, or a sink that does")
+	}
+	return nil
+}
+
+// String is the pipeline as JSON.
+func (p Pipeline) String() string {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}

@@ -1,0 +1,136 @@
+package pipelines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Event says what became of a pipeline.
+type Event struct {
+	Pipeline Pipeline
+	What     What
+	Err      error // why it failed, or did not stop cleanly
+}
+
+// What says in a word what became of a pipeline.
+type What string
+
+// What becomes of pipelines.
+const (
+	Started   What = "started"
+	Unchanged What = "unchanged" // by new configuration; it runs on
+	Halted    What = "stopped"   // because it was told to
+	Done      What = "done"      // it came to its end
+	Failed    What = "failed"    // the others run on
+)
+
+// Serve runs pipelines beside one another, each in a call of run, until ctx ends
+// or all have ended by themselves. One that fails does not disturb the others.
+// What comes from reload is all that is to run from then on: pipelines that are
+// not in it, or differ, are stopped by their context, and waited for; then those
+// that are new, differ or have failed are started. The others are left alone.
+//
+// run returns once the pipeline has stopped, with its position kept. report is
+// told of everything, by one goroutine at a time. The error joins those of the
+// pipelines that had failed in the end, or did not stop cleanly.
+func Serve(ctx context.Context, first []Pipeline, reload <-chan []Pipeline, run func(context.Context, Pipeline) error, report func(Event)) error {
+	s := &server{ctx: ctx, run: run, report: report, ended: make(chan *process), running: map[string]*process{}, failed: map[string]error{}}
+	s.apply(first)
+	for len(s.running) > 0 {
+		select {
+		case p := <-s.ended:
+			s.end(p)
+		case next := <-reload:
+			if ctx.Err() == nil {
+				s.apply(next)
+			}
+		}
+	}
+	var errs []error
+	for _, err := range s.failed {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// server is one call of Serve, whose goroutine alone touches it.
+type server struct {
+	ctx     context.Context
+	run     func(context.Context, Pipeline) error
+	report  func(Event)
+	ended   chan *process
+	running map[string]*process // by name
+	failed  map[string]error
+}
+
+// process is a pipeline that runs.
+type process struct {
+	pipeline Pipeline
+	stop     context.CancelFunc
+	stopping bool
+	err      error // once it has ended
+}
+
+// apply makes the pipelines that run those of next.
+func (s *server) apply(next []Pipeline) {
+	wanted := make(map[string]Pipeline, len(next))
+	for _, p := range next {
+		wanted[p.Name] = p
+	}
+	for name, p := range s.running {
+		if w, ok := wanted[name]; ok && equal(w, p.pipeline) {
+			s.report(Event{p.pipeline, Unchanged, nil})
+		} else {
+			p.stopping = true
+			p.stop()
+		}
+	}
+	clear(s.failed)
+	for s.stopping() {
+		s.end(<-s.ended)
+	}
+	for _, p := range next {
+		if s.running[p.Name] == nil {
+			s.start(p)
+		}
+	}
+}
+
+// stopping says that one that was told to stop has not ended.
+func (s *server) stopping() bool {
+	for _, p := range s.running {
+		if p.stopping {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *server) start(pipeline Pipeline) {
+	ctx, stop := context.WithCancel(s.ctx)
+	p := &process{pipeline: pipeline, stop: stop}
+	s.running[pipeline.Name] = p
+	s.report(Event{pipeline, Started, nil})
+	go func() {
+		p.err = s.run(ctx, pipeline)
+		s.ended <- p
+	}()
+}
+
+// end notes that a pipeline has ended.
+func (s *server) end(p *process) {
+	p.stop()
+	delete(s.running, p.pipeline.Name)
+	e := Event{p.pipeline, Done, p.err}
+	switch {
+	case p.stopping, s.ctx.Err() != nil:
+		e.What = Halted
+	case p.err != nil:
+		e.What = Failed
+	}
+	if p.err != nil {
+		s.failed[p.pipeline.Name] = fmt.Errorf("pipeline %q: %w", p.pipeline.Name, p.err)
+	}
+	s.report(e)
+}
