@@ -71,6 +71,7 @@ var mayImport = map[string][]string{
 	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/strategies", "schemas", "stream"},
 	"consumers/federated/kernels":    {},
 	"consumers/federated/privacy":    {},
+	"consumers/federated/secagg":     {},
 	"consumers/federated/strategies": {},
 	"consumers/microbatch":           {"consumers", "schemas", "stream"},
 	"consumers/sinks/parquet": {

@@ -1,0 +1,59 @@
+package secagg
+
+import (
+	"errors"
+	"testing"
+)
+
+// must be tested: drop at every stage boundary, singly and up to n-t, and n-t+1
+// fails closed; sum equals plain sum mod 2^32
+
+var clientStages = []Stage{Keys, Shares, Masked, Confirm, Unmask}
+
+func TestDropAtEveryBoundary(t *testing.T) {
+	const n = 7
+	spare := n - LeastThreshold(n)
+	newWorld(t, n, 5).mustSum(nil)
+	for _, stage := range clientStages {
+		for first := range n { // singly, each client
+			newWorld(t, n, 5).mustSum(drops{first: stage})
+		}
+		d := drops{}
+		for i := range spare {
+			d[i*3] = stage
+		}
+		newWorld(t, n, 5).mustSum(d)
+
+		d[6] = stage // one more than can be spared
+		if sum, err := newWorld(t, n, 5).run(d); !errors.Is(err, ErrTooFew) || sum != nil {
+			t.Errorf("drops %v: got %v, %v", d, sum, err)
+		}
+	}
+}
+
+func TestDropsAtDifferentStages(t *testing.T) {
+	w := newWorld(t, 10, 5)
+	w.mustSum(drops{1: Shares, 4: Masked, 8: Unmask})
+	w = newWorld(t, 10, 5)
+	w.mustSum(drops{0: Masked, 9: Masked, 5: Confirm})
+	if got := len(w.server.Contributors()); got != 8 {
+		t.Errorf("%d contributors, want 8: one whose vector came before it went away counts", got)
+	}
+}
+
+// A vector longer than a message comes in parts, and than a block of the kernel.
+func TestLongVector(t *testing.T) {
+	w := newWorld(t, 3, MaxChunk+40_001)
+	w.mustSum(nil)
+	if len(w.sent[Masked]) != 6 {
+		t.Errorf("%d messages, want 2 of each client", len(w.sent[Masked]))
+	}
+}
+
+// The smallest graph, and one of indexes over a byte's half.
+func TestFewAndMany(t *testing.T) {
+	newWorld(t, 2, 1).mustSum(nil)
+	if !testing.Short() {
+		newWorld(t, 40, 9).mustSum(drops{3: Masked, 4: Masked, 20: Unmask, 39: Shares, 0: Masked})
+	}
+}
