@@ -267,3 +267,20 @@ func (e *BatchError) Unwrap() []error {
 	}
 	return errs
 }
+
+// Group is who reads a topic under a name of its own.
+type Group struct {
+	Name string
+	// Members is how many consumers are in it now, -1 where the broker does not
+	// say.
+	Members int
+}
+
+// Surveyor is a Broker that can say who reads a topic, whatever it was written
+// with.
+type Surveyor interface {
+	// Groups returns the groups that read topic now, or keep a position in it,
+	// ordered by name. Whom the broker's access rules hide is left out. It
+	// returns ErrNoTopic if there is no such topic.
+	Groups(ctx context.Context, topic string) ([]Group, error)
+}

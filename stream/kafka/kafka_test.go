@@ -51,6 +51,7 @@ func suite(t *testing.T, seeds []string, session time.Duration) {
 		Fenced:   true,
 		Releases: true,
 		Resumes:  true,
+		Surveys:  true,
 		Crash: func(_ testing.TB, src stream.SourceCloser) {
 			l, _ := lines.Load(src.(*source).broker)
 			l.(*line).cut()

@@ -15,7 +15,7 @@ const failover = 2 * time.Second
 
 func features(t *testing.T, b *Broker) streamtest.Features {
 	return streamtest.Features{
-		Fenced: true, Releases: true, Resumes: true, Timeout: 12 * time.Second,
+		Fenced: true, Releases: true, Resumes: true, Surveys: true, Timeout: 12 * time.Second,
 		Crash: func(t testing.TB, src stream.SourceCloser) {
 			src.(*source).b.nc.Close()
 		},

@@ -34,6 +34,8 @@ type Features struct {
 	Releases bool
 	// Resumes says that the broker is a stream.Resumer and a stream.Keeper.
 	Resumes bool
+	// Surveys says that it is a stream.Surveyor.
+	Surveys bool
 	// Crash ends a source as the death of its process would: nothing is said
 	// to the broker, nothing is committed, its connection is gone.
 	Crash func(t testing.TB, src stream.SourceCloser)
@@ -73,6 +75,7 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"topics/create", (*suite).create},
 		{"topics/unknown", (*suite).unknownTopic},
 		{"topics/ranges", (*suite).ranges},
+		{"topics/groups", (*suite).survey},
 		{"topics/made again", (*suite).madeAgain},
 		{"fetch/max", (*suite).fetchMax},
 		{"fetch/cancel", (*suite).fetchCancel},
