@@ -149,7 +149,7 @@ func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer differ.Close()
-	return c.run(ctx, t, broker, job{sink: differ, owner: differ}, "compared")
+	return c.run(ctx, t, broker, job{sink: differ, owner: differ, to: "topic " + topic, log: t.log}, "compared")
 }
 
 // tailCmd prints decoded records.

@@ -414,31 +414,9 @@ func (d *demo) readAll(ctx context.Context, topic string) ([]stream.Record, erro
 func readTopic(ctx context.Context, broker stream.Broker, topic, group string) (records []stream.Record, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	reading, done := context.WithCancel(ctx)
-	defer done()
-	finish, err := newFinishLine(ctx, broker, topic, true, noPositions{}, done)
-	if err != nil || reading.Err() != nil {
-		return nil, err
-	}
-	src, err := broker.Open(ctx, stream.Subscription{Topic: topic, Group: group, Owner: finish})
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	for reading.Err() == nil {
-		batch, ack, err := src.Fetch(reading, 1000)
-		if reading.Err() != nil {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := ack(ctx, nil); err != nil {
-			return nil, err
-		}
+	err = eachRecord(ctx, broker, topic, group, 1000, func(batch []stream.Record) error {
 		records = append(records, batch...)
-		last := batch[len(batch)-1]
-		finish.reached(last.Partition, last.Offset+1)
-	}
-	return records, ctx.Err()
+		return nil
+	})
+	return records, err
 }

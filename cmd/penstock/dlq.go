@@ -55,40 +55,18 @@ func (f *lettersFlags) selects(l consumers.Letter) bool {
 // each hands the dead letters that are selected to do, run by run, from the
 // oldest to the newest that is there now, at most max at a time.
 func (f *lettersFlags) each(ctx context.Context, broker stream.Broker, max int, do func([]consumers.Letter) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	finish, err := newFinishLine(ctx, broker, f.Topic, true, noPositions{}, cancel)
-	if err != nil || ctx.Err() != nil {
-		return err
-	}
-	src, err := broker.Open(ctx, stream.Subscription{Topic: f.Topic, Group: "dlq-" + rand.Text(), Owner: finish})
-	if err != nil {
-		return fmt.Errorf("read topic %q: %w", f.Topic, err)
-	}
-	defer src.Close()
-	for ctx.Err() == nil {
-		records, ack, err := src.Fetch(ctx, max)
-		if err != nil {
-			return err
-		}
-		if err := ack(ctx, nil); err != nil {
-			return err
-		}
+	return eachRecord(ctx, broker, f.Topic, "dlq-"+rand.Text(), max, func(records []stream.Record) error {
 		var letters []consumers.Letter
 		for _, r := range records {
 			if l := consumers.ReadLetter(r); f.selects(l) {
 				letters = append(letters, l)
 			}
 		}
-		if len(letters) > 0 {
-			if err := do(letters); err != nil {
-				return err
-			}
+		if len(letters) == 0 {
+			return nil
 		}
-		last := records[len(records)-1]
-		finish.reached(last.Partition, last.Offset+1)
-	}
-	return nil
+		return do(letters)
+	})
 }
 
 // from is where a dead letter lay first, in words.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -74,6 +75,37 @@ func (f *finishLine) reached(partition int32, next int64) {
 	}
 }
 
+// eachRecord hands what a topic holds now to do, each partition from its oldest
+// record on, at most max records at a time.
+func eachRecord(ctx context.Context, broker stream.Broker, topic, group string, max int, do func([]stream.Record) error) error {
+	reading, done := context.WithCancel(ctx)
+	defer done()
+	finish, err := newFinishLine(ctx, broker, topic, true, noPositions{}, done)
+	if err != nil || reading.Err() != nil {
+		return err
+	}
+	src, err := broker.Open(ctx, stream.Subscription{Topic: topic, Group: group, Owner: finish})
+	if err != nil {
+		return fmt.Errorf("read topic %q: %w", topic, err)
+	}
+	defer src.Close()
+	for reading.Err() == nil {
+		records, ack, err := src.Fetch(reading, max)
+		if err != nil {
+			return err
+		}
+		if err := ack(ctx, nil); err != nil {
+			return err
+		}
+		if err := do(records); err != nil {
+			return err
+		}
+		last := records[len(records)-1]
+		finish.reached(last.Partition, last.Offset+1)
+	}
+	return ctx.Err()
+}
+
 // job is what a consumer does with its batches.
 type job struct {
 	sink   consumers.Sink
@@ -84,6 +116,10 @@ type job struct {
 	topic, group string
 	reader       consumers.Reader // nil: as values were written
 	hooks        consumers.Hooks
+	// to says in words where the results go; with it, the job announces what it
+	// reads.
+	to  string
+	log *slog.Logger // needed with to
 	// patience is how often what failed for a passing reason is tried before
 	// the job fails; 0 is for ever.
 	patience int
@@ -124,10 +160,16 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}
+	announcer := consumers.NewAnnouncer(broker, consumers.Reading{Topic: j.topic, Group: j.group, Pinned: j.reader != nil, To: j.to})
 	settled := cfg.Hooks.Settled
 	cfg.Hooks.Settled = func(b consumers.Batch, took time.Duration) {
 		if settled != nil {
 			settled(b, took)
+		}
+		if j.to != "" {
+			if err := announcer.Announce(ctx, b); err != nil && ctx.Err() == nil {
+				j.log.Warn("whoever changes the schema will not hear of this consumer", "error", err)
+			}
 		}
 		finish.reached(b.Partition, b.Next)
 	}

@@ -189,7 +189,7 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
 	if closer, ok := sink.(io.Closer); ok {
 		defer closer.Close()
 	}
-	j := job{sink: sink, topic: p.Source.Topic, group: p.Source.Group, until: p.Source.Until == pipelines.End}
+	j := job{sink: sink, topic: p.Source.Topic, group: p.Source.Group, until: p.Source.Until == pipelines.End, to: goal(p.Sink), log: w.t.log}
 	j.owner, _ = sink.(stream.Owner)
 	if p.Batch.Coalesce {
 		j.sink = microbatch.Coalesce(sink)
@@ -215,6 +215,15 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
 		w.bar.stop()
 	}
 	return errors.Join(err, seen.report(w.output, j, name, "stored in "+where))
+}
+
+// goal is where a sink stores, in words.
+func goal(s pipelines.Sink) string {
+	switch s.Kind() {
+	case pipelines.Topic, pipelines.Webhook, pipelines.Parquet:
+		return shown(s.URL)
+	}
+	return "table " + s.Table + " of " + shown(s.URL)
 }
 
 // open opens a pipeline's sink, and says in a word or two what it is.

@@ -22,6 +22,7 @@ type schemaDiffCmd struct {
 	Approve     bool   `help:"Add what is ERR to the file of --ignore."`
 	Fix         bool   `help:"Mend in the file NEW what is mechanical, and show what is left."`
 	OldRegistry string `placeholder:"URL" help:"Registry of OLD, if it is another than that of --registry."`
+	impactFlags
 	reportFlag
 	connectFlags
 }
@@ -35,11 +36,17 @@ func (schemaDiffCmd) Help() string {
   penstock schema diff main:schemas schemas -o github
   penstock schema diff flights-value@latest flights.avsc --fix
   penstock schema diff http://staging:8081 http://production:8081
+  penstock schema diff flights-value@latest flights.avsc --impact
 
 Folders, trees of git and registries are compared name by name. What the schemas
 refer to is compared with them. Exit code 1 is that there is an ERR: a change
 that stops a reader. A line of the file of --ignore is a rule, a name of a schema
-and a path, in each of which * stands for anything, or what --approve writes.`
+and a path, in each of which * stands for anything, or what --approve writes.
+
+--impact knows what the consumers of Penstock announce (topic penstock.readers: who
+reads which versions and fields, within the last week), groups of others by name,
+pipelines whose positions lie in --database, what --readers names, and subjects that
+refer to this one; not consumers that never said anything and keep no position.`
 }
 
 // comparison is two versions of one schema, and what changed.
@@ -50,6 +57,7 @@ type comparison struct {
 	Compatible bool            `json:"compatible"`
 	Changes    []compat.Change `json:"changes"`
 	Accepted   []compat.Change `json:"accepted,omitempty"` // those that the ignore file has
+	Impact     []concern       `json:"impact,omitempty"`
 
 	before, after compat.Side
 }
@@ -102,6 +110,11 @@ func (c *schemaDiffCmd) Run(ctx context.Context, t *terminal) error {
 		t.notef("added to %s: %d\n", accepted.file, len(approvals))
 		return nil
 	}
+	if c.Impact {
+		if err := c.assess(ctx, t, &sources, all); err != nil {
+			return advised(err)
+		}
+	}
 	if err := c.print(t, all); err != nil {
 		return err
 	}
@@ -130,7 +143,7 @@ func (c *schemaDiffCmd) compare(before, after []sourced) ([]comparison, error) {
 			continue
 		}
 		p.New, p.after = after[i].title, after[i].side
-		changes, err := compat.Checker{}.Diff(p.before, p.after, registry.Policy(strings.ToUpper(c.Policy)))
+		changes, err := compat.Checker{}.Diff(p.before, p.after, c.policy())
 		if err != nil {
 			return nil, fmt.Errorf("compare %s with %s: %w", p.Old, p.New, err)
 		}
@@ -290,6 +303,12 @@ func (p *comparison) sides() string {
 
 func (p *comparison) markdown(t *terminal) {
 	t.printf("**%s**: %s\n", markdownCell.Replace(p.sides()), p.verdict())
+	if len(p.Impact) > 0 {
+		t.printf("\n")
+	}
+	for _, r := range p.Impact {
+		t.printf("- %s\n", markdownCell.Replace(r.String()))
+	}
 	if len(p.Changes) == 0 {
 		return
 	}
@@ -345,6 +364,9 @@ func (p *comparison) text(t *terminal) {
 		}
 	}
 	t.printf("%s: %s\n", p.sides(), p.verdict())
+	for _, r := range p.Impact {
+		t.printf("  %s\n", r.String())
+	}
 }
 
 // onlyNew and onlyOld report whether what changed is in one of the texts only.

@@ -74,14 +74,20 @@ func cutVersion(text string) (subject string, number int, ok bool) {
 
 // version loads a version of a subject.
 func (s *schemaSources) version(ctx context.Context, subject string, number int) (sourced, error) {
-	if s.reg == nil {
-		reg, err := s.openRegistry(s.Broker)
-		if err != nil {
-			return sourced{}, err
-		}
-		s.reg = reg
+	if err := s.open(); err != nil {
+		return sourced{}, err
 	}
 	return versionOf(ctx, s.reg, subject, number)
+}
+
+// open makes sure that there is a client of the registry.
+func (s *schemaSources) open() error {
+	if s.reg != nil {
+		return nil
+	}
+	reg, err := s.openRegistry(s.Broker)
+	s.reg = reg
+	return err
 }
 
 func versionOf(ctx context.Context, reg *client.Client, subject string, number int) (sourced, error) {
@@ -281,7 +287,7 @@ func parseTexts(texts map[string]string, title func(name string) string) ([]sour
 	return all, nil
 }
 
-func sortedNames(texts map[string]string) []string {
+func sortedNames[V any](texts map[string]V) []string {
 	names := make([]string, 0, len(texts))
 	for name := range texts {
 		names = append(names, name)
