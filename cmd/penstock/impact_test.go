@@ -107,6 +107,12 @@ func testImpact(t *testing.T, broker string) {
 		t.Errorf("JSON says %s", out)
 	}
 
+	// So is one that a pipeline's file names.
+	pipes := put(t, dir, "pipes.yaml", "name: monthly\nsource: {topic: "+topic+", group: monthly}\nsink: {url: 'postgres://me:secret@db/shop?sslmode=disable', table: months}\n")
+	if out, _ := diffed(t, append(args, "--pipelines", pipes)...); !strings.Contains(
+		out, "may break group monthly, which does not say what it reads, into table months of postgres://db/shop: ") {
+		t.Errorf("with a pipeline:\n%s", out)
+	}
 	// The table alone is known where the broker knows nothing of the topic.
 	if out, _ := diffed(t, subject+"@1", changed, "--impact", "--registry", url, "--broker", "embedded:"+t.TempDir(), "--database", "sqlite:"+database); !strings.Contains(
 		out, "may break group billing, which does not say what it reads, into a table of schema main in sqlite:"+database+": ") {
@@ -126,6 +132,7 @@ func testImpact(t *testing.T, broker string) {
 	for _, wrong := range [][]string{
 		{old, changed, "--impact"},
 		{subject + "@1", changed, "--impact", "--readers", events},
+		{subject + "@1", changed, "--impact", "--pipelines", events},
 		{subject + "@1", changed, "--impact", "--database", "mysql://x"},
 	} {
 		if out, code := diffed(t, with(wrong...)...); code != exitUsage {

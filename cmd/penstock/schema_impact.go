@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"penstock/pipelines"
 	"penstock/registry"
 	"penstock/registry/client"
 	"penstock/registry/compat"
@@ -23,6 +24,7 @@ type impactFlags struct {
 	Subject  string   `placeholder:"NAME" help:"With --impact: the subject, if OLD does not name it."`
 	Topic    []string `placeholder:"NAME,…" help:"With --impact: topics of the subject. Default: the subject without -value or -key."`
 	Readers  string   `placeholder:"FILE" help:"With --impact: YAML that names readers who announce nothing."`
+	Pipes    string   `name:"pipelines" placeholder:"PATH" help:"With --impact: pipelines as 'penstock consume' runs them, a YAML file or a folder."`
 	Database []string `placeholder:"URL,…" help:"With --impact: databases whose tables may be fed from the topics: postgres://… or sqlite:FILE."`
 }
 
@@ -272,6 +274,17 @@ func (i *impact) readers(ctx context.Context, t *terminal) ([]concern, error) {
 		for _, p := range pipelines {
 			if r := of(p.name); r.To == "" {
 				r.To = p.where
+			}
+		}
+	}
+	if i.Pipes != "" {
+		all, err := pipelines.Load(i.Pipes, pipelines.Options{Broker: i.Broker, Registry: i.Registry})
+		if err != nil {
+			return nil, usageError{err}
+		}
+		for _, p := range all {
+			if slices.Contains(topics, p.Source.Topic) {
+				of(p.Source.Group).To = goal(p.Sink)
 			}
 		}
 	}
