@@ -33,7 +33,7 @@ const (
 //
 // run returns once the pipeline has stopped, with its position kept. report is
 // told of everything, by one goroutine at a time. The error joins those of the
-// pipelines that had failed in the end, or did not stop cleanly.
+// pipelines that had failed, or not stopped cleanly, since configuration last came.
 func Serve(ctx context.Context, first []Pipeline, reload <-chan []Pipeline, run func(context.Context, Pipeline) error, report func(Event)) error {
 	s := &server{ctx: ctx, run: run, report: report, ended: make(chan *process), running: map[string]*process{}, failed: map[string]error{}}
 	s.apply(first)
@@ -86,10 +86,10 @@ func (s *server) apply(next []Pipeline) {
 			p.stop()
 		}
 	}
-	clear(s.failed)
 	for s.stopping() {
 		s.end(<-s.ended)
 	}
+	clear(s.failed)
 	for _, p := range next {
 		if s.running[p.Name] == nil {
 			s.start(p)
@@ -122,9 +122,13 @@ func (s *server) start(pipeline Pipeline) {
 func (s *server) end(p *process) {
 	p.stop()
 	delete(s.running, p.pipeline.Name)
+	stopped := p.stopping || s.ctx.Err() != nil
+	if stopped && errors.Is(p.err, context.Canceled) { // before it had got anywhere
+		p.err = nil
+	}
 	e := Event{p.pipeline, Done, p.err}
 	switch {
-	case p.stopping, s.ctx.Err() != nil:
+	case stopped:
 		e.What = Halted
 	case p.err != nil:
 		e.What = Failed

@@ -35,6 +35,9 @@ func TestServe(t *testing.T) {
 				return nil
 			}
 			<-ctx.Done()
+			if p.Sink.Table == "2" {
+				return fmt.Errorf("open: %w", ctx.Err())
+			}
 			return nil
 		}
 		reload := make(chan []Pipeline)
