@@ -32,6 +32,7 @@ type benchCmd struct {
 	Microbatch benchMicrobatchCmd `cmd:"" help:"Store flights exactly once, against a bare loop of poll, decode and COPY."`
 	Gateway    benchGatewayCmd    `cmd:"" help:"Publish over HTTP, against penstock produce and against a bare handler."`
 	Registry   benchRegistryCmd   `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
+	Diff       benchDiffCmd       `cmd:"" help:"Compare values, against another library."`
 	Federated  benchFederatedCmd  `cmd:"" help:"Fold model updates, against reading the same memory."`
 }
 

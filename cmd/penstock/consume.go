@@ -7,15 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"penstock/consumers"
-	"penstock/consumers/diffing"
 	"penstock/pipelines"
 	"penstock/registry/client"
 	"penstock/schemas"
@@ -99,57 +96,6 @@ func (c *microbatchCmd) pipeline() pipelines.Pipeline {
 		},
 		Sink: pipelines.Sink{URL: c.To, Table: c.Table, Mode: c.Mode, Key: c.Key, PartitionBy: c.By, Secret: c.Secret},
 	}.WithDefaults()
-}
-
-// diffCmd turns keyed state into change events.
-type diffCmd struct {
-	subscriptionFlags
-	To     string   `required:"" placeholder:"topic:NAME" help:"Topic for the change events."`
-	Format string   `enum:"debezium,json-patch,merge-patch" default:"debezium" help:"debezium, json-patch (RFC 6902) or merge-patch (RFC 7396)."`
-	Key    string   `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
-	Ignore []string `placeholder:"POINTER,…" help:"JSON pointers whose changes do not count."`
-	State  string   `placeholder:"DIR" default:"./penstock-data/state" help:"Folder of the last values (default ${default})."`
-}
-
-// Help shows examples.
-func (diffCmd) Help() string {
-	return `Examples:
-  penstock consume diff weather --to topic:weather.changes --ignore /time_hour
-  penstock consume diff orders --to topic:orders.changes --key id --format json-patch
-
-After a crash an event may come a second time, byte for byte the same and with
-the same penstock-event-id header; none is left out.`
-}
-
-// Run emits change events until it is stopped.
-func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
-	topic, ok := strings.CutPrefix(c.To, "topic:")
-	if !ok || topic == "" {
-		return usagef("--to %q is no topic; write topic:NAME", c.To)
-	}
-	if c.Group == "" {
-		c.Group = "diff"
-	}
-	broker, err := openBroker(ctx, c.Broker, t.log)
-	if err != nil {
-		return err
-	}
-	defer broker.Close()
-	ranges, err := broker.Ranges(ctx, c.Topic)
-	if err != nil {
-		return fmt.Errorf("read topic %q: %w", c.Topic, err)
-	}
-	if err := broker.Create(ctx, topic, len(ranges)); err != nil {
-		return fmt.Errorf("create topic %q: %w", topic, err)
-	}
-	differ, err := diffing.Open(filepath.Join(c.State, c.Group), diffing.Config{
-		Publisher: broker, Topic: topic, Format: diffing.Format(c.Format), KeyField: c.Key, Ignore: c.Ignore,
-	})
-	if err != nil {
-		return err
-	}
-	defer differ.Close()
-	return c.run(ctx, t, broker, job{sink: differ, owner: differ, to: "topic " + topic, log: t.log}, "compared")
 }
 
 // tailCmd prints decoded records.

@@ -229,7 +229,7 @@ func (d *demo) diffWeather(ctx context.Context) error {
 	d.say("%s: %s observations, keyed by %s", sample.About, count(int64(held)), sample.Key)
 
 	differ, err := diffing.Open(filepath.Join(d.dir, "weather-state"), diffing.Config{
-		Publisher: d.stack.broker, Topic: changes, Ignore: clock,
+		Publisher: d.stack.broker, Topic: changes, Rules: diffing.Rules{Ignore: clock},
 	})
 	if err != nil {
 		return err

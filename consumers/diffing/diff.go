@@ -2,10 +2,11 @@ package diffing
 
 import (
 	"bytes"
-	"maps"
+	"cmp"
+	"encoding/json"
 	"slices"
 	"strconv"
-	"strings"
+	"time"
 
 	"penstock/schemas"
 )
@@ -18,6 +19,7 @@ const (
 	Add     Op = "add"
 	Remove  Op = "remove"
 	Replace Op = "replace"
+	Test    Op = "test" // of patches alone
 )
 
 // Change is one place at which two values differ.
@@ -47,20 +49,40 @@ func Diff(before, after any) []Change {
 }
 
 type differ struct {
-	pointer []byte // of where the walk is
+	pointer []byte   // of where the walk is
+	names   []string // of members that are to be looked at, of all levels
 	changes []Change
+
+	// Where dst is not nil, changes are written to it instead, as a patch.
+	dst        []byte
+	start      int
+	invertible bool
+	old, now   []byte
+	err        error // the first one
 }
 
 func (d *differ) note(op Op, old, new any) {
+	if d.dst != nil {
+		d.write(op, old, new)
+		return
+	}
 	d.changes = append(d.changes, Change{Op: op, Pointer: string(d.pointer), Old: old, New: new})
 }
 
-// at runs f one token further down.
-func (d *differ) at(token string, f func()) {
-	n := len(d.pointer)
-	d.pointer = appendToken(d.pointer, token)
-	f()
-	d.pointer = d.pointer[:n]
+func (d *differ) write(op Op, old, new any) {
+	var err error
+	if op != Add && d.invertible {
+		d.old, err = schemas.AppendJSON(d.old[:0], old)
+		d.err = cmp.Or(d.err, err)
+	}
+	if op != Remove {
+		d.now, err = schemas.AppendJSON(d.now[:0], new)
+		d.err = cmp.Or(d.err, err)
+	}
+	if len(d.dst) > d.start {
+		d.dst = append(d.dst, ',')
+	}
+	d.dst = appendOperation(d.dst, op, d.pointer, d.old, d.now, d.invertible)
 }
 
 func (d *differ) walk(before, after any) {
@@ -84,42 +106,72 @@ func (d *differ) walk(before, after any) {
 }
 
 func (d *differ) objects(before, after map[string]any) {
-	names := make([]string, 0, len(before))
-	names = slices.AppendSeq(names, maps.Keys(before))
-	for name := range after {
-		if _, ok := before[name]; !ok {
-			names = append(names, name)
+	from, up := len(d.names), len(d.pointer)
+	missing := len(after)
+	for name, b := range before {
+		a, is := after[name]
+		if is {
+			missing--
+		}
+		if !is || !scalar(b) || !equalScalars(b, a) {
+			d.names = append(d.names, name)
 		}
 	}
-	slices.Sort(names)
-	for _, name := range names {
+	if missing > 0 {
+		for name := range after {
+			if _, was := before[name]; !was {
+				d.names = append(d.names, name)
+			}
+		}
+	}
+	slices.Sort(d.names[from:])
+	for i := from; i < len(d.names); i++ { // a walk further down may move them
+		name := d.names[i]
 		b, was := before[name]
 		a, is := after[name]
-		d.at(name, func() {
-			switch {
-			case !was:
-				d.note(Add, nil, a)
-			case !is:
-				d.note(Remove, b, nil)
-			default:
-				d.walk(b, a)
-			}
-		})
+		d.pointer = appendToken(d.pointer, name)
+		switch {
+		case !was:
+			d.note(Add, nil, a)
+		case !is:
+			d.note(Remove, b, nil)
+		case scalar(b):
+			d.note(Replace, b, a)
+		default:
+			d.walk(b, a)
+		}
+		d.pointer = d.pointer[:up]
 	}
+	d.names = d.names[:from]
 }
 
 // arrays removes from the end, so that the indexes before it stay right.
 func (d *differ) arrays(before, after []any) {
-	common := min(len(before), len(after))
+	common, up := min(len(before), len(after)), len(d.pointer)
+	at := func(i int) {
+		d.pointer = strconv.AppendInt(append(d.pointer[:up], '/'), int64(i), 10)
+	}
 	for i := range common {
-		d.at(strconv.Itoa(i), func() { d.walk(before[i], after[i]) })
+		at(i)
+		d.walk(before[i], after[i])
 	}
 	for i := len(before) - 1; i >= common; i-- {
-		d.at(strconv.Itoa(i), func() { d.note(Remove, before[i], nil) })
+		at(i)
+		d.note(Remove, before[i], nil)
 	}
 	for i := common; i < len(after); i++ {
-		d.at(strconv.Itoa(i), func() { d.note(Add, nil, after[i]) })
+		at(i)
+		d.note(Add, nil, after[i])
 	}
+	d.pointer = d.pointer[:up]
+}
+
+func scalar(v any) bool {
+	switch v.(type) {
+	case map[string]any, []any:
+		return false
+	}
+	return true
 }
 
 // equalScalars compares values of which the first is neither an object nor an
@@ -139,6 +191,18 @@ func equalScalars(a, b any) bool {
 		if b, ok := b.(int64); ok {
 			return a == b
 		}
+	case int32:
+		if b, ok := b.(int32); ok {
+			return a == b
+		}
+	case time.Time:
+		if b, ok := b.(time.Time); ok && a.Equal(b) {
+			return true
+		}
+	case json.Number:
+		if b, ok := b.(json.Number); ok && a == b {
+			return true
+		}
 	case float64:
 		if b, ok := b.(float64); ok && a == b {
 			return true
@@ -154,14 +218,4 @@ func equalScalars(a, b any) bool {
 func appendToken(dst []byte, token string) []byte {
 	dst = append(dst, '/')
 	return append(dst, schemas.EscapePointer(token)...)
-}
-
-// matters says whether any change lies outside of the ignored places.
-func matters(changes []Change, ignored []string) bool {
-	return slices.ContainsFunc(changes, func(c Change) bool {
-		return !slices.ContainsFunc(ignored, func(p string) bool {
-			rest, ok := strings.CutPrefix(c.Pointer, p)
-			return ok && (rest == "" || rest[0] == '/')
-		})
-	})
 }

@@ -2,7 +2,7 @@ package diffing
 
 import (
 	"encoding/json"
-	"fmt"
+	"errors"
 	"math"
 	"math/big"
 	"strconv"
@@ -150,7 +150,7 @@ func TestPatchGivesTheValueAfter(t *testing.T) {
 		if equal := canonical(t, before) == canonical(t, after); equal != (len(changes) == 0) {
 			t.Fatalf("equal is %v, but the changes are %v", equal, changes)
 		}
-		patch, err := AppendJSONPatch(nil, changes)
+		patch, _, err := new(Comparer).AppendPatchOf(nil, before, after, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,6 +160,109 @@ func TestPatchGivesTheValueAfter(t *testing.T) {
 		}
 		if got, want := canonical(t, got), canonical(t, after); got != want {
 			t.Fatalf("%s applied to %s gives %s, want %s", patch, canonical(t, before), got, want)
+		}
+	})
+}
+
+// A patch from the texts is the patch from the values, and what is made of them:
+// applied it gives the value after, turned round the value before, and on any
+// other value it fails.
+func TestPatchOfTexts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		value := anyValue().Draw(t, "before")
+		before, after := canonical(t, value), canonical(t, variation(t, value))
+		checkPatch(t, new(Comparer), before, after)
+	})
+}
+
+// checkPatch checks a patch of two canonical texts.
+func checkPatch(t interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}, c *Comparer, before, after string) {
+	t.Helper()
+	want, _, err := c.AppendPatchOf(nil, reread(t, before), reread(t, after), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, differ, err := c.AppendPatch([]byte("x"), []byte(before), []byte(after), true)
+	if err != nil || differ != (before != after) || patch[0] != 'x' {
+		t.Fatalf("patch of %s and %s: %s, %v, %v", before, after, patch, differ, err)
+	}
+	if patch = patch[1:]; c.rules == nil && string(patch) != string(want) {
+		t.Fatalf("patch of %s and %s: %s of the texts, %s of the values", before, after, patch, want)
+	}
+	got, gone, err := Apply(reread(t, before), false, patch)
+	if err != nil || gone || canonical(t, got) != after {
+		t.Fatalf("%s on %s: %s, %v, want %s", patch, before, canonical(t, got), err, after)
+	}
+	back, err := Invert(nil, patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := Apply(got, false, back); err != nil || canonical(t, got) != before {
+		t.Fatalf("%s on %s: %s, %v, want %s", back, after, canonical(t, got), err, before)
+	}
+	merge, err := c.AppendMergePatch(nil, []byte(before), []byte(after))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantMerge, err := AppendMergePatch(nil, reread(t, before), reread(t, after))
+	if err != nil || string(merge) != string(wantMerge) {
+		t.Fatalf("merge patch of %s and %s: %s of the texts, %s of the values (%v)", before, after, merge, wantMerge, err)
+	}
+}
+
+func TestApplyRefuses(t *testing.T) {
+	f := func(value, patch, want string) {
+		t.Helper()
+		_, _, err := Apply(reread(t, value), false, []byte(patch))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s on %s: got %v, want %q", patch, value, err, want)
+		}
+	}
+	f(`{"a":1}`, `[{"op":"test","path":"/a","value":2}]`, `operation 0 of the patch, test "/a": expected number 2, found number 1`)
+	f(`{"a":1}`, `[{"op":"remove","path":"/b"}]`, "found nothing")
+	f(`{"a":1}`, `[{"op":"replace","path":"/a/b","value":1}]`, `expected an object or an array at the step "b"`)
+	f(`{}`, `[{"op":"add","path":"/a/b","value":1}]`, `at the step "b", found nothing`)
+	f(`[1]`, `[{"op":"add","path":"/2","value":1}]`, `expected an index below 1, found "2"`)
+	f(`[1]`, `[{"op":"remove","path":"/-"}]`, "expected an index")
+	f(`1`, `[{"op":"move","path":"","from":"/a"}]`, "at /0/op: expected add, remove, replace or test")
+	f(`1`, `[{"op":"add","path":""}]`, "at /0/value: expected a value, found nothing")
+	f(`1`, `[{"op":"add","path":"x","value":1}]`, "at /0/path: expected a JSON Pointer")
+	f(`1`, `{}`, "expected an array of operations")
+	if _, err := Invert(nil, []byte(`[{"op":"remove","path":"/a"}]`)); err == nil || !strings.Contains(err.Error(), "only an invertible patch") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The reader of texts takes what the reader of values takes, and reads the same.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{`{"b":[1,-2.50e+1,"é\u00e9\n"],"a":{"":null,"x~/":true}}`, ` [ {} , [] ] `, `{"a":1,"a":2}`, `"\ud800"`, "\"\xff\"", `01`, `1.`, `[1`, `tru`, `{"b":1,"a":2,"b":3}`} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		var c Comparer
+		x, errX := schemas.ParseJSON([]byte(a))
+		y, errY := schemas.ParseJSON([]byte(b))
+		patch, differ, err := c.AppendPatch(nil, []byte(a), []byte(b), false)
+		if errX != nil || errY != nil {
+			var limit *schemas.JSONError
+			if err == nil && !(errors.As(errors.Join(errX, errY), &limit) && (strings.Contains(limit.Expected, "digits") || strings.Contains(limit.Expected, "exponent") || strings.Contains(limit.Expected, "nesting"))) {
+				t.Fatalf("%q and %q are read, though: %v, %v", a, b, errX, errY)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := Diff(x, y); len(d) > 0 != differ {
+			t.Fatalf("%q and %q: %s, but %v", a, b, patch, d)
+		}
+		got, _, err := Apply(x, false, patch)
+		if err != nil || len(Diff(got, y)) > 0 {
+			t.Fatalf("%s on %q gives %v, %v", patch, a, got, err)
 		}
 	})
 }
@@ -193,7 +296,7 @@ func TestMergePatchGivesTheValueAfterWithoutNulls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := applyMerge(reread(t, canonical(t, before)), reread(t, string(patch)))
+		got := ApplyMerge(reread(t, canonical(t, before)), reread(t, string(patch)))
 		want := withoutNulls(reread(t, canonical(t, after)))
 		if got, want := canonical(t, withoutNulls(got)), canonical(t, want); got != want {
 			t.Fatalf("%s applied to %s gives %s, want %s", patch, canonical(t, before), got, want)
@@ -249,26 +352,6 @@ func applyOp(t *rapid.T, doc any, op map[string]any) any {
 	return apply(doc, tokens)
 }
 
-// applyMerge is the algorithm of RFC 7396, section 2.
-func applyMerge(target, patch any) any {
-	p, ok := patch.(map[string]any)
-	if !ok {
-		return patch
-	}
-	out, ok := target.(map[string]any)
-	if !ok {
-		out = map[string]any{}
-	}
-	for name, v := range p {
-		if v == nil {
-			delete(out, name)
-		} else {
-			out[name] = applyMerge(out[name], v)
-		}
-	}
-	return out
-}
-
 // withoutNulls leaves out the members that are null, save inside arrays.
 func withoutNulls(v any) any {
 	object, ok := v.(map[string]any)
@@ -292,20 +375,5 @@ func TestMergePatchSaysWhatItCan(t *testing.T) {
 	want := `{"deep":{"b":3},"gone":null,"list":[null],"new":{"o":true},"null":null}`
 	if err != nil || string(got) != want {
 		t.Errorf("got %s, %v; want %s", got, err, want)
-	}
-}
-
-func BenchmarkDiff(b *testing.B) {
-	before, after := map[string]any{}, map[string]any{}
-	for i := range 20 {
-		name := fmt.Sprintf("field_%d", i)
-		before[name], after[name] = int64(i), int64(i)
-	}
-	after["field_3"], after["field_7"] = int64(-1), "changed"
-	b.ReportAllocs()
-	for b.Loop() {
-		if len(Diff(before, after)) != 2 {
-			b.Fatal("not two changes")
-		}
 	}
 }

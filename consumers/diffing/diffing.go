@@ -1,17 +1,20 @@
 // Package diffing turns a topic of states into a topic of changes: it keeps the
 // last value of every key and says, for each record, what is different now.
 //
-// Diff, AppendJSONPatch and AppendMergePatch are the pure part. A Differ is the
-// job: a consumers.Sink, to be run by consumers.Run, that keeps its state and
-// its positions in a folder.
+// The pure part compares values (Diff) or, faster, JSON texts (Comparer), says
+// by Rules what counts, and writes patches, applies them and turns them round. A
+// Differ is the job: a consumers.Sink, to be run by consumers.Run, that keeps its
+// state and its positions in a folder.
 package diffing
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"net/url"
 	"sync"
+	"time"
+	"unicode/utf8"
 
 	"penstock/consumers"
 	"penstock/schemas"
@@ -36,6 +39,11 @@ const (
 	// for what that format cannot say. A new key is its value, a deletion is
 	// null.
 	MergePatch Format = "merge-patch"
+	// CloudEvents is a CloudEvents 1.0 event in its structured mode: its type is
+	// penstock.created, penstock.updated or penstock.deleted, its subject the key
+	// (left out if it is no text), its id that of IDHeader, and its data has
+	// before and after.
+	CloudEvents Format = "cloudevents"
 )
 
 // IDHeader is the header that names an event for good: the position of the
@@ -50,13 +58,14 @@ type Config struct {
 	Topic string
 	// Format is Debezium unless set.
 	Format Format
+	// Invertible puts tests of the old value into JSON patches; see Invert.
+	Invertible bool
 	// KeyField names the field of the value that is the key. Empty is the
 	// record's own key. All records of one key must lie in one partition. A
 	// tombstone has no fields, so it needs the record's own key.
 	KeyField string
-	// Ignore lists JSON Pointers. A change there, or below, makes no event by
-	// itself: what it changed comes with the next event of that key.
-	Ignore []string
+	// Rules say what counts as a change.
+	Rules Rules
 	// MaxValueBytes is the largest event the Publisher takes. Zero is
 	// stream.MaxValueBytes.
 	MaxValueBytes int
@@ -83,6 +92,7 @@ type Config struct {
 // oldest record, and its events are emitted again.
 type Differ struct {
 	config Config
+	rule   *rule
 	store  *store
 
 	mu    sync.Mutex
@@ -106,23 +116,22 @@ func Open(dir string, config Config) (*Differ, error) {
 		config.MaxValueBytes = stream.MaxValueBytes
 	}
 	switch config.Format {
-	case Debezium, JSONPatch, MergePatch:
+	case Debezium, JSONPatch, MergePatch, CloudEvents:
 	default:
-		return nil, fmt.Errorf("format %q is not known: choose %s, %s or %s", config.Format, Debezium, JSONPatch, MergePatch)
+		return nil, fmt.Errorf("format %q is not known: choose %s, %s, %s or %s", config.Format, Debezium, JSONPatch, MergePatch, CloudEvents)
 	}
 	if config.Publisher == nil || config.Topic == "" {
 		return nil, errors.New("open differ: a publisher and a topic are needed")
 	}
-	for _, p := range config.Ignore {
-		if !strings.HasPrefix(p, "/") {
-			return nil, fmt.Errorf("ignored place %q is not a JSON Pointer to a part of the value: it starts with a slash, as in %q", p, "/"+p)
-		}
+	rule, err := config.Rules.compile()
+	if err != nil {
+		return nil, fmt.Errorf("open differ: %w", err)
 	}
 	s, err := openStore(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &Differ{config: config, store: s, lanes: map[int32]*lane{}}, nil
+	return &Differ{config: config, rule: rule, store: s, lanes: map[int32]*lane{}}, nil
 }
 
 // Close closes the state. Call it after the source that feeds the Differ is
@@ -212,7 +221,7 @@ func (d *Differ) Write(ctx context.Context, b consumers.Batch) error {
 			b.Partition, b.Topic, b.First, at.next, consumers.ErrStop)
 	}
 
-	work := batch{config: &d.config, partition: l.partition, values: map[string][]byte{}}
+	work := batch{config: &d.config, partition: l.partition, values: map[string][]byte{}, compare: Comparer{rules: d.rule}}
 	err = d.store.read(b.Partition, func(get func(string) ([]byte, error)) error {
 		work.stored = get
 		for i, m := range b.Messages {
@@ -265,6 +274,7 @@ type batch struct {
 	config    *Config
 	partition stream.Partition
 	stored    func(key string) ([]byte, error)
+	compare   Comparer
 
 	values  map[string][]byte // new states, as canonical JSON; nil for none
 	events  []stream.Record
@@ -293,8 +303,10 @@ func (w *batch) add(i int, m consumers.Message) error {
 			return nil
 		}
 	}
-	c := change{before: before, after: after, message: m}
-	value, emit, err := c.event(nil, w.config)
+	p := w.partition
+	id := fmt.Sprintf("%s/%s/%s/%d/%d", p.Cluster, p.Topic, p.Incarnation, p.Number, m.Offset)
+	c := change{before: before, after: after, key: key, id: id, message: m}
+	value, emit, err := c.event(nil, w.config, &w.compare)
 	if err != nil {
 		w.refused.Fail(i, err)
 		return nil
@@ -306,16 +318,12 @@ func (w *batch) add(i int, m consumers.Message) error {
 		w.refused.Fail(i, fmt.Errorf("the event of this change has %d bytes, of at most %d: %w", len(value), w.config.MaxValueBytes, stream.ErrTooLarge))
 		return nil
 	}
-	p := w.partition
 	w.emit(i, stream.Record{
-		Topic: w.config.Topic,
-		Key:   []byte(key),
-		Value: value,
-		Headers: []stream.Header{{
-			Key:   IDHeader,
-			Value: fmt.Appendf(nil, "%s/%s/%s/%d/%d", p.Cluster, p.Topic, p.Incarnation, p.Number, m.Offset),
-		}},
-		Time: m.Time,
+		Topic:   w.config.Topic,
+		Key:     []byte(key),
+		Value:   value,
+		Headers: []stream.Header{{Key: IDHeader, Value: []byte(id)}},
+		Time:    m.Time,
 	})
 	if after == nil {
 		w.emit(i, stream.Record{Topic: w.config.Topic, Key: []byte(key), Time: m.Time})
@@ -405,39 +413,71 @@ func fieldKey(m consumers.Message, field string) ([]byte, error) {
 // nothing.
 type change struct {
 	before, after []byte
+	key, id       string
 	message       consumers.Message
 }
 
 // event appends the event of a change to dst; emit is false if there is none.
-func (c change) event(dst []byte, config *Config) (event []byte, emit bool, err error) {
+func (c change) event(dst []byte, config *Config, compare *Comparer) (event []byte, emit bool, err error) {
 	if string(c.before) == string(c.after) { // both nil too: neither is ever empty
 		return dst, false, nil
 	}
-	var old any
-	var changes []Change
-	switch updated := c.before != nil && c.after != nil; {
-	case updated && (config.Format != Debezium || len(config.Ignore) > 0):
-		if old, err = parseJSON(c.before); err != nil {
-			return dst, false, fmt.Errorf("read the last value: %w", err)
+	updated := c.before != nil && c.after != nil
+	if updated && (compare.rules != nil || config.Format == JSONPatch || config.Format == MergePatch) {
+		if err := compare.read(c.before, c.after); err != nil {
+			return dst, false, err
 		}
-		changes = Diff(old, c.message.Data)
-		if !matters(changes, config.Ignore) {
+		if compare.same() {
 			return dst, false, nil
 		}
+	}
+	switch {
+	case config.Format == CloudEvents:
+		return c.appendCloudEvent(dst), true, nil
+	case config.Format == Debezium:
+		return c.appendEnvelope(dst), true, nil
+	case config.Format == MergePatch && updated:
+		return compare.appendMerge(dst, 0, 0), true, nil
+	case config.Format == MergePatch:
+		return append(dst, orNull(c.after)...), true, nil
+	case updated:
+		dst, _ = compare.appendPatch(dst, config.Invertible)
+		return dst, true, nil
 	case c.before == nil:
-		changes = []Change{{Op: Add, New: c.message.Data}}
-	case c.after == nil:
-		changes = []Change{{Op: Remove}}
-	}
-	switch config.Format {
-	case JSONPatch:
-		dst, err = AppendJSONPatch(dst, changes)
-	case MergePatch:
-		dst, err = AppendMergePatch(dst, old, c.message.Data) // nil, so null, when deleted
+		dst = appendOperation(append(dst, '['), Add, nil, nil, c.after, false)
 	default:
-		dst = c.appendEnvelope(dst)
+		dst = appendOperation(append(dst, '['), Remove, nil, c.before, nil, config.Invertible)
 	}
-	return dst, true, err
+	return append(dst, ']'), true, nil
+}
+
+// appendCloudEvent appends the CloudEvent of a change.
+func (c change) appendCloudEvent(dst []byte) []byte {
+	what := "penstock.updated"
+	switch {
+	case c.before == nil:
+		what = "penstock.created"
+	case c.after == nil:
+		what = "penstock.deleted"
+	}
+	dst = append(dst, `{"specversion":"1.0","id":`...)
+	dst = schemas.AppendJSONString(dst, c.id)
+	dst = append(dst, `,"source":`...)
+	dst = schemas.AppendJSONString(dst, "/"+url.PathEscape(c.message.Topic))
+	dst = append(dst, `,"type":"`...)
+	dst = append(dst, what...)
+	if c.key != "" && utf8.ValidString(c.key) {
+		dst = append(dst, `","subject":`...)
+		dst = schemas.AppendJSONString(dst, c.key)
+		dst = append(dst, `,"time":"`...)
+	} else {
+		dst = append(dst, `","time":"`...)
+	}
+	dst = c.message.Time.UTC().AppendFormat(dst, time.RFC3339Nano)
+	dst = append(dst, `","datacontenttype":"application/json","data":{"before":`...)
+	dst = append(dst, orNull(c.before)...)
+	dst = append(dst, `,"after":`...)
+	return append(append(dst, orNull(c.after)...), "}}"...)
 }
 
 // appendEnvelope appends the Debezium envelope of a change.

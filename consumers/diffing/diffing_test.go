@@ -156,11 +156,38 @@ func TestPatchFormats(t *testing.T) {
 	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Format: MergePatch})
 	write(t, d, in)
 	expectLines(t, out.records, `0 a {"x":1,"y":2}`, `1 a {"y":null}`, `2 a null`, `a tombstone`)
+
+	out = output{}
+	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Format: JSONPatch, Invertible: true})
+	write(t, d, in)
+	expectLines(t, out.records,
+		`0 a [{"op":"add","path":"","value":{"x":1,"y":2}}]`,
+		`1 a [{"op":"test","path":"/y","value":2},{"op":"remove","path":"/y"},{"op":"add","path":"/z","value":null}]`,
+		`2 a [{"op":"test","path":"","value":{"x":1,"z":null}},{"op":"remove","path":""}]`, `a tombstone`)
+
+	out = output{}
+	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Format: CloudEvents})
+	write(t, d, batchOf(0, `a="x"`, "\xff=1", `a=2`, `a`))
+	event := func(offset int, what, subject, data string) string {
+		return fmt.Sprintf(`{"specversion":"1.0","id":"c1/in/i1/0/%d","source":"/in","type":"penstock.%s",%s"time":"1970-01-01T00:00:01.00%dZ","datacontenttype":"application/json","data":%s}`,
+			offset, what, subject, offset, data)
+	}
+	for i, want := range []string{
+		strings.Replace(event(0, "created", `"subject":"a",`, `{"before":null,"after":"x"}`), "01.000Z", "01Z", 1),
+		event(1, "created", "", `{"before":null,"after":1}`),
+		event(2, "updated", `"subject":"a",`, `{"before":"x","after":2}`),
+		event(3, "deleted", `"subject":"a",`, `{"before":2,"after":null}`),
+		"",
+	} {
+		if got := string(out.records[i].Value); got != want {
+			t.Errorf("event %d is %s, want %s", i, got, want)
+		}
+	}
 }
 
 func TestIgnoredPlacesMakeNoEvent(t *testing.T) {
 	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: JSONPatch, Ignore: []string{"/at", "/by/id"}})
+	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: JSONPatch, Rules: Rules{Ignore: []string{"/at", "/by/id"}}})
 	write(t, d, batchOf(0,
 		`a={"at":1,"by":{"id":1,"name":"x"},"attic":1}`,
 		`a={"at":{"h":2},"by":{"id":2,"name":"x"},"attic":1}`,
@@ -413,11 +440,11 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("Open(%+v) = %v, want %q", c, err, want)
 		}
 	}
-	f(Config{Publisher: &output{}, Topic: "x", Format: "xml"}, `"xml" is not known: choose debezium, json-patch or merge-patch`)
+	f(Config{Publisher: &output{}, Topic: "x", Format: "xml"}, `"xml" is not known: choose debezium, json-patch, merge-patch or cloudevents`)
 	f(Config{Topic: "x"}, "publisher")
 	f(Config{Publisher: &output{}}, "topic")
-	f(Config{Publisher: &output{}, Topic: "x", Ignore: []string{"at"}}, `starts with a slash, as in "/at"`)
-	f(Config{Publisher: &output{}, Topic: "x", Ignore: []string{""}}, "not a JSON Pointer")
+	f(Config{Publisher: &output{}, Topic: "x", Rules: Rules{Ignore: []string{"at"}}}, `starts with a slash, as in "/at"`)
+	f(Config{Publisher: &output{}, Topic: "x", Rules: Rules{Ignore: []string{""}}}, "nothing would count")
 }
 
 func TestStateFolderInUse(t *testing.T) {

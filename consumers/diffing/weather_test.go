@@ -11,6 +11,48 @@ import (
 	"penstock/stream"
 )
 
+// heldTexts are the values of a sample that the program holds, as canonical JSON,
+// by the field that is their key.
+func heldTexts(t testing.TB, name, key string) map[string][]string {
+	t.Helper()
+	sample, err := samples.Get(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := sample.Held()
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := sample.Events(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string][]string{}
+	for event := range events {
+		k, _ := event[key].(string) // no tail number: cancelled
+		texts[k] = append(texts[k], canonical(t, event))
+	}
+	return texts
+}
+
+// From each observation of an airport to the next, and from each flight of an
+// aircraft to the next, patches lead there and back.
+func TestPatchesOfRealData(t *testing.T) {
+	for name, key := range map[string]string{"weather": "origin", "flights": "tailnum"} {
+		var c Comparer
+		pairs := 0
+		for _, states := range heldTexts(t, name, key) {
+			for i := range len(states) - 1 {
+				checkPatch(t, &c, states[i], states[i+1])
+				pairs++
+			}
+		}
+		if pairs < 1000 {
+			t.Errorf("%s: only %d pairs", name, pairs)
+		}
+	}
+}
+
 // Real hourly weather at three airports, as it comes out of Avro: whoever
 // applies the patches has the last observation of each airport, hour by hour.
 func TestWeather(t *testing.T) {
@@ -55,7 +97,7 @@ func TestWeather(t *testing.T) {
 	for i, m := range b.Messages {
 		key := string(m.Key)
 		if next < len(out.records) && out.records[next].Time.Equal(m.Time) {
-			have[key] = applyMerge(have[key], reread(t, string(out.records[next].Value)))
+			have[key] = ApplyMerge(have[key], reread(t, string(out.records[next].Value)))
 			next++
 		}
 		want := withoutNulls(reread(t, canonical(t, m.Data)))
@@ -76,7 +118,7 @@ func TestWeather(t *testing.T) {
 	}
 	all := len(out.records)
 	out.records = nil
-	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Ignore: ignore})
+	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Rules: Rules{Ignore: ignore}})
 	write(t, d, b)
 	t.Logf("of %d observations %d differ, %d in precipitation", len(b.Messages), all, len(out.records))
 	if len(out.records) > all/2 || len(out.records) < 100 {
