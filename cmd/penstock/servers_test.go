@@ -70,6 +70,19 @@ func TestKafkaToPostgres(t *testing.T) {
 	}
 }
 
+func TestBenchDiff(t *testing.T) {
+	out := call(t, "bench", "diff", "--diffs", "2000", "--pairs", "1", "-o", "json")
+	for line := range strings.Lines(out) {
+		var row figure
+		if err := json.Unmarshal([]byte(line), &row); err != nil || row.Ratio <= 0 || row.Records != 2000 {
+			t.Errorf("%v: %s", err, line)
+		}
+	}
+	if !strings.Contains(out, "diff jsondiff bytes") || !strings.Contains(out, "diff jsondiff values") {
+		t.Errorf("rows are missing: %s", out)
+	}
+}
+
 func TestBenchFederated(t *testing.T) {
 	out := call(t, "bench", "federated", "--updates", "6", "--parameters", "3000", "--pairs", "1", "-o", "json")
 	var row figure

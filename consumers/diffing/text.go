@@ -370,7 +370,7 @@ func equalScalar(a, b *node) bool {
 // plainInteger says of a JSON number whether no other one without point and
 // exponent says the same.
 func plainInteger(digits []byte) bool {
-	return bytes.IndexAny(digits, ".eE") < 0 && digits[0] != '-'
+	return !bytes.ContainsAny(digits, ".eE") && digits[0] != '-'
 }
 
 // text is what a string says.
