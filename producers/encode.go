@@ -100,8 +100,11 @@ func (p *Producer) encode(ctx context.Context, b *batch, events []Event) (*strea
 		if e.KeyValue != nil {
 			at.key, err = p.encodePart(ctx, b, name, t, true, e.KeyValue, &record)
 		}
-		if e.Value != nil && err == nil {
-			at.value, err = p.encodePart(ctx, b, name, t, false, e.Value, &record)
+		if e.Value != nil && (err == nil || b.checks) {
+			wrong := err
+			if at.value, err = p.encodePart(ctx, b, name, t, false, e.Value, &record); wrong != nil {
+				err = errors.Join(wrong, err)
+			}
 		}
 		if err != nil {
 			b.bytes = b.bytes[:begin]

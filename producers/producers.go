@@ -166,7 +166,7 @@ func (p *Producer) Publish(ctx context.Context, events ...Event) error {
 
 // PublishTogether is Publish where events that do not fit hold the others back:
 // either all of them go to the publisher, or none. It is no transaction, since
-// the publisher may still take some and fail others.
+// the publisher may still take some and fail others: see PublishAtomic.
 func (p *Producer) PublishTogether(ctx context.Context, events ...Event) error {
 	return p.publish(ctx, events, true)
 }
@@ -188,6 +188,39 @@ func (p *Producer) publish(ctx context.Context, events []Event, together bool) e
 		return err
 	}
 	return failed.OrNil()
+}
+
+// PublishAtomic publishes all of the events or none of them: on Kafka in one
+// transaction, over any number of topics; on JetStream in one atomic batch, which is
+// of one topic and has 1,000 events at most. Nothing is ever sent a second time.
+//
+// All events are looked at before anything is sent, and any that does not fit holds
+// all back, whatever its topic's Misfits or its rules ask for: a *stream.BatchError then
+// names all of those, each with all that is wrong with it. Other errors are those of
+// stream.AtomicPublisher: nothing was published but, perhaps, where one wraps
+// stream.ErrUnknownOutcome. Where the publisher is none, or cannot do what is asked,
+// it is stream.ErrUnsupported.
+func (p *Producer) PublishAtomic(ctx context.Context, c stream.Conditions, events ...Event) error {
+	publisher, ok := p.publisher.(stream.AtomicPublisher)
+	if !ok {
+		return fmt.Errorf("publish all or nothing: %w", stream.ErrUnsupported)
+	}
+	b := p.batches.Get().(*batch)
+	b.checks = true
+	failed, err := p.encode(ctx, b, events)
+	if err != nil || len(failed.Errs) > 0 {
+		p.release(b)
+		if err != nil {
+			return err
+		}
+		return failed
+	}
+	if err := publisher.PublishAtomic(ctx, c, b.records...); err != nil {
+		return err // the publisher may hold on to b, which is not used again
+	}
+	b.place(events)
+	p.release(b)
+	return nil
 }
 
 // Check returns what Publish would if every misfit were rejected, without

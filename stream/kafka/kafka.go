@@ -75,7 +75,8 @@ type Broker struct {
 
 	// topics holds a *topic for every name that was found to exist. Publish
 	// reads it for every record.
-	topics sync.Map
+	topics   sync.Map
+	together *lanes // of PublishAtomic
 	// forgetting is held while a topic is taken out of topics and client.
 	forgetting sync.Mutex
 }
@@ -112,6 +113,7 @@ func Open(ctx context.Context, c Config) (*Broker, error) {
 		return nil, fmt.Errorf("open Kafka: %w", err)
 	}
 	b.client, b.admin = client, kadm.NewClient(client)
+	b.together = newLanes(b)
 
 	ping, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -354,6 +356,7 @@ func (b *Broker) ranges(ctx context.Context, name string) ([]stream.Range, error
 func (b *Broker) Close() error {
 	if !b.closed.Swap(true) {
 		b.client.Close()
+		b.together.close()
 	}
 	return nil
 }

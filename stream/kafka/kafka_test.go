@@ -3,14 +3,15 @@ package kafka
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
-	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"penstock/servertest"
 	"penstock/stream"
@@ -37,10 +38,10 @@ func TestSuiteOnRealKafka(t *testing.T) {
 }
 
 func suite(t *testing.T, seeds []string, session time.Duration) {
-	var lines sync.Map // *Broker to *line
+	var lines sync.Map // *Broker to *streamtest.Line
 	open := func(t testing.TB) stream.Broker {
-		l := &line{}
-		b, err := Open(t.Context(), Config{Seeds: seeds, SessionTimeout: session, Dial: l.dial})
+		l := &streamtest.Line{}
+		b, err := Open(t.Context(), Config{Seeds: seeds, SessionTimeout: session, Dial: l.DialContext})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,9 +53,18 @@ func suite(t *testing.T, seeds []string, session time.Duration) {
 		Releases: true,
 		Resumes:  true,
 		Surveys:  true,
+		Atomic: streamtest.Atomic{Topics: true, Open: func(t testing.TB, l *streamtest.Line) stream.Broker {
+			b, err := Open(t.Context(), Config{Seeds: seeds, Timeout: 2 * time.Second, Dial: l.DialContext})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}, Commit: func(request []byte) bool {
+			return len(request) > 6 && binary.BigEndian.Uint16(request[4:]) == uint16(kmsg.EndTxn)
+		}},
 		Crash: func(_ testing.TB, src stream.SourceCloser) {
 			l, _ := lines.Load(src.(*source).broker)
-			l.(*line).cut()
+			l.(*streamtest.Line).Cut()
 		},
 		Delete: func(t testing.TB, topic string) {
 			b := open(t).(*Broker)
@@ -64,38 +74,6 @@ func suite(t *testing.T, seeds []string, session time.Duration) {
 			}
 		},
 	}, open)
-}
-
-// line is a network that can be cut.
-type line struct {
-	mu    sync.Mutex
-	conns []net.Conn
-	dead  bool
-}
-
-func (l *line) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.dead {
-		c.Close()
-		return nil, errors.New("the line was cut")
-	}
-	l.conns = append(l.conns, c)
-	return c, nil
-}
-
-func (l *line) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dead = true
-	for _, c := range l.conns {
-		c.Close()
-	}
 }
 
 // A static member that is closed stays in its group, and comes back as the same.

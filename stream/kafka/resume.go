@@ -126,6 +126,20 @@ type storedPosition struct {
 	Note string `json:"note,omitempty"`
 }
 
+// transactional returns a client of a transactional id.
+func (b *Broker) transactional(id string) (*kgo.Client, error) {
+	return kgo.NewClient(append(b.config.options(),
+		kgo.TransactionalID(id),
+		kgo.TransactionTimeout(40*time.Second),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(partitioner{kgo.UniformBytesPartitioner(64<<10, true, true, nil)}),
+		kgo.ProducerBatchMaxBytesFn(b.maxBatchBytes),
+		kgo.ProducerLinger(0),
+		kgo.RetryTimeout(b.config.Timeout),
+		kgo.RecordDeliveryTimeout(b.config.Timeout),
+	)...)
+}
+
 // take takes the transactional id over and reads the log from an offset on.
 func (x *writer) take(ctx context.Context, from kgo.Offset, read func(*kgo.Record) error) error {
 	asked, cancel := x.broker.ask(ctx)
@@ -133,16 +147,7 @@ func (x *writer) take(ctx context.Context, from kgo.Offset, read func(*kgo.Recor
 	if err := x.Close(); err != nil {
 		return err
 	}
-	client, err := kgo.NewClient(append(x.broker.config.options(),
-		kgo.TransactionalID("penstock/"+x.id),
-		kgo.TransactionTimeout(40*time.Second),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(partitioner{kgo.UniformBytesPartitioner(64<<10, true, true, nil)}),
-		kgo.ProducerBatchMaxBytesFn(x.broker.maxBatchBytes),
-		kgo.ProducerLinger(0),
-		kgo.RetryTimeout(x.broker.config.Timeout),
-		kgo.RecordDeliveryTimeout(x.broker.config.Timeout),
-	)...)
+	client, err := x.broker.transactional("penstock/" + x.id)
 	if err != nil {
 		return err
 	}
@@ -234,12 +239,21 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 	if x.over {
 		return stream.ErrClosed
 	}
-	x.over = true
-	if err := x.client.BeginTransaction(); err != nil {
+	err := transact(ctx, x.client, records, more, x.log == EntriesTopic)
+	x.over = err != nil && !errors.As(err, new(*stream.BatchError))
+	return err
+}
+
+// transact writes records, and what more makes, in a transaction of a client; apart,
+// more is called when it is known where the others lie. After a *stream.BatchError
+// the client can be used again, and after other errors not; nothing was written
+// unless it wraps stream.ErrUnknownOutcome.
+func transact(ctx context.Context, client *kgo.Client, records []kgo.Record, more func() *kgo.Record, apart bool) error {
+	if err := client.BeginTransaction(); err != nil {
 		return fencedOr(ctx, err)
 	}
 	// The client does not give up what it has begun to send, but for its end.
-	defer context.AfterFunc(ctx, x.client.Close)()
+	defer context.AfterFunc(ctx, client.Close)()
 	var (
 		mu     sync.Mutex
 		failed = map[*kgo.Record]error{}
@@ -250,7 +264,7 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 	produce := func(r *kgo.Record) {
 		sent = append(sent, r)
 		done.Add(1)
-		x.client.Produce(ctx, r, func(r *kgo.Record, err error) {
+		client.Produce(ctx, r, func(r *kgo.Record, err error) {
 			if err != nil {
 				mu.Lock()
 				failed[r] = err
@@ -265,10 +279,10 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 	for i := range records {
 		produce(&records[i])
 	}
-	if x.log == EntriesTopic {
+	if apart {
 		done.Wait()
 	}
-	if x.log != EntriesTopic || first == nil { // only who waited may read it
+	if more != nil && (!apart || first == nil) { // only who waited may read it
 		produce(more())
 	}
 	done.Wait()
@@ -283,16 +297,14 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 			}
 		}
 		sent = slices.DeleteFunc(sent, func(r *kgo.Record) bool { return failed[r] != nil })
-		if err := transaction.End(ctx, x.client, kgo.TryAbort, sent...); err != nil {
+		if err := transaction.End(ctx, client, kgo.TryAbort, sent...); err != nil {
 			return fencedOr(ctx, err)
 		}
-		x.over = false
 		return &batch
 	}
-	if err := transaction.End(ctx, x.client, kgo.TryCommit, sent...); err != nil {
-		return fencedOr(ctx, err)
+	if err := transaction.End(ctx, client, kgo.TryCommit, sent...); err != nil {
+		return fmt.Errorf("%w: %w", fencedOr(ctx, err), stream.ErrUnknownOutcome)
 	}
-	x.over = false
 	return nil
 }
 

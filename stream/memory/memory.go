@@ -59,6 +59,7 @@ type topic struct {
 	partitions  [][]stream.Record
 	keyless     int // the partition of the next record without a key
 	groups      map[string]*group
+	ids         map[string]bool // of stream.Conditions
 }
 
 // wake ends the wait of every Fetch. It is called with s.mu held.
@@ -134,10 +135,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	var failed stream.BatchError
 	now := time.Now()
 	for i, r := range records {
-		t, err := s.find(r.Topic)
-		if err == nil && len(r.Value) > stream.MaxValueBytes {
-			err = fmt.Errorf("%w: the value has %d bytes, the limit is %d", stream.ErrTooLarge, len(r.Value), stream.MaxValueBytes)
-		}
+		t, err := s.admit(r)
 		if err != nil {
 			failed.Fail(i, err)
 			continue

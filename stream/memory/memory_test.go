@@ -13,6 +13,7 @@ func TestSuite(t *testing.T) {
 	first := New()
 	streamtest.Run(t, streamtest.Features{
 		Fenced: true,
+		Atomic: streamtest.Atomic{Topics: true, Conditions: true},
 		Crash: func(t testing.TB, src stream.SourceCloser) {
 			// Its partitions move, but nobody tells its Owner.
 			dead := src.(*source)

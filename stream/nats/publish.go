@@ -44,9 +44,6 @@ const (
 	batchAttempts = 5
 )
 
-// errUnknown marks records of which nobody can say whether they were written.
-var errUnknown = errors.New("no answer from the broker: the record may or may not have been written")
-
 // Publish returns once every record is on the server's disk, as far as the
 // server syncs before it answers (an embedded one does).
 //
@@ -100,7 +97,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	var lost error
 	for _, j := range jobs {
 		if !j.wait(ctx) {
-			lost = cmp.Or(lost, fmt.Errorf("%w: %w", ctx.Err(), errUnknown))
+			lost = cmp.Or(lost, fmt.Errorf("%w: %w", ctx.Err(), stream.ErrUnknownOutcome))
 			continue
 		}
 		for k, o := range j.outcomes {
@@ -110,7 +107,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 				written++
 				continue
 			}
-			if errors.Is(err, errUnknown) {
+			if errors.Is(err, stream.ErrUnknownOutcome) {
 				lost = cmp.Or(lost, err)
 			}
 			failed.Fail(j.index[k], err)
@@ -449,14 +446,14 @@ func (c *committer) waitBatch(l *link, n int) (int64, error) {
 		case <-look.C:
 			// A server that could not write does not always answer.
 			if err := c.b.full(); err != nil {
-				return 0, fmt.Errorf("%w: %w", err, errUnknown)
+				return 0, fmt.Errorf("%w: %w", err, stream.ErrUnknownOutcome)
 			}
 		case <-l.down:
-			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, stream.ErrUnknownOutcome)
 		case <-timer.C:
-			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, stream.ErrUnknownOutcome)
 		case <-c.b.ctx.Done():
-			return 0, fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrClosed, stream.ErrUnknownOutcome)
 		}
 	}
 }
@@ -474,13 +471,13 @@ func (c *committer) answer(m *nats.Msg, n int) (last int64, err error) {
 		Error    *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &ack); err != nil {
-		return 0, fmt.Errorf("%w: the answer cannot be read: %w", errUnknown, err)
+		return 0, fmt.Errorf("%w: the answer cannot be read: %w", stream.ErrUnknownOutcome, err)
 	}
 	if ack.Error != nil {
 		return 0, c.refusal(ack.Error)
 	}
 	if ack.Count != n {
-		return 0, fmt.Errorf("%w: the answer speaks of %d records, not of %d", errUnknown, ack.Count, n)
+		return 0, fmt.Errorf("%w: the answer speaks of %d records, not of %d", stream.ErrUnknownOutcome, ack.Count, n)
 	}
 	return ack.Sequence, nil
 }
@@ -528,16 +525,16 @@ func (c *committer) waitOne(l *link, f future, look <-chan time.Time) (int64, er
 			case errors.Is(err, nats.ErrNoResponders):
 				return 0, c.noStream()
 			}
-			return 0, fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), errUnknown)
+			return 0, fmt.Errorf("%w: %w", c.b.explain(c.b.ctx, err), stream.ErrUnknownOutcome)
 		case <-look:
 			// A server that could not write does not always answer.
 			if err := c.b.full(); err != nil {
-				return 0, fmt.Errorf("%w: %w", err, errUnknown)
+				return 0, fmt.Errorf("%w: %w", err, stream.ErrUnknownOutcome)
 			}
 		case <-l.down:
-			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, stream.ErrUnknownOutcome)
 		case <-c.b.ctx.Done():
-			return 0, fmt.Errorf("%w: %w", stream.ErrClosed, errUnknown)
+			return 0, fmt.Errorf("%w: %w", stream.ErrClosed, stream.ErrUnknownOutcome)
 		}
 	}
 }

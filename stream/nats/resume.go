@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -162,30 +163,57 @@ func (x *writer) commit(ctx context.Context, messages []*nats.Msg, more *nats.Ms
 		return stream.ErrClosed
 	}
 	more.Header.Set(expectedSubjectSequenceHeader, strconv.FormatUint(x.last, 10))
-	for attempt := 1; ; attempt++ {
-		err := x.write(ctx, append(messages, more))
-		if err == nil {
-			return nil
+	last, err := x.b.writeTogether(ctx, append(messages, more))
+	if err != nil {
+		x.over = true
+		if isConflict(err) {
+			err = fmt.Errorf("%w: %w", stream.ErrFenced, err)
 		}
+		return fmt.Errorf("commit: %w", err)
+	}
+	x.last = last
+	return nil
+}
+
+// writeTogether writes messages to their stream as one atomic batch, and says the
+// sequence of the last one. What the server has not begun to take, for want of room
+// for another batch, is sent again. After an error nothing was written, unless it
+// wraps stream.ErrUnknownOutcome.
+func (b *Broker) writeTogether(ctx context.Context, messages []*nats.Msg) (last uint64, err error) {
+	for attempt := 1; ; attempt++ {
+		last, err := b.tryTogether(ctx, messages)
 		if !errors.Is(err, errRefused) || attempt == batchAttempts {
-			x.over = true
-			return fmt.Errorf("commit: %w", err)
+			return last, err
 		}
 		select {
 		case <-time.After(time.Duration(attempt) * 20 * time.Millisecond):
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }
 
-// write sends one atomic batch and waits for its answer.
-func (x *writer) write(ctx context.Context, messages []*nats.Msg) error {
-	asking, cancel, err := x.b.ask(ctx)
+// tryTogether sends one atomic batch and waits for its answer, for as long as the
+// connection lasts.
+func (b *Broker) tryTogether(ctx context.Context, messages []*nats.Msg) (last uint64, err error) {
+	asking, cancel, err := b.ask(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	defer cancel()
+	l, err := b.connected(ctx)
+	if err != nil {
+		return 0, err
+	}
+	watching.Go(func() {
+		select {
+		case <-l.down:
+			cancel()
+		case <-asking.Done():
+		}
+	})
 	id := rand.Text()
 	for i, m := range messages {
 		if m.Header == nil {
@@ -194,30 +222,31 @@ func (x *writer) write(ctx context.Context, messages []*nats.Msg) error {
 		m.Header[batchIDHeader] = []string{id}
 		m.Header[batchSequenceHeader] = []string{strconv.Itoa(i + 1)}
 		if i < len(messages)-1 {
-			if err := x.b.nc.PublishMsg(m); err != nil {
-				return x.b.explain(ctx, err) // without its end the batch is nothing
+			if err := b.nc.PublishMsg(m); err != nil {
+				return 0, b.explain(ctx, err) // without its end the batch is nothing
 			}
 		}
 	}
-	last := messages[len(messages)-1]
-	last.Header[batchCommitHeader] = []string{"1"}
-	answer, err := x.b.nc.RequestMsgWithContext(asking, last)
-	if err != nil {
-		return fmt.Errorf("%w: %w", x.b.explain(ctx, err), errUnknown)
+	end := messages[len(messages)-1]
+	end.Header[batchCommitHeader] = []string{"1"}
+	answer, err := b.nc.RequestMsgWithContext(asking, end)
+	switch {
+	case err != nil && asking.Err() != nil && ctx.Err() == nil:
+		return 0, fmt.Errorf("%w: %w", stream.ErrUnreachable, stream.ErrUnknownOutcome)
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", b.explain(ctx, err), stream.ErrUnknownOutcome)
 	}
-	seq, err := (&committer{b: x.b}).answer(answer, len(messages))
-	var refused *jetstream.APIError
-	if errors.As(err, &refused) && (refused.ErrorCode == codeWrongLastSequence || refused.ErrorCode == codeWrongLastSequenceConstant) {
-		return fmt.Errorf("%w: %w", stream.ErrFenced, err)
-	}
-	if err != nil {
-		return err
-	}
-	x.last = uint64(seq)
-	return nil
+	seq, err := (&committer{b: b}).answer(answer, len(messages))
+	return uint64(seq), err
 }
 
-// The codes of a refusal because another position was written since.
+// isConflict says of a refusal whether something else was written since.
+func isConflict(err error) bool {
+	var refused *jetstream.APIError
+	return errors.As(err, &refused) && (refused.ErrorCode == codeWrongLastSequence || refused.ErrorCode == codeWrongLastSequenceConstant)
+}
+
+// The codes of a refusal because something else was written since.
 const (
 	codeWrongLastSequence         = 10071
 	codeWrongLastSequenceConstant = 10164

@@ -1,9 +1,12 @@
 package nats
 
 import (
+	"bytes"
 	"context"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"penstock/servertest"
 	"penstock/stream"
@@ -13,8 +16,20 @@ import (
 // failover is short in tests, which wait for it.
 const failover = 2 * time.Second
 
-func features(t *testing.T, b *Broker) streamtest.Features {
+// features are those of the broker at url.
+func features(b *Broker, url, token string) streamtest.Features {
 	return streamtest.Features{
+		Atomic: streamtest.Atomic{Conditions: true, Open: func(t testing.TB, l *streamtest.Line) stream.Broker {
+			c := Config{Options: Options{Failover: failover}}
+			if err := c.setDefaults(); err != nil {
+				t.Fatal(err)
+			}
+			b, err := connect(t.Context(), url, c.Options, 1, nats.Token(token), nats.SetCustomDialer(l))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}, Commit: func(sent []byte) bool { return bytes.Contains(sent, []byte(batchCommitHeader)) }},
 		Fenced: true, Releases: true, Resumes: true, Surveys: true, Timeout: 12 * time.Second,
 		Crash: func(t testing.TB, src stream.SourceCloser) {
 			src.(*source).b.nc.Close()
@@ -39,7 +54,11 @@ func TestSuite(t *testing.T) {
 	}
 	owner := open(t)
 	t.Cleanup(func() { owner.Close() })
-	streamtest.Run(t, features(t, owner), func(t testing.TB) stream.Broker { return open(t) })
+	file, err := ReadServerFile(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamtest.Run(t, features(owner, file.URL, file.Token), func(t testing.TB) stream.Broker { return open(t) })
 }
 
 func TestSuiteRemote(t *testing.T) {
@@ -54,5 +73,5 @@ func TestSuiteRemote(t *testing.T) {
 	}
 	b := open(t)
 	t.Cleanup(func() { b.Close() })
-	streamtest.Run(t, features(t, b), func(t testing.TB) stream.Broker { return open(t) })
+	streamtest.Run(t, features(b, url, ""), func(t testing.TB) stream.Broker { return open(t) })
 }

@@ -36,6 +36,8 @@ type Features struct {
 	Resumes bool
 	// Surveys says that it is a stream.Surveyor.
 	Surveys bool
+	// Atomic is about its stream.AtomicPublisher.
+	Atomic Atomic
 	// Crash ends a source as the death of its process would: nothing is said
 	// to the broker, nothing is committed, its connection is gone.
 	Crash func(t testing.TB, src stream.SourceCloser)
@@ -72,6 +74,12 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"resume/too large", (*suite).resumeTooLarge},
 		{"keep/records and entries", (*suite).keepEntries},
 		{"keep/taken over", (*suite).keepFenced},
+		{"atomic/of several topics", (*suite).atomicTopics},
+		{"atomic/all or none", (*suite).atomicRefused},
+		{"atomic/concurrent", (*suite).atomicConcurrent},
+		{"atomic/conditions", (*suite).atomicConditions},
+		{"atomic/cut at the commit", (*suite).atomicCut},
+		{"atomic/answer lost", (*suite).atomicLost},
 		{"topics/create", (*suite).create},
 		{"topics/unknown", (*suite).unknownTopic},
 		{"topics/ranges", (*suite).ranges},
