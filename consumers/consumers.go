@@ -32,6 +32,17 @@ type Message struct {
 	// Data is the decoded value, nil for a tombstone. See schemas.Schema for
 	// the Go types it is made of.
 	Data any
+	// Cells is what a CellSink may be given instead of Data: the value as cells,
+	// one for each field of the schema's model. Their bytes lie in Value.
+	Cells []schemas.Cell
+}
+
+// CellSink is a Sink that takes flat records as cells, see schemas.CellReader,
+// which costs a fraction of what maps do.
+type CellSink interface {
+	Sink
+	// TakesCells says whether messages may have Cells in the place of Data.
+	TakesCells() bool
 }
 
 // Batch is a run of one partition: everything from offset First up to, not

@@ -84,6 +84,12 @@ func NewDecoder(registry Registry, limits schemas.Limits) *Decoder {
 // Decode reads one record. A record that cannot pass gives a *Reason. Any other
 // error is the registry's, and passing: it says nothing about the record.
 func (d *Decoder) Decode(ctx context.Context, r stream.Record) (Message, error) {
+	return d.decode(ctx, r, nil)
+}
+
+// decode reads a record into cells of room, if it is given and the record can be
+// read so.
+func (d *Decoder) decode(ctx context.Context, r stream.Record, room *cells) (Message, error) {
 	m := Message{Record: r}
 	if r.Value == nil {
 		return m, nil
@@ -119,6 +125,11 @@ func (d *Decoder) Decode(ctx context.Context, r stream.Record) (Message, error) 
 	plan, err := d.plan(ctx, r.Topic, header, schema)
 	if err != nil {
 		return m, reason(header, err)
+	}
+	if plan == nil && room != nil {
+		if m.Cells = room.read(schema, r.Value, len(r.Value)-len(body)); m.Cells != nil {
+			return m, nil
+		}
 	}
 	if plan != nil {
 		if body, err = plan.payload.ReadPayload(ctx, body); err != nil {
@@ -171,4 +182,35 @@ func name(h schemas.Header) string {
 		return h.GUID.String()
 	}
 	return fmt.Sprintf("id %d", h.ID)
+}
+
+// cells is room for the cells of a batch.
+type cells struct {
+	free []schemas.Cell
+	all  []schemas.Cell
+}
+
+// fewCells is how many there is room for at least.
+const fewCells = 1 << 12
+
+// read reads the value that lies in src from at on, or returns nil.
+func (c *cells) read(s schemas.Schema, src []byte, at int) []schemas.Cell {
+	reader, ok := s.(schemas.CellReader)
+	if !ok {
+		return nil
+	}
+	n := reader.Cells()
+	if n == 0 {
+		return nil
+	}
+	if len(c.free) < n {
+		c.all = make([]schemas.Cell, max(n, fewCells, 2*len(c.all)))
+		c.free = c.all
+	}
+	row := c.free[:n:n]
+	if !schemas.ReadCells(reader, row, src, at) {
+		return nil
+	}
+	c.free = c.free[n:]
+	return row
 }

@@ -127,6 +127,9 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 		freed:   make(chan struct{}, 1),
 		lanes:   map[laneKey]*lane{},
 	}
+	if s, ok := sink.(CellSink); ok && s.TakesCells() {
+		r.cells = &sync.Pool{New: func() any { return &cells{} }}
+	}
 	err := r.fetch(intake, src)
 	deadline := time.AfterFunc(cfg.StopWithin, abandon)
 	defer deadline.Stop()
@@ -154,6 +157,7 @@ type run struct {
 	cfg     Config
 	decoder *Decoder
 	sink    Sink
+	cells   *sync.Pool // of *cells, nil if the sink takes none
 
 	// intake ends when nothing more is to be fetched, or tried again; halt
 	// ends it. work ends when what is in flight has had its time.
@@ -210,6 +214,7 @@ type job struct {
 	bytes       int
 	ack         stream.AckFunc
 	batch       Batch
+	cells       *cells // of batch, or nil
 	deadLetters []deadLetter
 	decoded     chan struct{} // closed when batch and deadLetters are complete, or err is set
 	err         error
@@ -254,6 +259,10 @@ func (r *run) admits(ctx context.Context) bool {
 
 // done notes that a batch is no longer in flight.
 func (r *run) done(j *job) {
+	if j.cells != nil {
+		j.cells.free = j.cells.all
+		r.cells.Put(j.cells)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.batches--
@@ -326,11 +335,14 @@ func (r *run) drain(l *lane) {
 // if the run ends first.
 func (r *run) decode(j *job) error {
 	j.batch.Messages = make([]Message, 0, len(j.records))
+	if r.cells != nil {
+		j.cells = r.cells.Get().(*cells)
+	}
 	never := func(error) bool { return false }
 	rest := j.records
 	return r.retry("look up schema", never, func() error {
 		for ; len(rest) > 0; rest = rest[1:] {
-			m, err := r.decoder.Decode(r.work, rest[0])
+			m, err := r.decoder.decode(r.work, rest[0], j.cells)
 			if err == nil {
 				j.batch.Messages = append(j.batch.Messages, m)
 				continue

@@ -17,6 +17,12 @@ func Coalesce(sink consumers.Sink) consumers.Sink { return coalescing{sink} }
 
 type coalescing struct{ sink consumers.Sink }
 
+// TakesCells implements consumers.CellSink: as the sink behind it does.
+func (c coalescing) TakesCells() bool {
+	sink, ok := c.sink.(consumers.CellSink)
+	return ok && sink.TakesCells()
+}
+
 // Write implements consumers.Sink.
 func (c coalescing) Write(ctx context.Context, b consumers.Batch) error {
 	last := make(map[string]int, len(b.Messages))

@@ -61,6 +61,7 @@ func newSchema(text string, refs map[string]string, strict bool) (schemas.Schema
 		return sha256.Sum256([]byte(text)), err
 	})
 	s.coder = sync.OnceValues(s.compile)
+	s.cells = sync.OnceValue(func() []cellPlan { return cellPlans(s.model()) })
 	return s, nil
 }
 
@@ -112,6 +113,7 @@ type Schema struct {
 	same      func() ([sha256.Size]byte, error) // of the text in sameForm
 	model     func() *schemas.Node
 	coder     func() (*coder, error)
+	cells     func() []cellPlan
 }
 
 var (
@@ -120,6 +122,7 @@ var (
 	_ schemas.Normalizer  = (*Schema)(nil)
 	_ schemas.Formatter   = (*Schema)(nil)
 	_ schemas.Comparer    = (*Schema)(nil)
+	_ schemas.CellReader  = (*Schema)(nil)
 )
 
 // Type returns schemas.Avro.

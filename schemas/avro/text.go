@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 	"unicode/utf16"
@@ -44,11 +43,11 @@ func (s *Schema) appendPlain(dst, text []byte) ([]byte, bool) {
 	}
 	r := textReaders.Get().(*textReader)
 	defer r.release()
-	r.text, r.pos, r.depth = text, 0, maxPlainDepth
-	r.space()
+	r.Text, r.Pos, r.depth = text, 0, maxPlainDepth
+	r.Space()
 	dst, ok := r.value(dst, p)
-	r.space()
-	return dst, ok && r.pos == len(text)
+	r.Space()
+	return dst, ok && r.Pos == len(text)
 }
 
 // Bounds within those of ParseJSON, of text that is read the quick way.
@@ -319,8 +318,7 @@ func contains(of, t *typ, seen map[*typ]bool) bool {
 // textReader is a cursor over JSON text. Its methods append encodings and report
 // whether all was plain.
 type textReader struct {
-	text    []byte
-	pos     int
+	schemas.PlainJSON
 	depth   int // levels left
 	members int // of the object read last
 	places  []extent
@@ -333,50 +331,19 @@ type extent struct{ begin, end int }
 var textReaders = sync.Pool{New: func() any { return &textReader{} }}
 
 func (r *textReader) release() {
-	r.text, r.places = nil, r.places[:0]
+	r.Text, r.places = nil, r.places[:0]
 	textReaders.Put(r)
-}
-
-func (r *textReader) space() {
-	for r.pos < len(r.text) {
-		switch r.text[r.pos] {
-		case ' ', '\t', '\n', '\r':
-			r.pos++
-		default:
-			return
-		}
-	}
-}
-
-// next passes over space and returns the byte there, 0 at the end.
-func (r *textReader) next() byte {
-	if r.pos < len(r.text) && r.text[r.pos] > ' ' {
-		return r.text[r.pos]
-	}
-	if r.space(); r.pos < len(r.text) {
-		return r.text[r.pos]
-	}
-	return 0
-}
-
-// word passes over a word if it stands there.
-func (r *textReader) word(w string) bool {
-	if len(r.text)-r.pos < len(w) || string(r.text[r.pos:r.pos+len(w)]) != w {
-		return false
-	}
-	r.pos += len(w)
-	return true
 }
 
 func (r *textReader) value(dst []byte, p *textPlan) ([]byte, bool) {
 	switch p.kind {
 	case nullText:
-		return dst, r.word("null")
+		return dst, r.Word("null")
 	case boolText:
-		if r.word("true") {
+		if r.Word("true") {
 			return append(dst, 1), true
 		}
-		return append(dst, 0), r.word("false")
+		return append(dst, 0), r.Word("false")
 	case intText, longText:
 		return r.integer(dst, p.kind == intText)
 	case floatText, doubleText:
@@ -388,7 +355,7 @@ func (r *textReader) value(dst []byte, p *textPlan) ([]byte, bool) {
 		dst, ok := r.str(dst, false)
 		return dst, ok && len(dst)-begin == p.size
 	case enumText:
-		symbol, ok := r.bare()
+		symbol, ok := r.Bare()
 		i, known := p.symbols[string(symbol)]
 		return binary.AppendVarint(dst, int64(i)), ok && known
 	case dateText, timestampText:
@@ -407,7 +374,7 @@ func (r *textReader) value(dst []byte, p *textPlan) ([]byte, bool) {
 
 func (r *textReader) union(dst []byte, p *textPlan) ([]byte, bool) {
 	of := numberToken
-	switch r.next() {
+	switch r.Next() {
 	case 'n':
 		of = nullToken
 	case 't', 'f':
@@ -428,79 +395,25 @@ func (r *textReader) union(dst []byte, p *textPlan) ([]byte, bool) {
 	return dst, ok && (of != objectToken || r.members != 1)
 }
 
-// digits passes over digits and returns how many there are.
-func (r *textReader) digits() int {
-	begin := r.pos
-	for r.pos < len(r.text) && r.text[r.pos]-'0' <= 9 {
-		r.pos++
-	}
-	return r.pos - begin
-}
-
-// whole reads an integer of at most 18 digits, without fraction and exponent.
-func (r *textReader) whole() (n int64, ok bool) {
-	begin := r.pos
-	if r.pos < len(r.text) && r.text[r.pos] == '-' {
-		r.pos++
-	}
-	first := r.pos
-	count := r.digits()
-	if count == 0 || count > 18 || count > 1 && r.text[first] == '0' {
-		return 0, false
-	}
-	for _, c := range r.text[first:r.pos] {
-		n = 10*n + int64(c-'0')
-	}
-	if first > begin {
-		n = -n
-	}
-	if r.pos < len(r.text) {
-		switch r.text[r.pos] {
-		case '.', 'e', 'E':
-			return 0, false
-		}
-	}
-	return n, true
-}
-
 func (r *textReader) integer(dst []byte, narrow bool) ([]byte, bool) {
-	n, ok := r.whole()
+	n, ok := r.Whole()
 	return binary.AppendVarint(dst, n), ok && (!narrow || n == int64(int32(n)))
 }
 
-// float reads a number of at most 32 bytes whose exponent has at most two digits.
 func (r *textReader) float(dst []byte, narrow bool) ([]byte, bool) {
-	begin := r.pos
-	r.word("-")
-	first := r.pos
-	if n := r.digits(); n == 0 || n > 1 && r.text[first] == '0' {
-		return dst, false
-	}
-	if r.word(".") && r.digits() == 0 {
-		return dst, false
-	}
-	if r.word("e") || r.word("E") {
-		_ = r.word("+") || r.word("-")
-		if n := r.digits(); n == 0 || n > 2 {
-			return dst, false
-		}
-	}
-	if r.pos-begin > 32 {
-		return dst, false
-	}
-	f, err := strconv.ParseFloat(string(r.text[begin:r.pos]), 64)
+	f, ok := r.Float()
 	if !narrow {
-		return binary.LittleEndian.AppendUint64(dst, math.Float64bits(f)), err == nil
+		return binary.LittleEndian.AppendUint64(dst, math.Float64bits(f)), ok
 	}
-	return binary.LittleEndian.AppendUint32(dst, math.Float32bits(float32(f))), err == nil && !math.IsInf(float64(float32(f)), 0)
+	return binary.LittleEndian.AppendUint32(dst, math.Float32bits(float32(f))), ok && !math.IsInf(float64(float32(f)), 0)
 }
 
 // time reads a number, or a time from 1970 to 2200 as AppendEncode does.
 func (r *textReader) time(dst []byte, p *textPlan) ([]byte, bool) {
-	if r.next() != '"' {
+	if r.Next() != '"' {
 		return r.integer(dst, p.kind == dateText)
 	}
-	text, ok := r.bare()
+	text, ok := r.Bare()
 	layout := time.RFC3339Nano
 	if p.kind == dateText {
 		layout = time.DateOnly
@@ -518,44 +431,17 @@ func (r *textReader) time(dst []byte, p *textPlan) ([]byte, bool) {
 	return binary.AppendVarint(dst, t.UnixNano()/int64(p.unit)), true
 }
 
-// run passes over the text up to a quote or a backslash, within a string.
-func (r *textReader) run() (text []byte, ok bool) {
-	begin, ascii := r.pos, true
-	for r.pos < len(r.text) {
-		switch c := r.text[r.pos]; {
-		case c == '"' || c == '\\':
-			text = r.text[begin:r.pos]
-			return text, ascii || utf8.Valid(text)
-		case c < ' ':
-			return nil, false
-		case c >= utf8.RuneSelf:
-			ascii = false
-		}
-		r.pos++
-	}
-	return nil, false
-}
-
-// bare reads a string without escapes.
-func (r *textReader) bare() (text []byte, ok bool) {
-	if !r.word(`"`) {
-		return nil, false
-	}
-	text, ok = r.run()
-	return text, ok && r.word(`"`)
-}
-
 // str appends a string, after its length if that is counted.
 func (r *textReader) str(dst []byte, counted bool) ([]byte, bool) {
-	if !r.word(`"`) {
+	if !r.Word(`"`) {
 		return dst, false
 	}
-	text, ok := r.run()
+	text, ok := r.Run()
 	if !ok {
 		return dst, false
 	}
 	begin := len(dst)
-	if r.word(`"`) {
+	if r.Word(`"`) {
 		if counted {
 			dst = binary.AppendVarint(dst, int64(len(text)))
 		}
@@ -563,7 +449,7 @@ func (r *textReader) str(dst []byte, counted bool) ([]byte, bool) {
 	}
 	for {
 		dst = append(dst, text...)
-		if r.word(`"`) {
+		if r.Word(`"`) {
 			break
 		}
 		c, ok := r.escape()
@@ -571,7 +457,7 @@ func (r *textReader) str(dst []byte, counted bool) ([]byte, bool) {
 			return dst, false
 		}
 		dst = utf8.AppendRune(dst, c)
-		if text, ok = r.run(); !ok {
+		if text, ok = r.Run(); !ok {
 			return dst, false
 		}
 	}
@@ -589,11 +475,11 @@ func insertVarint(dst []byte, at, n int) []byte {
 
 // escape reads one escape, a pair of surrogates as one.
 func (r *textReader) escape() (rune, bool) {
-	if !r.word(`\`) || r.pos == len(r.text) {
+	if !r.Word(`\`) || r.Pos == len(r.Text) {
 		return 0, false
 	}
-	c := r.text[r.pos]
-	r.pos++
+	c := r.Text[r.Pos]
+	r.Pos++
 	switch c {
 	case '"', '\\', '/':
 		return rune(c), true
@@ -612,7 +498,7 @@ func (r *textReader) escape() (rune, bool) {
 		if !ok || !utf16.IsSurrogate(high) {
 			return high, ok
 		}
-		if !r.word(`\u`) {
+		if !r.Word(`\u`) {
 			return 0, false
 		}
 		low, ok := r.hex()
@@ -623,10 +509,10 @@ func (r *textReader) escape() (rune, bool) {
 }
 
 func (r *textReader) hex() (c rune, ok bool) {
-	if len(r.text)-r.pos < 4 {
+	if len(r.Text)-r.Pos < 4 {
 		return 0, false
 	}
-	for _, digit := range r.text[r.pos : r.pos+4] {
+	for _, digit := range r.Text[r.Pos : r.Pos+4] {
 		switch {
 		case digit-'0' <= 9:
 			c = c<<4 | rune(digit-'0')
@@ -636,19 +522,19 @@ func (r *textReader) hex() (c rune, ok bool) {
 			return 0, false
 		}
 	}
-	r.pos += 4
+	r.Pos += 4
 	return c, true
 }
 
 // enter passes over what opens an array or an object, and reports whether it is
 // empty; then it is read to its end.
 func (r *textReader) enter(open, end string) (empty, ok bool) {
-	if r.depth == 0 || !r.word(open) {
+	if r.depth == 0 || !r.Word(open) {
 		return false, false
 	}
 	r.depth--
-	r.space()
-	if r.word(end) {
+	r.Space()
+	if r.Word(end) {
 		r.depth++
 		return true, true
 	}
@@ -657,21 +543,21 @@ func (r *textReader) enter(open, end string) (empty, ok bool) {
 
 // more passes over a comma, or else over the end.
 func (r *textReader) more(end string) (more, ok bool) {
-	r.space()
-	if r.word(",") {
-		r.space()
+	r.Space()
+	if r.Word(",") {
+		r.Space()
 		return true, true
 	}
 	r.depth++
-	return false, r.word(end)
+	return false, r.Word(end)
 }
 
 // key reads the key of a member and the colon behind it.
 func (r *textReader) key() (key []byte, ok bool) {
-	key, ok = r.bare()
-	r.space()
-	ok = ok && r.word(":")
-	r.space()
+	key, ok = r.Bare()
+	r.Space()
+	ok = ok && r.Word(":")
+	r.Space()
 	return key, ok
 }
 

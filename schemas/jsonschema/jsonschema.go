@@ -74,6 +74,7 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	m := modeller{documents: d, anything: &schemas.Node{}, nodes: map[*jsonschema.Schema]*schemas.Node{}, members: map[*schemas.JSONNode]map[string]*schemas.JSONNode{}}
 	s := &Schema{canonical: string(appendText(nil, top, false)), lib: compiled, model: m.node(compiled), texts: d}
 	m.untangle()
+	s.cells = cellPlanOf(compiled, s.model)
 	if d.refer() {
 		s.counted = &sync.Pool{New: func() any { return newCounted(top, refs) }}
 	}
@@ -352,6 +353,7 @@ type Schema struct {
 	lib       *jsonschema.Schema
 	model     *schemas.Node
 	texts     *documents
+	cells     *cellPlan  // nil where values cannot be read so
 	counted   *sync.Pool // of *counted, where the schema may contain itself
 	once      sync.Once  // of Keep
 	kept      any
@@ -362,6 +364,7 @@ var (
 	_ schemas.TextEncoder = (*Schema)(nil)
 	_ schemas.Normalizer  = (*Schema)(nil)
 	_ schemas.TopFielder  = (*Schema)(nil)
+	_ schemas.CellReader  = (*Schema)(nil)
 )
 
 // Type returns schemas.JSON.

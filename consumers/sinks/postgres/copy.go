@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"penstock/consumers/sinks/sqlsink"
+	"penstock/schemas"
 )
 
 // copyRows writes the rows by COPY in its binary form, which is written here
@@ -24,7 +25,7 @@ import (
 // Format". A value is its length, -1 for NULL, and what the type's send
 // function makes of it.
 func copyRows(ctx context.Context, pg *pgx.Conn, table, columns string, s sqlsink.Statement) error {
-	r := &reader{types: pg.TypeMap(), rows: s.Rows, buf: []byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00")}
+	r := &reader{types: pg.TypeMap(), rows: s.Rows, columns: s.Columns, names: s.Symbols, buf: []byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00")}
 	for _, c := range s.Columns {
 		r.forms = append(r.forms, formOf(c.Declared))
 	}
@@ -34,30 +35,22 @@ func copyRows(ctx context.Context, pg *pgx.Conn, table, columns string, s sqlsin
 
 // reader gives the rows as COPY wants them.
 type reader struct {
-	types *pgtype.Map
-	rows  [][]any
-	forms []form // by column
-	buf   []byte // written and not yet read, from at on
-	at    int
-	ended bool
+	types   *pgtype.Map
+	rows    []sqlsink.Row
+	forms   []form // by column
+	columns []sqlsink.Column
+	names   [][]string // by column: symbols of enums
+	buf     []byte     // written and not yet read, from at on
+	at      int
+	ended   bool
 }
 
 // Read implements io.Reader.
 func (r *reader) Read(p []byte) (int, error) {
 	r.buf, r.at = append(r.buf[:0], r.buf[r.at:]...), 0
 	for len(r.buf) < len(p) && len(r.rows) > 0 {
-		r.buf = binary.BigEndian.AppendUint16(r.buf, uint16(len(r.forms)))
-		for i, v := range r.rows[0] {
-			if v == nil {
-				r.buf = append(r.buf, 0xff, 0xff, 0xff, 0xff)
-				continue
-			}
-			start := len(r.buf)
-			var err error
-			if r.buf, err = r.appendValue(append(r.buf, 0, 0, 0, 0), r.forms[i], v); err != nil {
-				return 0, err
-			}
-			binary.BigEndian.PutUint32(r.buf[start:], uint32(len(r.buf)-start-4))
+		if err := r.appendRow(&r.rows[0]); err != nil {
+			return 0, err
 		}
 		r.rows = r.rows[1:]
 	}
@@ -71,6 +64,92 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+func (r *reader) appendRow(row *sqlsink.Row) (err error) {
+	r.buf = binary.BigEndian.AppendUint16(r.buf, uint16(len(r.forms)))
+	if row.Values == nil {
+		for i := range row.Cells {
+			if err := r.appendCell(i, &row.Cells[i], row.Text); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for i, v := range row.Values {
+		if err := r.appendField(i, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *reader) appendField(column int, v any) (err error) {
+	if v == nil {
+		r.buf = append(r.buf, 0xff, 0xff, 0xff, 0xff)
+		return nil
+	}
+	start := len(r.buf)
+	if r.buf, err = r.appendValue(append(r.buf, 0, 0, 0, 0), r.forms[column], v); err != nil {
+		return err
+	}
+	binary.BigEndian.PutUint32(r.buf[start:], uint32(len(r.buf)-start-4))
+	return nil
+}
+
+// appendCell writes what appendField writes of the cell's value.
+func (r *reader) appendCell(column int, c *schemas.Cell, text []byte) error {
+	f := r.forms[column]
+	if f == numeric || f == uuid {
+		v, err := r.columns[column].ConvertCell(*c, r.names[column], text)
+		if err != nil {
+			return err
+		}
+		return r.appendField(column, v)
+	}
+	n := c.N
+	switch c.Kind {
+	case schemas.CellNull:
+		r.buf = append(r.buf, 0xff, 0xff, 0xff, 0xff)
+		return nil
+	case schemas.CellBool:
+		r.buf = append(r.buf, 0, 0, 0, 1, byte(n))
+		return nil
+	case schemas.CellText, schemas.CellBytes:
+		r.appendText(f, c.Text(text))
+		return nil
+	case schemas.CellSymbol:
+		r.appendText(f, []byte(r.names[column][n]))
+		return nil
+	case schemas.CellFloat:
+		if f == float4 {
+			r.buf = binary.BigEndian.AppendUint32(append(r.buf, 0, 0, 0, 4), math.Float32bits(float32(c.Float())))
+			return nil
+		}
+	case schemas.CellDate:
+		n -= epoch.Unix() / (24 * 60 * 60)
+		f = int4
+	case schemas.CellTime:
+		n -= epoch.UnixMicro()
+	}
+	if f == int4 {
+		r.buf = binary.BigEndian.AppendUint32(append(r.buf, 0, 0, 0, 4), uint32(n))
+	} else {
+		r.buf = binary.BigEndian.AppendUint64(append(r.buf, 0, 0, 0, 8), uint64(n))
+	}
+	return nil
+}
+
+func (r *reader) appendText(f form, text []byte) {
+	size := len(text)
+	if f == jsonb {
+		size++
+	}
+	r.buf = binary.BigEndian.AppendUint32(r.buf, uint32(size))
+	if f == jsonb {
+		r.buf = append(r.buf, 1) // the version of the form
+	}
+	r.buf = append(r.buf, text...)
 }
 
 // form is how a column's type is written.

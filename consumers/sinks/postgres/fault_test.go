@@ -428,3 +428,22 @@ func TestPasswords(t *testing.T) {
 		t.Errorf("Open without a server: %v, want ErrUnreachable", err)
 	}
 }
+
+// Cells go into columns of other types as values do.
+func TestCellsOtherTypes(t *testing.T) {
+	d := schema(t, servertest.Postgres(t))
+	d.Exec(t, "CREATE TABLE events (int numeric, long integer, text varchar(100), float double precision, uuid text)")
+	s := open(t, d.url, sqlsink.Config{})
+	assign(t, s)
+	of := sinktest.Record(
+		sinktest.Field("int", schemas.Node{Kind: schemas.Int, Bits: 64}), sinktest.Field("long", schemas.Node{Kind: schemas.Int, Bits: 32}),
+		sinktest.Field("text", schemas.Node{Kind: schemas.Enum, Symbols: []string{"A", "B"}}), sinktest.Field("float", schemas.Node{Kind: schemas.Float, Bits: 32}),
+		sinktest.Field("uuid", schemas.Node{Kind: schemas.String, Logical: schemas.UUID}))
+	data := map[string]any{"int": int64(-7), "long": int64(5), "text": "B", "float": float32(0.5), "uuid": "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"}
+	if err := s.Write(t.Context(), sinktest.Batch(0, 1, sinktest.Celled(sinktest.Message(0, 1, of, data)))); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"-7 5 B 0.5 6BA7B810-9DAD-11D1-80B4-00C04FD430C8"}, column(d, t, "SELECT * FROM events")); diff != "" {
+		t.Errorf("row (-want +got):\n%s", diff)
+	}
+}

@@ -84,6 +84,11 @@ func parse(address string) (*pgx.ConnConfig, error) {
 
 type dialect struct{}
 
+var _ sqlsink.CellDialect = dialect{}
+
+// TakesCells implements sqlsink.CellDialect.
+func (dialect) TakesCells() {}
+
 // Begin limits how long a process that was stopped, not killed, keeps the next
 // owner of its partition waiting.
 func (dialect) Begin(careful bool) string {

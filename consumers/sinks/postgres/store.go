@@ -39,7 +39,7 @@ func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement)
 func remove(ctx context.Context, pg *pgx.Conn, key string, s sqlsink.Statement) (err error) {
 	texts, raw := make([]string, len(s.Rows)), make([][]byte, len(s.Rows))
 	for i, row := range s.Rows {
-		switch v := row[0].(type) {
+		switch v := row.Values[0].(type) {
 		case string:
 			texts[i], raw[i] = v, []byte(v)
 		case []byte:

@@ -6,9 +6,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -224,6 +226,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"values", values},
 		{"null values", nulls},
 		{"no record", noRecord},
+		{"cells", cells},
 		{"resume", resume},
 		{"replay", replay},
 		{"gaps", gaps},
@@ -318,6 +321,89 @@ func nulls(s suite) {
 	s.write(s.claim(sqlsink.Config{}), Batch(0, 1, Message(0, 1, schema, map[string]any{})))
 	for name := range data {
 		s.want(fmt.Sprintf(`SELECT "%s" FROM events`, name), "NULL")
+	}
+}
+
+// Celled is a message whose value is in cells.
+func Celled(m consumers.Message) consumers.Message {
+	data := m.Data.(map[string]any)
+	m.Data, m.Value = nil, nil
+	for _, f := range m.Schema.Model().Fields {
+		c := schemas.Cell{From: uint32(len(m.Value))}
+		n, _ := f.Node.Nullable()
+		switch v := data[f.Name].(type) {
+		case bool:
+			if c.Kind = schemas.CellBool; v {
+				c.N = 1
+			}
+		case int32:
+			c.Kind, c.N = schemas.CellInt, int64(v)
+		case int64:
+			c.Kind, c.N = schemas.CellInt, v
+		case float32:
+			c = schemas.FloatCell(float64(v))
+		case float64:
+			c = schemas.FloatCell(v)
+		case []byte:
+			c.Kind, m.Value = schemas.CellBytes, append(m.Value, v...)
+		case string:
+			if c.Kind = schemas.CellText; n.Kind == schemas.Enum {
+				c.Kind, c.N = schemas.CellSymbol, int64(slices.Index(n.Symbols, v))
+			} else {
+				m.Value = append(m.Value, v...)
+			}
+		case time.Time:
+			if c.Kind, c.N = schemas.CellTime, v.UnixMicro(); n.Logical == schemas.Date {
+				c.Kind, c.N = schemas.CellDate, v.Unix()/(24*60*60)
+			}
+		}
+		c.To = uint32(len(m.Value))
+		m.Cells = append(m.Cells, c)
+	}
+	return m
+}
+
+// cells come to the same rows as values.
+func cells(s suite) {
+	all, data := Values()
+	schema := Record()
+	for _, f := range all.Tree.Fields {
+		if !slices.Contains([]string{"uint", "ulong", "decimal", "time", "list", "map", "nested", "any"}, f.Name) {
+			schema.Tree.Fields = append(schema.Tree.Fields, f)
+		}
+	}
+	other := Record(slices.Clone(schema.Tree.Fields)...) // the same columns, and other symbols
+	i := slices.IndexFunc(other.Tree.Fields, func(f schemas.Field) bool { return f.Name == "enum" })
+	other.Tree.Fields[i] = Field("enum", schemas.Node{Kind: schemas.Enum, Symbols: []string{"B", "C"}})
+	second := maps.Clone(data)
+	second["enum"], second["long"], second["at"] = "C", int64(7), time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)
+	third := map[string]any{"long": int64(8), "date": time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), "text": "third"}
+	for i, c := range []sqlsink.Config{{}, {Mode: sqlsink.Upsert, Key: []string{"long"}}, {Mode: sqlsink.Upsert}} {
+		messages := []consumers.Message{Message(0, 1, schema, data), Message(1, 2, other, second), Message(2, 1, schema, third)}
+		for k := range messages {
+			messages[k] = keyed(strconv.Itoa(k), messages[k])
+		}
+		c.Table = fmt.Sprintf("values_%d", i)
+		c.Pipeline = c.Table
+		s.write(s.claim(c), Batch(0, 3, messages...))
+		for k := range messages {
+			messages[k] = Celled(messages[k])
+		}
+		c.Table = fmt.Sprintf("cells_%d", i)
+		c.Pipeline = c.Table
+		sink := s.claim(c)
+		s.write(sink, Batch(0, 3, messages...))
+		query := "SELECT * FROM %s_%d ORDER BY long"
+		if diff := cmp.Diff(s.Query(s.t, fmt.Sprintf(query, "values", i)), s.Query(s.t, fmt.Sprintf(query, "cells", i))); diff != "" {
+			s.t.Errorf("%+v (-values +cells):\n%s", c, diff)
+		}
+		b := Batch(3, 5)
+		for k, v := range []map[string]any{{"long": int64(9), "at": time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}, {"long": int64(10), "uuid": "x"}} {
+			b.Messages = append(b.Messages, keyed("x", Celled(Message(3+int64(k), 1, schema, v))))
+		}
+		if diff := cmp.Diff([]int{0, 1}, s.refused(sink.Write(s.t.Context(), b))); diff != "" {
+			s.t.Errorf("%+v: refused (-want +got):\n%s", c, diff)
+		}
 	}
 }
 

@@ -195,7 +195,7 @@ func store(ctx context.Context, conn driver.ConnPrepareContext, s sqlsink.Statem
 	return run(ctx, conn, s.Columns, s.Rows[whole:], build, len(s.Rows)-whole)
 }
 
-func run(ctx context.Context, conn driver.ConnPrepareContext, columns []sqlsink.Column, rows [][]any, build func(rows int) string, atOnce int) error {
+func run(ctx context.Context, conn driver.ConnPrepareContext, columns []sqlsink.Column, rows []sqlsink.Row, build func(rows int) string, atOnce int) error {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -207,7 +207,7 @@ func run(ctx context.Context, conn driver.ConnPrepareContext, columns []sqlsink.
 	for err == nil && len(rows) > 0 {
 		i := 0
 		for _, row := range rows[:atOnce] {
-			for c, v := range row {
+			for c, v := range row.Values {
 				args[i] = driver.NamedValue{Ordinal: i + 1, Value: bind(&columns[c], v)}
 				i++
 			}

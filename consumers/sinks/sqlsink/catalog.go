@@ -51,7 +51,7 @@ func (c *catalog) shape(s *Sink, model *schemas.Node) (*shape, error) {
 // it then is. It is called with c.mu held.
 func (c *catalog) same(sh *shape) *shape {
 	i := slices.IndexFunc(c.all, func(o *shape) bool {
-		return o.record == sh.record && slices.Equal(o.columns, sh.columns)
+		return o.record == sh.record && slices.Equal(o.columns, sh.columns) && slices.EqualFunc(o.symbols, sh.symbols, slices.Equal)
 	})
 	if i >= 0 {
 		return c.all[i]
@@ -66,6 +66,13 @@ func (c *catalog) same(sh *shape) *shape {
 func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
 	model, _ = model.Nullable()
 	sh := &shape{columns: ColumnsOf(model), record: model.Kind == schemas.Record}
+	if sh.record {
+		sh.symbols = make([][]string, len(sh.columns))
+		for i, f := range model.Fields {
+			n, _ := f.Node.Nullable()
+			sh.symbols[i] = n.Symbols
+		}
+	}
 	key := s.config.Key
 	if s.config.Mode == Upsert && len(key) == 0 {
 		key = []string{KeyColumn}

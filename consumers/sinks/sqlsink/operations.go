@@ -18,15 +18,16 @@ import (
 // identity.
 type shape struct {
 	columns []Column
-	record  bool  // the value is a record of the columns; else it is the only one
-	keyed   bool  // the first column is the record's key
-	key     []int // which columns are the key
-	remove  bool  // rows to be deleted; the only column is the key
+	symbols [][]string // of a record's fields: those of enums
+	record  bool       // the value is a record of the columns; else it is the only one
+	keyed   bool       // the first column is the record's key
+	key     []int      // which columns are the key
+	remove  bool       // rows to be deleted; the only column is the key
 }
 
 // statement is what a Dialect is told of rows of this shape.
 func (sh *shape) statement(s *Sink, declared map[string]string) Statement {
-	st := Statement{Table: s.table, Columns: slices.Clone(sh.columns), Delete: sh.remove}
+	st := Statement{Table: s.table, Columns: slices.Clone(sh.columns), Symbols: sh.symbols, Delete: sh.remove}
 	for i := range st.Columns {
 		st.Columns[i].Declared = declared[s.dialect.Fold(st.Columns[i].Name)]
 	}
@@ -38,9 +39,9 @@ func (sh *shape) statement(s *Sink, declared map[string]string) Statement {
 
 // operation is what a message does to the table.
 type operation struct {
-	index  int // of the message in the batch
-	shape  *shape
-	values []any
+	index int // of the message in the batch
+	shape *shape
+	row   Row
 }
 
 // operations turns the messages from offset next on into operations, sorted by
@@ -58,7 +59,7 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 		op := operation{index: i}
 		var err error
 		if m.Schema == nil {
-			op.shape, op.values, err = s.deletion(m)
+			op.shape, op.row.Values, err = s.deletion(m)
 		} else {
 			if mm := m.Schema.Model(); mm != model {
 				if sh, err = s.catalog.shape(s, mm); err != nil {
@@ -67,12 +68,17 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 				model = mm
 			}
 			op.shape = sh
-			n := len(op.shape.columns)
-			if len(room) < n {
-				room = make([]any, n*min(len(b.Messages)-i, 256))
+			if m.Cells != nil && s.cells {
+				op.row.Cells, op.row.Text = m.Cells, m.Value
+				err = sh.check(m)
+			} else {
+				n := len(sh.columns)
+				if len(room) < n {
+					room = make([]any, n*min(len(b.Messages)-i, 256))
+				}
+				op.row.Values, room = room[:n:n], room[n:]
+				err = sh.fill(op.row.Values, m)
 			}
-			op.values, room = room[:n:n], room[n:]
-			err = op.shape.fill(op.values, m)
 		}
 		if err != nil {
 			refused.Fail(i, err)
@@ -107,16 +113,34 @@ func group(ops []operation) []operation {
 	return ops
 }
 
+// check says whether the cells of a message fit the columns.
+func (sh *shape) check(m consumers.Message) error {
+	for i := range sh.columns {
+		if err := sh.columns[i].takes(m.Cells[i], sh.symbols[i], m.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fill reads the values of a row.
 func (sh *shape) fill(values []any, m consumers.Message) (err error) {
 	var data map[string]any
-	if sh.record {
+	if sh.record && m.Cells == nil {
 		var ok bool
 		if data, ok = m.Data.(map[string]any); !ok && m.Data != nil {
 			return fmt.Errorf("expected a record, found %T", m.Data)
 		}
 	}
+	field := 0
 	for i := range sh.columns {
+		if m.Cells != nil && !(sh.keyed && i == 0) {
+			if values[i], err = sh.columns[i].ConvertCell(m.Cells[field], sh.symbols[field], m.Value); err != nil {
+				return err
+			}
+			field++
+			continue
+		}
 		v := m.Data
 		switch {
 		case sh.keyed && i == 0:
@@ -168,7 +192,7 @@ func (s *Sink) coalesce(ops []operation) []operation {
 		}
 	}
 	for _, op := range ops {
-		key := op.shape.keyOf(op.values)
+		key := op.shape.keyOf(op.row.Values)
 		if op.shape.remove && column != nil {
 			key = column.keyFrom(key)
 		}
@@ -205,10 +229,10 @@ func (s *Sink) overlay(earlier, later operation) operation {
 	for _, op := range []operation{earlier, later} {
 		for i, c := range op.shape.columns {
 			at := slices.IndexFunc(sh.columns, func(u Column) bool { return u.Name == c.Name })
-			values[at] = op.values[i]
+			values[at] = op.row.Values[i]
 		}
 	}
-	return operation{index: later.index, shape: sh, values: values}
+	return operation{index: later.index, shape: sh, row: Row{Values: values}}
 }
 
 // keyOf is the key as text, the same for equal values of different Go types.

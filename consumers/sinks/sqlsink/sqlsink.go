@@ -41,6 +41,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"penstock/consumers"
+	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -131,10 +133,28 @@ type Statement struct {
 	// Columns describes the values of each row. Of a Delete it is the key
 	// alone, as Bytes, or as Text that is to be read as the column's own type.
 	Columns []Column
+	// Symbols are, by column, what a schemas.CellSymbol counts; nil of others.
+	Symbols [][]string
 	// Key names the columns on which rows conflict; empty in Append.
 	Key    []string
 	Delete bool
-	Rows   [][]any
+	Rows   []Row
+}
+
+// Row is the values of one row: by column, as Columns describes them.
+type Row struct {
+	Values []any
+	// Cells, if Values is nil, are the values of an append to a CellDialect.
+	// Their bytes lie in Text.
+	Cells []schemas.Cell
+	Text  []byte
+}
+
+// CellDialect is a Dialect whose Store takes rows with Cells.
+type CellDialect interface {
+	Dialect
+	// TakesCells marks it.
+	TakesCells()
 }
 
 // Sink writes batches to one table. It is a consumers.Sink and a stream.Owner;
@@ -146,6 +166,7 @@ type Sink struct {
 	log     *slog.Logger
 
 	table, positions string // as identifiers
+	cells            bool   // the dialect takes rows of cells
 	claims           claims
 	catalog          catalog
 }
@@ -171,6 +192,9 @@ func New(ctx context.Context, db *sql.DB, d Dialect, c Config) (*Sink, error) {
 		return nil, fmt.Errorf("open sink: %w", err)
 	}
 	s := &Sink{db: db, dialect: d, config: c, log: c.Logger, table: target, positions: positions}
+	if _, ok := d.(CellDialect); ok && c.Mode == Append {
+		s.cells = true
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -189,7 +213,13 @@ func (s *Sink) Close() error {
 	return nil
 }
 
-var _ stream.Owner = (*Sink)(nil)
+var (
+	_ stream.Owner       = (*Sink)(nil)
+	_ consumers.CellSink = (*Sink)(nil)
+)
+
+// TakesCells implements consumers.CellSink.
+func (s *Sink) TakesCells() bool { return true }
 
 // errCommit marks a transaction whose outcome is not known: the commit failed,
 // or the position was not where this sink had left it.

@@ -82,6 +82,61 @@ func (c *Column) Convert(v any) (any, error) {
 	return nil, c.misfit(v)
 }
 
+// takes says of a cell what Convert would say of its value.
+func (c *Column) takes(cell schemas.Cell, symbols []string, text []byte) error {
+	switch cell.Kind {
+	case schemas.CellNull:
+		return nil
+	case schemas.CellBool:
+		if c.Type == Bool {
+			return nil
+		}
+	case schemas.CellInt:
+		if c.Type == Int64 || c.Type == Int32 && cell.N == int64(int32(cell.N)) {
+			return nil
+		}
+	case schemas.CellFloat:
+		if c.Type == Float64 || c.Type == Float32 {
+			return nil
+		}
+	case schemas.CellText, schemas.CellSymbol:
+		if c.Type == Text {
+			return nil
+		}
+	case schemas.CellBytes:
+		if c.Type == Bytes {
+			return nil
+		}
+	case schemas.CellDate:
+		if c.Type == Date && firstDay <= cell.N && cell.N < lastDay {
+			return nil
+		}
+	case schemas.CellTime:
+		if (c.Type == Timestamp || c.Type == LocalTimestamp) && firstDay*microsOfDay <= cell.N && cell.N < lastDay*microsOfDay {
+			return nil
+		}
+	}
+	_, err := c.ConvertCell(cell, symbols, text)
+	return err
+}
+
+// ConvertCell is what Convert makes of a cell's value; symbols are those of an
+// enum, and text is what the cell's bytes lie in.
+func (c *Column) ConvertCell(cell schemas.Cell, symbols []string, text []byte) (any, error) {
+	n := schemas.Node{Symbols: symbols}
+	if c.Type == Float32 {
+		n.Bits = 32
+	}
+	return c.Convert(cell.Value(&n, text))
+}
+
+// Days since 1970 of the years from 1 to 9999, the last excluded.
+const (
+	firstDay    = -719_162
+	lastDay     = 2_932_897
+	microsOfDay = 24 * 60 * 60 * 1_000_000
+)
+
 func (c *Column) misfit(v any) error {
 	return fmt.Errorf("column %q: expected %v, found %s", c.Name, c, schemas.Describe(v))
 }

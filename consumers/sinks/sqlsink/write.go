@@ -90,9 +90,9 @@ func (s *Sink) apply(ctx context.Context, conn *sql.Conn, declared map[string]st
 			continue
 		}
 		st := run[0].shape.statement(s, declared)
-		st.Rows = make([][]any, n)
+		st.Rows = make([]Row, n)
 		for i := range run {
-			st.Rows[i] = run[i].values
+			st.Rows[i] = run[i].row
 		}
 		if err := s.dialect.Store(ctx, conn, st); err != nil {
 			return err
