@@ -22,6 +22,7 @@ import (
 // consumeCmd runs consumers.
 type consumeCmd struct {
 	Run        pipelinesCmd      `cmd:"" default:"withargs" help:"Run the pipelines of the YAML files that --config names (the default command)."`
+	Explain    explainCmd        `cmd:"" help:"State what a pipeline guarantees from end to end, and what would break it."`
 	Schema     pipelineSchemaCmd `cmd:"" help:"Print the JSON Schema of a pipeline's file."`
 	Microbatch microbatchCmd     `cmd:"" help:"Store records in a database, each exactly once."`
 	Diff       diffCmd           `cmd:"" help:"Turn keyed state into change events."`
@@ -31,7 +32,11 @@ type consumeCmd struct {
 // subscriptionFlags are what every consumer asks.
 type subscriptionFlags struct {
 	Topic string `arg:"" help:"Topic to read."`
+	readFlags
+}
 
+// readFlags say how a topic is read.
+type readFlags struct {
 	brokerFlag
 	registryFlag
 	outputFlag
@@ -43,7 +48,12 @@ type subscriptionFlags struct {
 // microbatchCmd stores records in a database.
 type microbatchCmd struct {
 	subscriptionFlags
-	To     string        `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
+	To string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
+	storeFlags
+}
+
+// storeFlags say how records are stored.
+type storeFlags struct {
 	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. Default: the topic's name."`
 	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
@@ -75,27 +85,39 @@ topic TOPIC.GROUP.dlq with the reason.`
 
 // Run stores records until it is stopped.
 func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
-	p := c.pipeline()
-	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
-		return problemOfFlags(problem)
+	p, err := pipelineOf(c.Topic, c.To, c.readFlags, c.storeFlags)
+	if err != nil {
+		return err
 	}
 	w := newWiring(t, c.registryFlag, c.outputFlag, "stored in "+p.Sink.Table)
 	return errors.Join(w.run(ctx, p), w.close())
 }
 
-// pipeline is what the flags say. A file that says the same makes the same one.
-func (c *microbatchCmd) pipeline() pipelines.Pipeline {
-	return pipelines.Pipeline{
+// pipelineOf is what flags say. A file that says the same makes the same one.
+func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline, error) {
+	p := pipelines.Pipeline{
 		Name: "microbatch",
 		Source: pipelines.Source{
-			Topic: c.Topic, Group: c.Group, Broker: c.Broker, Registry: c.Registry, ReadAs: c.As, Until: c.Until,
+			Topic: topic, Group: r.Group, Broker: r.Broker, Registry: r.Registry, ReadAs: r.As, Until: r.Until,
 		},
 		Batch: pipelines.Batch{
-			Count: c.Count, Bytes: c.Bytes, Linger: pipelines.Duration(c.Linger), Latency: pipelines.Duration(c.Latency), Rate: c.Rate,
-			BySchema: c.BySchema, Coalesce: c.Coalesce,
+			Count: s.Count, Bytes: s.Bytes, Linger: pipelines.Duration(s.Linger), Latency: pipelines.Duration(s.Latency), Rate: s.Rate,
+			BySchema: s.BySchema, Coalesce: s.Coalesce,
 		},
-		Sink: pipelines.Sink{URL: c.To, Table: c.Table, Mode: c.Mode, Key: c.Key, PartitionBy: c.By, Secret: c.Secret},
+		Sink: pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, PartitionBy: s.By, Secret: s.Secret},
 	}.WithDefaults()
+	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
+		flag := *problem
+		flag.Pointer = "--" + flagOf[problem.Pointer]
+		return p, usageError{&flag}
+	}
+	return p, nil
+}
+
+// flagOf are the flags by what they say of a pipeline.
+var flagOf = map[string]string{
+	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/partition-by": "partition-by",
+	"/sink/secret": "secret", "/source/until": "until",
 }
 
 // tailCmd prints decoded records.

@@ -23,7 +23,7 @@ import (
 )
 
 // pipelineCommands are the commands to which --config names pipelines.
-var pipelineCommands = map[string]bool{"consume run": true}
+var pipelineCommands = map[string]bool{"consume run": true, "consume explain": true}
 
 // pipelinesCmd runs the pipelines of files.
 type pipelinesCmd struct {
@@ -103,17 +103,53 @@ func (pipelineSchemaCmd) Run(t *terminal) error {
 	return nil
 }
 
-// flagOf are the flags by what they say of a pipeline.
-var flagOf = map[string]string{
-	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/partition-by": "partition-by",
-	"/sink/secret": "secret", "/source/until": "until",
+// explainCmd says what pipelines guarantee.
+type explainCmd struct {
+	Topic string `arg:"" optional:"" help:"Topic to read, where no --config names pipelines."`
+	readFlags
+	To string `placeholder:"URL" help:"Sink, as in 'penstock consume microbatch'."`
+	storeFlags
 }
 
-// problemOfFlags is what is wrong with a pipeline that flags made.
-func problemOfFlags(p *pipelines.Problem) error {
-	flag := *p
-	flag.Pointer = "--" + flagOf[p.Pointer]
-	return usageError{&flag}
+// Help shows examples.
+func (explainCmd) Help() string {
+	return `Examples:
+  penstock consume explain orders --to topic:orders.checked --broker kafka://localhost:9092
+  penstock consume explain --config pipelines/ -o json
+
+It reads the flags of 'penstock consume microbatch' or the files of 'penstock
+consume --config', asks no server, and says whether each record is stored exactly
+once or at least once, why, in which order, what would break that, and which tests
+prove it.`
+}
+
+// Run says it.
+func (c *explainCmd) Run(t *terminal, config configFile) error {
+	var all []pipelines.Pipeline
+	var err error
+	switch {
+	case (config == "") == (c.Topic == ""):
+		return usagef("expected --config FILE, or a topic with --to URL, and not both")
+	case config != "":
+		if all, err = pipelines.Load(string(config), pipelines.Options{Broker: c.Broker, Registry: c.Registry}); err != nil {
+			return usageError{err}
+		}
+	default:
+		p, err := pipelineOf(c.Topic, c.To, c.readFlags, c.storeFlags)
+		if err != nil {
+			return err
+		}
+		all = append(all, p)
+	}
+	for _, p := range all {
+		g := p.Explain()
+		if !c.json() {
+			t.printf("%s", g)
+		} else if err := t.object(g); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wiring opens what pipelines name, and runs them. They share the connections to

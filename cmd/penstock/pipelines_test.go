@@ -45,8 +45,10 @@ func TestFlagsAndFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, flags.Microbatch.pipeline()); diff != "" {
-				t.Error(diff)
+			f := flags.Microbatch
+			got, err := pipelineOf(f.Topic, f.To, f.readFlags, f.storeFlags)
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Error(diff, err)
 			}
 		})
 	}
