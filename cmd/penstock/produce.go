@@ -33,6 +33,7 @@ type produceCmd struct {
 	Stop       bool     `help:"Stop at the first event that is refused. What stands before it is published."`
 	Rejects    string   `placeholder:"FILE" help:"Write what is refused to this file, with the reasons, to be mended and published again."`
 	Resume     string   `placeholder:"NAME" help:"Keep, under this name, with the records, how far the file has come, and go on from there: nothing is published twice."`
+	Atomic     bool     `help:"Publish all events of the file or, where one is refused or anything fails, none: 100,000 at most, on JetStream 1,000."`
 	madeUpFlags
 }
 
@@ -43,6 +44,7 @@ func (produceCmd) Help() string {
   penstock produce orders orders.jsonl --schema orders.avsc --key id
   penstock produce flights flights.csv --key '{{.carrier}}-{{.flight}}' --header source=nightly
   penstock produce orders orders.parquet --rejects refused.jsonl --resume orders-2026-11
+  penstock produce orders corrections.jsonl --atomic
   penstock produce customers --sample schema --entities 100 --rate 500/s -n 100000
   penstock produce orders --sample schema --invalid 2% -n 1000
   jq -c '.[]' orders.json | penstock produce orders - --dry-run
@@ -62,6 +64,9 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 		return usagef("--resume is for files that are published")
 	case c.Sample != "schema" && (c.Entities != 0 || c.Invalid != 0):
 		return usagef("--entities and --invalid are for events that are made up: --sample schema")
+	}
+	if err := c.checkAtomic(); err != nil {
+		return err
 	}
 	reg, err := c.openRegistry(c.Broker)
 	if err != nil {
@@ -116,6 +121,9 @@ func (c *produceCmd) Run(ctx context.Context, t *terminal) error {
 	job.producer = producers.New(pub, reg, producers.Config{Topic: func(string) producers.Topic {
 		return producers.Topic{Value: producers.Part{Subject: producers.FixedSubject(subject)}}
 	}})
+	if c.Atomic {
+		return job.runAtomic(ctx)
+	}
 	return job.run(ctx)
 }
 
