@@ -23,6 +23,7 @@ type schemaDiffCmd struct {
 	Fix         bool   `help:"Mend in the file NEW what is mechanical, and show what is left."`
 	OldRegistry string `placeholder:"URL" help:"Registry of OLD, if it is another than that of --registry."`
 	impactFlags
+	sqlFlags
 	reportFlag
 	connectFlags
 }
@@ -37,6 +38,7 @@ func (schemaDiffCmd) Help() string {
   penstock schema diff flights-value@latest flights.avsc --fix
   penstock schema diff http://staging:8081 http://production:8081
   penstock schema diff flights-value@latest flights.avsc --impact
+  penstock schema diff flights-value@latest flights.avsc --sql postgres --table flights
 
 Folders, trees of git and registries are compared name by name. What the schemas
 refer to is compared with them. Exit code 1 is that there is an ERR: a change
@@ -81,6 +83,9 @@ func (c *schemaDiffCmd) Run(ctx context.Context, t *terminal) error {
 	before, err := sources.load(ctx, c.Old)
 	if err != nil {
 		return advised(err)
+	}
+	if c.SQL != "" {
+		return c.migrate(t, before, after)
 	}
 	all, err := c.compare(before, after)
 	if err == nil && c.Fix {
