@@ -5,8 +5,10 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
-	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -43,11 +45,14 @@ var rawColumns = []string{
 	"flight", "tailnum", "origin", "dest", "air_time", "distance", "hour", "minute", "time_hour", "cancelled",
 }
 
+// rawStore stores flights, or the records that they were read from.
+type rawStore func(flights []rawFlight, records []*kgo.Record) error
+
 // rawMicrobatch reads n flights and stores them in batches of so many; the time
 // counts from the first fetch on.
-func rawMicrobatch(ctx context.Context, client *kgo.Client, n, batch int, decode func([]byte, *rawFlight) error, store func([]rawFlight) error) (time.Duration, error) {
+func rawMicrobatch(ctx context.Context, client *kgo.Client, n, batch int, decode func([]byte, *rawFlight) error, store rawStore) (time.Duration, error) {
 	var start time.Time
-	flights := make([]rawFlight, 0, batch)
+	flights, from := make([]rawFlight, 0, batch), make([]*kgo.Record, 0, batch)
 	for got := 0; got < n; {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
@@ -57,15 +62,15 @@ func rawMicrobatch(ctx context.Context, client *kgo.Client, n, batch int, decode
 			start = time.Now()
 		}
 		for records := fetches.RecordIter(); !records.Done(); {
-			flights = append(flights, rawFlight{})
-			if err := decode(records.Next().Value, &flights[len(flights)-1]); err != nil {
+			from, flights = append(from, records.Next()), append(flights, rawFlight{})
+			if err := decode(from[len(from)-1].Value, &flights[len(flights)-1]); err != nil {
 				return 0, err
 			}
 			if got++; len(flights) == batch || got == n {
-				if err := store(flights); err != nil {
+				if err := store(flights, from); err != nil {
 					return 0, err
 				}
-				flights = flights[:0]
+				flights, from = flights[:0], from[:0]
 			}
 		}
 	}
@@ -73,8 +78,8 @@ func rawMicrobatch(ctx context.Context, client *kgo.Client, n, batch int, decode
 }
 
 // rawCopy appends flights to a table.
-func rawCopy(ctx context.Context, conn *pgx.Conn, table string) func([]rawFlight) error {
-	return func(flights []rawFlight) error {
+func rawCopy(ctx context.Context, conn *pgx.Conn, table string) rawStore {
+	return func(flights []rawFlight, _ []*kgo.Record) error {
 		_, err := conn.CopyFrom(ctx, pgx.Identifier{table}, rawColumns, pgx.CopyFromSlice(len(flights), func(i int) ([]any, error) {
 			f := &flights[i]
 			return []any{
@@ -87,14 +92,75 @@ func rawCopy(ctx context.Context, conn *pgx.Conn, table string) func([]rawFlight
 }
 
 // rawParquet writes flights to a file of their own.
-func rawParquet(create func() (io.WriteCloser, error)) func([]rawFlight) error {
-	return func(flights []rawFlight) error {
+func rawParquet(create func() (*os.File, error)) rawStore {
+	return func(flights []rawFlight, _ []*kgo.Record) error {
 		file, err := create()
 		if err != nil {
 			return err
 		}
 		w := parquet.NewGenericWriter[rawFlight](file, parquet.Compression(&parquet.Snappy))
 		_, err = w.Write(flights)
-		return errors.Join(err, w.Close(), file.Close())
+		return errors.Join(err, w.Close(), file.Sync(), file.Close())
+	}
+}
+
+// rawSQLiteRows is how many rows go into one statement: the fastest of 1 to 500.
+const rawSQLiteRows = 100
+
+// rawSQLite appends flights to a table of a new file.
+func rawSQLite(ctx context.Context, name string) (rawStore, func() error, error) {
+	db, err := sql.Open("sqlite", "file:"+name+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
+	if err != nil {
+		return nil, nil, err
+	}
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, "CREATE TABLE flights ("+strings.Join(rawColumns, ", ")+")"); err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	row := "(?" + strings.Repeat(", ?", len(rawColumns)-1) + ")"
+	statement := func(rows int) string { return "INSERT INTO flights VALUES " + row + strings.Repeat(", "+row, rows-1) }
+	values := func(flights []rawFlight) []any {
+		args := make([]any, 0, len(flights)*len(rawColumns))
+		for i := range flights {
+			f := &flights[i]
+			args = append(args, f.Year, f.Month, f.Day, f.DepTime, f.SchedDepTime, f.DepDelay, f.ArrTime, f.SchedArrTime, f.ArrDelay, f.Carrier,
+				f.Flight, f.TailNum, f.Origin, f.Dest, f.AirTime, f.Distance, f.Hour, f.Minute, f.TimeHour.Format("2006-01-02T15:04:05.000000Z"), f.Cancelled)
+		}
+		return args
+	}
+	insert := func(tx *sql.Tx, flights []rawFlight) error {
+		whole, err := tx.PrepareContext(ctx, statement(rawSQLiteRows))
+		if err != nil {
+			return err
+		}
+		defer whole.Close()
+		for ; err == nil && len(flights) >= rawSQLiteRows; flights = flights[rawSQLiteRows:] {
+			_, err = whole.ExecContext(ctx, values(flights[:rawSQLiteRows])...)
+		}
+		if err == nil && len(flights) > 0 {
+			_, err = tx.ExecContext(ctx, statement(len(flights)), values(flights)...)
+		}
+		return err
+	}
+	return func(flights []rawFlight, _ []*kgo.Record) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if err := insert(tx, flights); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+		return tx.Commit()
+	}, db.Close, nil
+}
+
+// rawTopic produces the records that flights were read from, and waits for them.
+func rawTopic(ctx context.Context, client *kgo.Client, topic string) rawStore {
+	return func(_ []rawFlight, records []*kgo.Record) error {
+		promise := kgo.AbortingFirstErrPromise(client)
+		for _, r := range records {
+			client.Produce(ctx, &kgo.Record{Topic: topic, Key: r.Key, Value: r.Value}, promise.Promise())
+		}
+		return promise.Err()
 	}
 }

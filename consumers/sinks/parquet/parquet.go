@@ -46,6 +46,7 @@ import (
 	"math"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -136,7 +137,16 @@ func open(ctx context.Context, address string, c Config) (*Sink, error) {
 	return s, err
 }
 
-var _ stream.Owner = (*Sink)(nil)
+var (
+	_ stream.Owner       = (*Sink)(nil)
+	_ consumers.CellSink = (*Sink)(nil)
+)
+
+// TakesCells implements consumers.CellSink. A field that names a folder as it is
+// spelled has to be read so.
+func (s *Sink) TakesCells() bool {
+	return !slices.ContainsFunc(s.by, func(by folderBy) bool { return by.layout == "" })
+}
 
 // Close forgets all partitions.
 func (s *Sink) Close() error {

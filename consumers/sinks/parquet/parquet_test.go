@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	pq "github.com/parquet-go/parquet-go"
@@ -271,5 +273,56 @@ func TestColumns(t *testing.T) {
 		if _, err := parquet.Open(t.Context(), t.TempDir(), parquet.Config{Pipeline: "p", PartitionBy: []string{by}}); err == nil {
 			t.Errorf("partition by %q was taken", by)
 		}
+	}
+}
+
+// valuesOf is what lies in files, as text.
+func valuesOf(t *testing.T, files map[string][]byte) map[string]string {
+	all := map[string]string{}
+	for name, file := range files {
+		r := pq.NewReader(bytes.NewReader(file))
+		rows := make([]pq.Row, r.NumRows())
+		if _, err := r.ReadRows(rows); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		all[name] = fmt.Sprintf("%v\n%+v", r.Schema(), rows)
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// Cells come to the same files as values.
+func TestCells(t *testing.T) {
+	schema, data := sinktest.Scalars()
+	var made []map[string]string
+	for _, as := range []func(consumers.Message) consumers.Message{
+		func(m consumers.Message) consumers.Message { return m }, sinktest.Celled,
+	} {
+		dir := t.TempDir()
+		s, err := parquet.Open(t.Context(), dir, parquet.Config{Pipeline: "p", PartitionBy: []string{"at:day", "date:month"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.TakesCells() {
+			t.Error("it takes no cells")
+		}
+		if _, err := s.Assigned(t.Context(), []stream.Partition{sinktest.Partition(0)}); err != nil {
+			t.Fatal(err)
+		}
+		b := sinktest.Batch(0, 3, as(sinktest.Message(0, 1, schema, data)), as(sinktest.Message(1, 1, schema, data)),
+			as(sinktest.Message(2, 1, schema, map[string]any{"at": data["at"], "date": data["date"]})))
+		if err := s.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		b = sinktest.Batch(3, 4, as(sinktest.Message(3, 1, schema, map[string]any{"uuid": "x"})))
+		if err := s.Write(t.Context(), b); err == nil {
+			t.Error("a UUID that is none was stored")
+		}
+		made = append(made, valuesOf(t, files(t, dir)))
+	}
+	if diff := cmp.Diff(made[0], made[1]); diff != "" || len(made[0]) != 1 {
+		t.Errorf("%d files (-values +cells):\n%s", len(made[0]), diff)
 	}
 }

@@ -37,6 +37,8 @@ const (
 type shape struct {
 	id      string // the columns as text
 	columns []sqlsink.Column
+	fields  []schemas.Field // of a record
+	symbols [][]string      // of these: those of enums
 	record  bool
 	schema  *parquet.Schema
 }
@@ -51,7 +53,11 @@ func (s *Sink) shape(model *schemas.Node) *shape {
 		return sh
 	}
 	plain, _ := model.Nullable()
-	sh := &shape{columns: sqlsink.ColumnsOf(plain), record: plain.Kind == schemas.Record}
+	sh := &shape{columns: sqlsink.ColumnsOf(plain), fields: plain.Fields, record: plain.Kind == schemas.Record}
+	for _, f := range plain.Fields {
+		n, _ := f.Node.Nullable()
+		sh.symbols = append(sh.symbols, n.Symbols)
+	}
 	sh.id = fmt.Sprintf("%t %+v", sh.record, sh.columns)
 	sh.schema = parquet.NewSchema("row", newRoot(sh.columns))
 	if len(s.shapes) >= maxShapes {
@@ -173,18 +179,20 @@ func valueOf(c *sqlsink.Column, v any) (parquet.Value, error) {
 	return parquet.Value{}, fmt.Errorf("column %q: expected %v, found %s", c.Name, c, schemas.Describe(v))
 }
 
-// link is the rows of a batch that belong to one chain, by column.
+// link is the rows of a batch that belong to one chain.
 type link struct {
 	chain
-	shape   *shape
-	rows    []row
-	columns [][]parquet.Value
+	shape *shape
+	rows  []row
 }
 
-// row is where the values of a message stand in the link's columns.
+// row is a message's values, by column, or else its cells and the bytes that
+// they lie in.
 type row struct {
 	Offset int64
-	at     int
+	values []parquet.Value
+	cells  []schemas.Cell
+	text   []byte
 }
 
 // links sorts the rows of a batch that are not stored yet by their chains, in
@@ -207,7 +215,9 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 			continue
 		}
 		var data map[string]any
-		if sh.record {
+		if m.Cells != nil {
+			data = s.named(sh, m)
+		} else if sh.record {
 			var ok bool
 			if data, ok = m.Data.(map[string]any); !ok && m.Data != nil {
 				refused.Fail(i, fmt.Errorf("expected a record, found %T", m.Data))
@@ -222,16 +232,16 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 		k := chain{folder, sh.id}
 		l := byChain[k]
 		if l == nil {
-			l = &link{chain: k, shape: sh, columns: make([][]parquet.Value, len(sh.columns))}
-			for i := range l.columns {
-				l.columns[i] = make([]parquet.Value, 0, min(len(b.Messages), 1<<14))
-			}
+			l = &link{chain: k, shape: sh}
 			byChain[k] = l
 			all = append(all, l)
 		}
-		if err := l.add(m, data); err != nil {
+		r, err := sh.row(m, data)
+		if err != nil {
 			refused.Fail(i, err)
+			continue
 		}
+		l.rows = append(l.rows, r)
 	}
 	for _, l := range all {
 		l.drop(c.ahead[l.chain])
@@ -239,29 +249,70 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 	return all, refused.OrNil()
 }
 
-// add appends the values of a message.
-func (l *link) add(m consumers.Message, data map[string]any) error {
-	at := len(l.columns[0])
-	for i := range l.shape.columns {
-		c := &l.shape.columns[i]
-		v := m.Data
-		if l.shape.record {
-			v = data[c.Name]
-		}
-		value, err := l.value(c, i, v)
-		if err != nil {
-			for k := range i {
-				l.columns[k] = l.columns[k][:at]
-			}
-			return err
-		}
-		l.columns[i] = append(l.columns[i], value)
+// row takes the values of a message, or its cells once they are known to fit.
+func (sh *shape) row(m consumers.Message, data map[string]any) (r row, err error) {
+	r = row{Offset: m.Offset, cells: m.Cells, text: m.Value}
+	if m.Cells == nil {
+		r.values = make([]parquet.Value, len(sh.columns))
 	}
-	l.rows = append(l.rows, row{m.Offset, at})
-	return nil
+	for i := range sh.columns {
+		c := &sh.columns[i]
+		switch {
+		case m.Cells != nil:
+			err = c.Takes(m.Cells[i], sh.symbols[i], m.Value)
+		case sh.record:
+			r.values[i], err = value(c, i, data[c.Name])
+		default:
+			r.values[i], err = value(c, i, m.Data)
+		}
+		if err != nil {
+			return r, err
+		}
+	}
+	return r, nil
 }
 
-func (l *link) value(c *sqlsink.Column, column int, v any) (parquet.Value, error) {
+// cell is what value makes of the value of a cell that the column takes.
+func (sh *shape) cell(column int, cell *schemas.Cell, text []byte) (v parquet.Value) {
+	c := &sh.columns[column]
+	switch cell.Kind {
+	case schemas.CellNull:
+		return parquet.NullValue().Level(0, 0, column)
+	case schemas.CellBool:
+		v = parquet.BooleanValue(cell.N != 0)
+	case schemas.CellInt, schemas.CellDate, schemas.CellTime:
+		if v = parquet.Int64Value(cell.N); c.Type == sqlsink.Int32 || c.Type == sqlsink.Date {
+			v = parquet.Int32Value(int32(cell.N))
+		}
+	case schemas.CellFloat:
+		if v = parquet.DoubleValue(cell.Float()); c.Type == sqlsink.Float32 {
+			v = parquet.FloatValue(float32(cell.Float()))
+		}
+	case schemas.CellSymbol:
+		v = parquet.ByteArrayValue([]byte(sh.symbols[column][cell.N]))
+	default:
+		if v = parquet.ByteArrayValue(cell.Text(text)); c.Type == sqlsink.UUID {
+			v, _ = value(c, column, string(cell.Text(text))) // taken before
+		}
+	}
+	return v.Level(0, 1, column)
+}
+
+// named is the fields of a message with cells that folders are named by.
+func (s *Sink) named(sh *shape, m consumers.Message) map[string]any {
+	if len(s.by) == 0 {
+		return nil
+	}
+	data := map[string]any{}
+	for _, by := range s.by {
+		if i := slices.IndexFunc(sh.fields, func(f schemas.Field) bool { return f.Name == by.field }); i >= 0 {
+			data[by.field] = m.Cells[i].Value(sh.fields[i].Node, m.Value)
+		}
+	}
+	return data
+}
+
+func value(c *sqlsink.Column, column int, v any) (parquet.Value, error) {
 	v, err := c.Convert(v)
 	if err != nil {
 		return parquet.Value{}, err
@@ -280,6 +331,9 @@ func (l *link) drop(below int64) {
 	}
 }
 
+// valuesAtOnce is how many values of a column are made before they are written.
+const valuesAtOnce = 512
+
 // encode makes a file of the rows.
 func (l *link) encode(metadata map[string]string) ([]byte, error) {
 	var out bytes.Buffer
@@ -287,10 +341,20 @@ func (l *link) encode(metadata map[string]string) ([]byte, error) {
 	for k, v := range metadata {
 		w.SetKeyValueMetadata(k, v)
 	}
-	from := l.rows[0].at
+	values := make([]parquet.Value, 0, valuesAtOnce)
 	for i, c := range w.ColumnWriters() {
-		if _, err := c.WriteRowValues(l.columns[i][from:]); err != nil {
-			return nil, fmt.Errorf("make Parquet file: %w", err)
+		for rows := range slices.Chunk(l.rows, valuesAtOnce) {
+			values = values[:0]
+			for k := range rows {
+				if r := &rows[k]; r.cells != nil {
+					values = append(values, l.shape.cell(i, &r.cells[i], r.text))
+				} else {
+					values = append(values, r.values[i])
+				}
+			}
+			if _, err := c.WriteRowValues(values); err != nil {
+				return nil, fmt.Errorf("make Parquet file: %w", err)
+			}
 		}
 	}
 	if err := w.Close(); err != nil {

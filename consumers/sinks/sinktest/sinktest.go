@@ -363,15 +363,23 @@ func Celled(m consumers.Message) consumers.Message {
 	return m
 }
 
-// cells come to the same rows as values.
-func cells(s suite) {
+// Scalars is Values without what cells do not know.
+func Scalars() (*Schema, map[string]any) {
 	all, data := Values()
 	schema := Record()
 	for _, f := range all.Tree.Fields {
-		if !slices.Contains([]string{"uint", "ulong", "decimal", "time", "list", "map", "nested", "any"}, f.Name) {
+		if slices.Contains([]string{"uint", "ulong", "decimal", "time", "list", "map", "nested", "any"}, f.Name) {
+			delete(data, f.Name)
+		} else {
 			schema.Tree.Fields = append(schema.Tree.Fields, f)
 		}
 	}
+	return schema, data
+}
+
+// cells come to the same rows as values.
+func cells(s suite) {
+	schema, data := Scalars()
 	other := Record(slices.Clone(schema.Tree.Fields)...) // the same columns, and other symbols
 	i := slices.IndexFunc(other.Tree.Fields, func(f schemas.Field) bool { return f.Name == "enum" })
 	other.Tree.Fields[i] = Field("enum", schemas.Node{Kind: schemas.Enum, Symbols: []string{"B", "C"}})

@@ -116,7 +116,7 @@ func group(ops []operation) []operation {
 // check says whether the cells of a message fit the columns.
 func (sh *shape) check(m consumers.Message) error {
 	for i := range sh.columns {
-		if err := sh.columns[i].takes(m.Cells[i], sh.symbols[i], m.Value); err != nil {
+		if err := sh.columns[i].Takes(m.Cells[i], sh.symbols[i], m.Value); err != nil {
 			return err
 		}
 	}

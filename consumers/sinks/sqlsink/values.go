@@ -82,8 +82,9 @@ func (c *Column) Convert(v any) (any, error) {
 	return nil, c.misfit(v)
 }
 
-// takes says of a cell what Convert would say of its value.
-func (c *Column) takes(cell schemas.Cell, symbols []string, text []byte) error {
+// Takes says of a cell what Convert would say of its value; symbols are those of
+// an enum, and text is what the cell's bytes lie in.
+func (c *Column) Takes(cell schemas.Cell, symbols []string, text []byte) error {
 	switch cell.Kind {
 	case schemas.CellNull:
 		return nil
@@ -120,8 +121,7 @@ func (c *Column) takes(cell schemas.Cell, symbols []string, text []byte) error {
 	return err
 }
 
-// ConvertCell is what Convert makes of a cell's value; symbols are those of an
-// enum, and text is what the cell's bytes lie in.
+// ConvertCell is what Convert makes of a cell's value; see Takes.
 func (c *Column) ConvertCell(cell schemas.Cell, symbols []string, text []byte) (any, error) {
 	n := schemas.Node{Symbols: symbols}
 	if c.Type == Float32 {

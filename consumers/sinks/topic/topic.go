@@ -103,7 +103,14 @@ func New(broker stream.Resumer, c Config) (*Sink, error) {
 	return s, nil
 }
 
-var _ stream.Owner = (*Sink)(nil)
+var (
+	_ stream.Owner       = (*Sink)(nil)
+	_ consumers.CellSink = (*Sink)(nil)
+)
+
+// TakesCells implements consumers.CellSink: bytes that are copied are looked at
+// by nobody.
+func (s *Sink) TakesCells() bool { return !s.config.Encode }
 
 // Close gives up all partitions. Batches that are being written fail.
 func (s *Sink) Close() error {
