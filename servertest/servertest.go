@@ -27,7 +27,7 @@ const (
 	KafkaEnv    = "PENSTOCK_TEST_KAFKA"    // host:port[,host:port...]
 	PostgresEnv = "PENSTOCK_TEST_POSTGRES" // postgres:// URL of a superuser
 	NATSEnv     = "PENSTOCK_TEST_NATS"     // nats:// URL, JetStream enabled
-	PythonEnv   = "PENSTOCK_TEST_PYTHON"   // virtual environment with Confluent's Python client
+	PythonEnv   = "PENSTOCK_TEST_PYTHON"   // virtual environment with Confluent's Python client, NATS's, numpy and Flower
 	NodeEnv     = "PENSTOCK_TEST_NODE"     // folder with node_modules that hold the JavaScript clients
 	MQTTEnv     = "PENSTOCK_TEST_MQTT"     // host:port of a mosquitto
 	AMQPEnv     = "PENSTOCK_TEST_AMQP"     // amqp:// URL of a RabbitMQ

@@ -1,0 +1,61 @@
+"""Takes part in a training on handwritten digits, with a share of them:
+
+    python digits.py --name ann --share 1/3
+
+The parts between the lines of %% are a notebook's cells.
+"""
+
+# %% What this client is, and where the training runs
+import argparse
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+
+from penstock import Training
+
+here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
+flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+flags.add_argument("--training", default="digits")
+flags.add_argument("--name", default="ann")
+flags.add_argument("--share", default="1/3", metavar="I/N")
+flags.add_argument("--broker", default="embedded:./penstock-data")
+flags.add_argument("--registry", default=os.environ.get("PENSTOCK_REGISTRY"))
+flags.add_argument("--keep", metavar="FOLDER", help="where the last update is kept")
+flags.add_argument("--data", type=Path, default=here / "../../../schemas/samples/data/digits.csv.gz")
+args, _ = flags.parse_known_args()  # a notebook has arguments of its own
+
+# %% Its examples: 64 grey values each, and what was meant
+with gzip.open(args.data, "rt") as file:
+    table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+share, shares = map(int, args.share.split("/"))
+x = table[share - 1 :: shares, :64] / 16
+y = table[share - 1 :: shares, 64].astype(int)
+
+
+# %% How it trains: a softmax classifier, by gradient descent on the cross-entropy
+def scores(parameters, x):
+    return x @ parameters["weight"].T + parameters["bias"]
+
+
+def train(model, epochs=10, batch=10, rate=np.float32(0.3)):
+    p = {name: array.copy() for name, array in model.parameters.items()}
+    order = np.random.default_rng(model.round)
+    for _ in range(epochs):
+        for rows in np.array_split(order.permutation(len(x)), len(x) // batch):
+            s = scores(p, x[rows])
+            e = np.exp(s - s.max(axis=1, keepdims=True))
+            e /= e.sum(axis=1, keepdims=True)
+            e[np.arange(len(rows)), y[rows]] -= 1
+            p["weight"] -= rate / len(rows) * (e.T @ x[rows])
+            p["bias"] -= rate / len(rows) * e.sum(axis=0)
+    print(f"round {model.round} of {model.rounds}: trained on {len(x)} examples", flush=True)
+    return p, len(x)
+
+
+# %% Take part until the training ends
+with Training(args.training, args.name, args.broker, args.registry, keep=args.keep) as training:
+    model = training.run(train)
+right = (scores(model.parameters, x).argmax(axis=1) == y).mean()
+print(f"the final model, {model.hash.hex()[:32]}, is right about {right:.3f} of the examples here")

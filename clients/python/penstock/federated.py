@@ -1,0 +1,290 @@
+"""A client of federated trainings: the messages, and the way of a client through
+the rounds."""
+
+import hashlib
+import json
+import os
+import struct
+import time
+import urllib.error
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import avro
+from .broker import BrokerError, embedded, open_broker
+from .registry import Registry
+
+_MAGIC = b"\0"  # before the four bytes of a schema's id
+
+
+class Refused(Exception):
+    """The training does not want what this client has to offer."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A global model. The arrays are read-only."""
+
+    round: int
+    rounds: int
+    hash: bytes
+    clients: list
+    strategy: str
+    parameters: dict = field(repr=False)
+
+    @property
+    def final(self):
+        """Whether it is the result: no round starts from it."""
+        return self.round >= self.rounds
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client made of a model."""
+
+    client: str
+    round: int
+    base: bytes
+    samples: int
+    parameters: dict = field(repr=False)
+    loss: float = 0.0
+    steps: int = 0
+
+    def value(self):
+        """The update as its schema has it."""
+        return {
+            "client": self.client,
+            "round": self.round,
+            "base": self.base,
+            "samples": self.samples,
+            "loss": float(self.loss),
+            "steps": self.steps,
+            "parameters": [_tensor(name, a) for name, a in self.parameters.items()],
+        }
+
+
+def hash_of(parameters):
+    """The SHA-256 by which a model is known."""
+    h = hashlib.sha256()
+    for name, array in parameters.items():
+        a = _float32(name, array)
+        for text in (name.encode(), b"float32"):
+            h.update(struct.pack("<Q", len(text)) + text)
+        h.update(struct.pack(f"<{1 + a.ndim}Q", a.ndim, *a.shape))
+        h.update(a.tobytes())
+    return h.digest()
+
+
+def _float32(name, array):
+    a = np.asarray(array)
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"parameter {name!r}: expected an array of numbers, found {a.dtype}")
+    return np.ascontiguousarray(a, "<f4").reshape(a.shape)  # which makes a scalar a row
+
+
+def _tensor(name, array):
+    a = _float32(name, array)
+    if not np.isfinite(a).all():
+        raise ValueError(f"parameter {name!r}: expected finite numbers of 32 bits, found {a[~np.isfinite(a)][0]}")
+    data = a.tobytes()
+    return {"name": name, "dtype": "float32", "shape": list(a.shape), "data": data, "crc": zlib.crc32(data)}
+
+
+def read_tensors(values):
+    """The arrays of a message by name; ValueError says what is wrong with one."""
+    out = {}
+    for i, t in enumerate(values):
+        shape, data = t["shape"], t["data"]
+        elements = 1
+        for n in shape:
+            elements *= n
+        if t["dtype"] != "float32" or min(shape, default=0) < 0 or len(data) != 4 * elements:
+            raise ValueError(f"at /parameters/{i}: expected float32 of shape {shape}, found {t['dtype']} of {len(data)} bytes")
+        if zlib.crc32(data) != t["crc"]:
+            raise ValueError(f"at /parameters/{i}: expected data with CRC-32 {t['crc']}, found {zlib.crc32(data)}: it was damaged on the way")
+        out[t["name"]] = np.frombuffer(data, "<f4").reshape(shape)
+    return out
+
+
+def read_model(value):
+    """A Model of the decoded value of a record; ValueError says what is wrong."""
+    m = Model(
+        round=value["round"],
+        rounds=value["rounds"],
+        hash=value["hash"],
+        clients=value["clients"],
+        strategy=value["strategy"],
+        parameters=read_tensors(value["parameters"]),
+    )
+    if hash_of(m.parameters) != m.hash:
+        raise ValueError(f"expected parameters with hash {m.hash.hex()[:32]}, found {hash_of(m.parameters).hex()[:32]}")
+    return m
+
+
+class Training:
+    """A client's part in a training.
+
+    name is how the training expects this client. broker is embedded:DIR (the folder
+    of penstock up), nats://HOST:PORT or kafka://HOST:PORT; registry is a URL, which
+    the embedded folder knows. options go to the broker's library, for TLS and
+    passwords.
+
+    keep is a folder in which the last update is written before it is sent: a client
+    that is killed and started again then sends those very bytes, where it would
+    train anew and, its training being random, say something else. Without it an
+    update lives as long as the Training, and is sent again as it is while it does.
+
+    The methods block, and try again for as long as the broker or the registry
+    cannot be reached; give_up (seconds) bounds that, and the error is then the last
+    one seen.
+    """
+
+    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, **options):
+        self.name = name
+        self.models_topic, self.updates_topic = training + ".models", training + ".updates"
+        self.refusals_topic = f"{self.updates_topic}.{training}.aggregator.dlq"
+        self._broker = open_broker(broker, **options)
+        self._folder = broker.removeprefix("embedded:") if broker.startswith("embedded:") else None
+        if registry is None and self._folder is None:
+            raise ValueError("expected registry, the URL of the schema registry")
+        self._registry_url, self._registry = registry, None
+        self._keep = None if keep is None else os.path.join(keep, f"{training}.{name}.update".replace(os.sep, "_"))
+        self._give_up = give_up
+        self._position = None
+        self._sent = None  # the round, the base and the bytes of the last update
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self._broker.close()
+
+    def models(self):
+        """Yields each model in turn, of several the newest, and last the final one."""
+        while True:
+            model = self.receive()
+            yield model
+            if model.final:
+                return
+
+    def receive(self, wait=None):
+        """The newest model that was not received yet; None if none came within wait seconds."""
+        end = None if wait is None else time.monotonic() + wait
+        while end is None or time.monotonic() < end:
+            some = 30 if end is None else max(0.0, end - time.monotonic())
+            found = self._persist(lambda: self._broker.newest(self.models_topic, self._position, some))
+            if found is None:
+                continue
+            self._position, value, _ = found
+            return read_model(self._persist(lambda: self._decode(value)))
+        return None
+
+    def publish(self, model, parameters, samples, loss=0.0, steps=0):
+        """Sends what became of model; returns when it is durable.
+
+        parameters has arrays of the model's names and shapes. A model that was
+        answered already gets the same bytes again, whatever is passed.
+        """
+        if self.name not in model.clients:
+            raise Refused(f"the training does not expect client {self.name!r}, but {model.clients}")
+        payload = self.kept(model)
+        if payload is None:
+            payload = self._encode(self._update(model, parameters, samples, loss, steps))
+            self._remember(model, payload)
+        self._persist(lambda: self._broker.publish(self.updates_topic, self.name.encode(), payload))
+
+    def run(self, train):
+        """Answers each model until the training ends, and returns the final model.
+
+        train(model) returns the parameters after training and the number of
+        examples, and where the strategy needs them also the loss before training
+        and the number of steps. It is not called for a model that was answered.
+        """
+        for model in self.models():
+            if model.final:
+                return model
+            if self.kept(model) is None:
+                self.publish(model, *train(model))
+            else:
+                self.publish(model, None, 0)
+
+    def refusals(self):
+        """Why updates of this client were not counted, oldest first: sentences that
+        begin with the reason in a word."""
+        records = self._persist(lambda: self._broker.records(self.refusals_topic))
+        texts = [h.get("penstock-dlq-error", "") for key, _, h in records if key == self.name.encode()]
+        return [t.decode() if isinstance(t, bytes) else t for t in texts]
+
+    def kept(self, model):
+        """The bytes with which model was answered, or None."""
+        if self._sent is None and self._keep is not None and os.path.exists(self._keep):
+            with open(self._keep, "rb") as f:
+                head, _, payload = f.read().partition(b"\n")
+            about = json.loads(head)
+            if hashlib.sha256(payload).hexdigest() == about["sha256"]:
+                self._sent = about["round"], bytes.fromhex(about["base"]), payload
+        if self._sent is not None and self._sent[:2] == (model.round, model.hash):
+            return self._sent[2]
+        return None
+
+    def _remember(self, model, payload):
+        self._sent = model.round, model.hash, payload
+        if self._keep is None:
+            return
+        about = {"round": model.round, "base": model.hash.hex(), "sha256": hashlib.sha256(payload).hexdigest()}
+        os.makedirs(os.path.dirname(self._keep), exist_ok=True)
+        with open(self._keep + ".tmp", "wb") as f:
+            f.write(json.dumps(about).encode() + b"\n" + payload)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(self._keep + ".tmp", self._keep)
+
+    def _update(self, model, parameters, samples, loss, steps):
+        if list(parameters) != list(model.parameters):
+            raise ValueError(f"expected parameters {list(model.parameters)} in this order, found {list(parameters)}")
+        for name, array in parameters.items():
+            if np.shape(array) != model.parameters[name].shape:
+                raise ValueError(f"parameter {name!r}: expected shape {model.parameters[name].shape}, found {np.shape(array)}")
+        return Update(self.name, model.round, model.hash, int(samples), parameters, loss, int(steps))
+
+    def _encode(self, update):
+        number, schema = self._persist(self._update_schema)
+        return _MAGIC + struct.pack(">I", number) + avro.encode(schema, update.value())
+
+    def _update_schema(self):
+        found = self._known().latest(self.updates_topic + "-value")
+        if found is None:
+            raise BrokerError(f"the registry has no schema of {self.updates_topic!r} yet: start penstock federated aggregate")
+        return found
+
+    def _decode(self, value):
+        if value[:1] != _MAGIC or len(value) < 5:
+            raise ValueError(f"expected a value with the id of its schema, found {value[:5]!r}")
+        return avro.decode(self._known().schema(struct.unpack(">I", value[1:5])[0]), value[5:])
+
+    def _known(self):
+        if self._registry is None:
+            self._registry = Registry(self._registry_url or embedded(self._folder)["registry"])
+        return self._registry
+
+    def _persist(self, do):
+        """Calls do until it does not fail for a reason that may pass."""
+        end = None if self._give_up is None else time.monotonic() + self._give_up
+        pause = 0.05
+        while True:
+            try:
+                return do()
+            except (BrokerError, OSError) as e:
+                if isinstance(e, urllib.error.HTTPError) and e.code < 500 and e.code != 429:
+                    raise
+                if self._registry_url is None:
+                    self._registry = None  # it may be elsewhere after a start
+                if end is not None and time.monotonic() > end:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 2)

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"penstock/servertest"
+)
+
+// Trainings with clients of clients/python.
+func TestPythonClients(t *testing.T) {
+	python, kafka := servertest.Python(t), servertest.Kafka(t)
+	client, err := filepath.Abs("../../clients/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/python",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PYTHON", python)
+			env.Setenv("PYTHONPATH", client)
+			env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
+			env.Setenv("DIGITS", filepath.Join(client, "examples", "digits.py"))
+			env.Setenv("NAME", servertest.Name(t))
+			env.Setenv("BROKER", "kafka://"+kafka)
+			env.Setenv("REGISTRY", freeAddr(t))
+			env.Setenv("GATEWAY", freeAddr(t))
+			env.Setenv("HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await, "ready": ready},
+	})
+}

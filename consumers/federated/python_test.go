@@ -1,0 +1,139 @@
+package federated
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"penstock/servertest"
+	"penstock/stream"
+)
+
+// What the clients in Go and in Python write for one update is the same to the byte,
+// and so are a model's hash and a key's partition.
+func TestPythonWritesTheSameBytes(t *testing.T) {
+	const script = `
+import json, struct, sys
+import numpy as np
+from penstock import avro, broker, federated
+ask = json.load(sys.stdin)
+p = {t["name"]: np.array(t["bits"], "<u4").view("<f4").reshape(t["shape"]) for t in ask["tensors"]}
+u = federated.Update(ask["client"], ask["round"], federated.hash_of(p), ask["samples"], p, ask["loss"], ask["steps"])
+payload = avro.encode(json.loads(ask["update"]), u.value())
+model = federated.read_model(avro.decode(json.loads(ask["model"]), bytes.fromhex(ask["encoded"])))
+assert {n: a.tobytes() for n, a in model.parameters.items()} == {n: a.tobytes() for n, a in p.items()}
+assert (model.round, model.rounds, model.clients, model.strategy) == (3, 7, ["a", "ü"], "fedadam:eta=0.5"), model
+assert avro.decode(json.loads(ask["update"]), payload)["client"] == ask["client"]
+print(payload.hex(), model.hash.hex(), *[broker.partition_for(bytes.fromhex(k), 7) for k in ask["keys"]])
+`
+	parameters := []Tensor{
+		{Name: "weight", Shape: []int{2, 3}, Values: []float32{0, float32(math.Copysign(0, -1)), 1, -2.5e-42, math.MaxFloat32, -math.Pi}},
+		{Name: "größe", Shape: []int{}, Values: []float32{0.1}},
+		{Name: "none", Shape: []int{0, 4}, Values: []float32{}},
+	}
+	u := Update{Client: "ü", Round: 1 << 40, Base: hashOf(parameters), Samples: 12345, Loss: 0.1, Steps: -3, Parameters: parameters}
+	m := Model{
+		Round: 3, Rounds: 7, Hash: u.Base, Base: u.Base, Clients: []string{"a", "ü"}, Strategy: "fedadam:eta=0.5",
+		Contributions: []Contribution{{Client: "a", Samples: 1, Norm: 2}}, Positions: []Position{{Cluster: "c", Next: 9}},
+		State: map[string][]float64{"m": {1, 2}}, Parameters: parameters,
+	}
+	var tensors []map[string]any
+	for _, p := range parameters {
+		bits := []uint32{}
+		for _, v := range p.Values {
+			bits = append(bits, math.Float32bits(v))
+		}
+		tensors = append(tensors, map[string]any{"name": p.Name, "shape": p.Shape, "bits": bits})
+	}
+	want := []any{hex.EncodeToString(encoded(t, 2, u.value())), hex.EncodeToString(u.Base[:])}
+	var keys []string
+	for _, key := range []string{"", "a", "ann", "1234", "größer als vier", "\x00\xff\x80"} {
+		keys = append(keys, hex.EncodeToString([]byte(key)))
+		want = append(want, stream.PartitionFor([]byte(key), 7))
+	}
+	ask, err := json.Marshal(map[string]any{
+		"client": u.Client, "round": u.Round, "samples": u.Samples, "loss": u.Loss, "steps": u.Steps, "tensors": tensors,
+		"update": UpdateSchema(), "model": ModelSchema(), "encoded": hex.EncodeToString(encoded(t, 1, m.value())), "keys": keys,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, script, ask); got != fmt.Sprintln(want...) {
+		t.Errorf("got\n%s\nwant\n%s", got, fmt.Sprintln(want...))
+	}
+}
+
+// A client that failed to publish, and one that was started again, send the bytes that
+// they wrote first, whatever training anew would make.
+func TestPythonResendsTheSameBytes(t *testing.T) {
+	const script = `
+import json, struct, sys, tempfile
+import numpy as np
+from penstock import avro, broker, federated
+ask = json.load(sys.stdin)
+value = b"\0" + struct.pack(">I", 1) + bytes.fromhex(ask["model"])
+class Broker:
+    sent = []
+    def newest(self, topic, after, wait): return None if after else (1, value, {})
+    def publish(self, topic, key, value):
+        Broker.sent.append((topic, key, value))
+        if len(Broker.sent) == 1: raise broker.BrokerError("the answer was lost")
+    def close(self): pass
+class Registry:
+    def schema(self, number): return json.loads(ask["schemas"][number - 1])
+    def latest(self, subject): return 2, json.loads(ask["schemas"][1])
+federated.open_broker = lambda url: Broker()
+folder = tempfile.mkdtemp()
+for life in range(3):
+    with federated.Training("t", "c0", registry="http://none", keep=folder if life else None) as t:
+        t._registry = Registry()
+        m = t.receive()
+        for _ in range(2):
+            t.publish(m, {"w": np.random.default_rng().random(1)}, 5)
+topics = {(topic, key) for topic, key, _ in Broker.sent}
+print(len(Broker.sent), topics, [len(set(v for *_, v in Broker.sent[a:b])) for a, b in ((0, 3), (3, 7))])
+`
+	ask, err := json.Marshal(map[string]any{
+		"model": hex.EncodeToString(encoded(t, 1, someModel(1).value())), "schemas": []string{ModelSchema(), UpdateSchema()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := python(t, script, ask), "7 {('t.updates', b'c0')} [1, 1]\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// encoded is v by the schema of that id in newRegistry.
+func encoded(t *testing.T, id int, v any) []byte {
+	t.Helper()
+	b, err := newRegistry(t)[id].AppendEncode(nil, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// python runs a script with clients/python at hand, and returns what it prints.
+func python(t *testing.T, script string, input []byte) string {
+	t.Helper()
+	client, err := filepath.Abs("../../clients/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), servertest.Python(t), "-c", script)
+	cmd.Env = append(cmd.Environ(), "PYTHONPATH="+client, "PYTHONDONTWRITEBYTECODE=1")
+	cmd.Stdin = bytes.NewReader(input)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("python: %v\n%s", err, stderr.String())
+	}
+	return string(out)
+}
