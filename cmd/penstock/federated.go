@@ -27,6 +27,7 @@ type federatedCmd struct {
 	Status    federatedStatusCmd    `cmd:"" help:"Say how far the training is."`
 	History   federatedHistoryCmd   `cmd:"" help:"List the models, and what each was made of."`
 	Export    federatedExportCmd    `cmd:"" help:"Write a model to a file for numpy or any reader of safetensors."`
+	Keys      federatedKeysCmd      `cmd:"" help:"Make the keys of a training with secure aggregation."`
 	Verify    federatedVerifyCmd    `cmd:"" help:"Make every model again from the log, and compare."`
 }
 
@@ -67,6 +68,7 @@ type federatedAggregateCmd struct {
 	MaxNorm  float64  `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
 	Initial  string   `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
 	Sample   string   `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
+	secureAggregateFlags
 }
 
 // Help shows examples.
@@ -85,6 +87,9 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 	initial, err := c.initial()
 	if err != nil {
 		return err
+	}
+	if c.Secure != "" {
+		return c.securely(ctx, t, initial)
 	}
 	return c.connect(ctx, t, func(tr training) error {
 		for topic, schema := range map[string]string{c.models(): federated.ModelSchema(), c.updates(): federated.UpdateSchema()} {
@@ -143,6 +148,7 @@ type federatedJoinCmd struct {
 	trainingFlags
 	Name  string `required:"" placeholder:"NAME" help:"As the aggregator expects it."`
 	Share string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
+	secureSumFlags
 }
 
 // Help shows examples.
@@ -166,6 +172,19 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	shares, _ := federated.Split(examplesOf(digits), n, demoSeed)
+	train := func(_ context.Context, m federated.Model) ([]federated.Tensor, int64, error) {
+		sgd := localTraining
+		sgd.Seed = uint64(m.Round)
+		parameters, err := sgd.Train(m.Parameters, shares[i-1])
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", consumers.ErrStop, err)
+		}
+		t.notef("round %d of %d: trained on %d examples", m.Round, m.Rounds, len(shares[i-1]))
+		return parameters, int64(len(shares[i-1])), nil
+	}
+	if c.Secure != "" {
+		return c.securely(ctx, t, train)
+	}
 	return c.connect(ctx, t, func(tr training) error {
 		// Whoever comes first makes the topic.
 		if err := tr.broker.Create(ctx, c.models(), 1); err != nil {
@@ -173,16 +192,7 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		member, err := federated.NewClient(federated.ClientConfig{
 			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
-			Train: func(_ context.Context, m federated.Model) ([]federated.Tensor, int64, error) {
-				sgd := localTraining
-				sgd.Seed = uint64(m.Round)
-				parameters, err := sgd.Train(m.Parameters, shares[i-1])
-				if err != nil {
-					return nil, 0, fmt.Errorf("%w: %w", consumers.ErrStop, err)
-				}
-				t.notef("round %d of %d: trained on %d examples", m.Round, m.Rounds, len(shares[i-1]))
-				return parameters, int64(len(shares[i-1])), nil
-			},
+			Train: train,
 		})
 		if err != nil {
 			return err

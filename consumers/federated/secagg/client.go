@@ -18,9 +18,9 @@ type ClientConfig struct {
 	Name     string
 	Key      ed25519.PrivateKey
 	Server   ed25519.PublicKey
-	// Clients are those whose sum the client is willing to be part of, by name.
-	// nil is whomever Open names, which trusts the server not to invent clients.
-	Clients []Participant
+	// Trusted are those whose sum the client is willing to be part of. nil is
+	// whomever Open names, which trusts the server not to invent clients.
+	Trusted []Participant
 	// Random is where secrets come from; nil is crypto/rand.
 	Random io.Reader
 
@@ -88,7 +88,8 @@ func readState(b []byte) (s state, err error) {
 }
 
 // Join takes part in the attempt that open announces. kept is the last State of
-// this client in it, or nil. It returns what to send.
+// this client, which is of no use if it is of another attempt, or nil. It returns
+// what to send.
 func Join(config ClientConfig, open Message, kept []byte) (*Client, []Message, error) {
 	c := &Client{config: config, open: open}
 	if err := c.check(&open, Open, Hash{}); err != nil {
@@ -102,8 +103,10 @@ func Join(config ClientConfig, open Message, kept []byte) (*Client, []Message, e
 		return nil, nil, open.refuse(BadSettings, "%v", err)
 	}
 	same := func(a, b Participant) bool { return a.Name == b.Name && a.Key.Equal(b.Key) }
-	if config.Clients != nil && !slices.EqualFunc(config.Clients, c.settings.Clients, same) {
-		return nil, nil, open.refuse(BadSettings, "its clients and their keys are not those that this client trusts")
+	for _, p := range c.settings.Clients {
+		if config.Trusted != nil && !slices.ContainsFunc(config.Trusted, func(q Participant) bool { return same(p, q) }) {
+			return nil, nil, open.refuse(BadSettings, "client %.100q with its key is not one that this client trusts", p.Name)
+		}
 	}
 	at := slices.IndexFunc(c.settings.Clients, func(p Participant) bool { return p.Name == config.Name })
 	if at < 0 || !c.settings.Clients[at].Key.Equal(config.Key.Public()) {
@@ -114,17 +117,15 @@ func Join(config ClientConfig, open Message, kept []byte) (*Client, []Message, e
 		if c.state, err = readState(kept); err != nil {
 			return nil, nil, fmt.Errorf("read kept state: %w", err)
 		}
-		if c.state.open != open.Hash() {
-			return nil, nil, errors.New("read kept state: it is of another attempt")
-		}
-	} else {
+	}
+	if c.state.open != open.Hash() {
 		if config.Random == nil {
 			config.Random = rand.Reader
 		}
 		if _, err := io.ReadFull(config.Random, c.state.entropy[:]); err != nil {
 			return nil, nil, fmt.Errorf("draw secrets: %w", err)
 		}
-		c.state.open = open.Hash()
+		c.state = state{entropy: c.state.entropy, open: open.Hash()}
 	}
 	if c.config.encapsulate == nil {
 		c.config.encapsulate = encapsulate
@@ -201,7 +202,7 @@ func (c *Client) onRoster(m Message) ([]Message, error) {
 		return nil, err
 	}
 	if c.state.roster != (Hash{}) && c.state.roster != m.Hash() {
-		return nil, m.refuse(BadList, "there was another roster in this attempt")
+		return nil, m.refuse(Second, "there was another roster in this attempt")
 	}
 	list, err := readList(m.Payload, keysEntry)
 	if err != nil {
@@ -315,7 +316,7 @@ func (c *Client) onShared(m Message) error {
 		return m.refuse(WrongStage, "expected the roster before it")
 	}
 	if old := c.state.shared; old != (Hash{}) && old != m.Hash() || c.shared != nil && c.sharedHash != m.Hash() {
-		return m.refuse(BadList, "there was another such list in this attempt")
+		return m.refuse(Second, "there was another such list in this attempt")
 	}
 	if c.shared != nil {
 		return nil
@@ -345,6 +346,12 @@ func (c *Client) onShared(m Message) error {
 	c.got, c.held = map[uint16]dealt{}, map[uint16][2]secret{}
 	return c.take(c.index, c.state.shares)
 }
+
+// Roster is the hash of the record that shares are made under.
+func (c *Client) Roster() Hash { return c.roster.Hash() }
+
+// Masked says that there is a vector under masks, and Mask returns it.
+func (c *Client) Masked() bool { return len(c.state.masked) > 0 }
 
 // Missing says that Shares of clients are needed before a vector can be masked.
 func (c *Client) Missing() bool { return c.shared != nil && len(c.got) < len(c.shared) }
@@ -421,7 +428,7 @@ func (c *Client) Mask(values []float32, weight uint32) ([]Message, error) {
 	if !c.Ready() {
 		return nil, errors.New("mask vector: expected Shared, and the shares of all on it, first")
 	}
-	if len(c.state.masked) == 0 {
+	if !c.Masked() {
 		if len(values) != int(c.settings.Elements) {
 			return nil, fmt.Errorf("mask vector: expected %d elements, found %d", c.settings.Elements, len(values))
 		}
@@ -492,14 +499,14 @@ func pairMask(own pair, index, peer uint16, quantum []byte, roster Hash, keys ma
 }
 
 func (c *Client) onSurvived(m Message) ([]Message, error) {
-	if !c.Ready() || len(c.state.masked) == 0 {
+	if !c.Ready() || !c.Masked() {
 		return nil, m.refuse(WrongStage, "expected this client's vector before it")
 	}
 	if err := c.check(&m, Survived, c.sharedHash); err != nil {
 		return nil, err
 	}
 	if c.state.survived != (Hash{}) && c.state.survived != m.Hash() {
-		return nil, m.refuse(BadList, "there was another such list in this attempt")
+		return nil, m.refuse(Second, "there was another such list in this attempt")
 	}
 	s, err := readSurvivors(m.Payload)
 	if err != nil {

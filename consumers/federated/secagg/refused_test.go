@@ -87,12 +87,12 @@ func TestClientRefusesLists(t *testing.T) {
 	}
 	// A second list, in itself right, is the one thing a lying server needs to
 	// be given both kinds of shares.
-	f("a second list", BadList, survivors{list.there[:6], []uint16{7}})
+	f("a second list", Second, survivors{list.there[:6], []uint16{7}})
 	w.states[0] = c.State()
 	w.records = w.records[:len(w.records)-1] // the client starts again and sees the second first
 	w.again(0)
 	c = w.clients[0]
-	f("a second list after a start", BadList, survivors{list.there[:6], []uint16{7}})
+	f("a second list after a start", Second, survivors{list.there[:6], []uint16{7}})
 	if again, err := c.Receive(good); err != nil || !bytes.Equal(again[0].Signature, out[0].Signature) {
 		t.Errorf("the first list again: %v", err)
 	}
@@ -119,7 +119,7 @@ func TestClientRefusesSecondRosterAndShared(t *testing.T) {
 	f("without this client", w.forged(good, appendEntries(nil, list[1:])), NotOurs)
 	f("a tail", w.forged(good, append(bytes.Clone(good.Payload), 0)), Malformed)
 	f("of the right list", good, "")
-	f("another roster", w.forged(good, appendEntries(nil, list[:6])), BadList)
+	f("another roster", w.forged(good, appendEntries(nil, list[:6])), Second)
 
 	w = newWorld(t, 7, 3)
 	good = w.at(Shared)
@@ -130,7 +130,7 @@ func TestClientRefusesSecondRosterAndShared(t *testing.T) {
 	f("too few shared", w.forged(good, appendEntries(nil, list[:4])), BadList)
 	f("without this client's", w.forged(good, appendEntries(nil, list[1:])), NotOurs)
 	f("shared", good, "")
-	f("another list", w.forged(good, appendEntries(nil, list[:6])), BadList)
+	f("another list", w.forged(good, appendEntries(nil, list[:6])), Second)
 }
 
 // Shares are given for a list that enough clients have signed, and for no other.
@@ -381,8 +381,8 @@ func TestJoinRefuses(t *testing.T) {
 		}
 	}
 	f("as it is", open, "", nil)
-	f("with whom it trusts", open, "", func(c *ClientConfig) { c.Clients = w.config.Settings.Clients })
-	f("with others", open, BadSettings, func(c *ClientConfig) { c.Clients = w.config.Settings.Clients[:3] })
+	f("with whom it trusts", open, "", func(c *ClientConfig) { c.Trusted = w.config.Settings.Clients })
+	f("with others", open, BadSettings, func(c *ClientConfig) { c.Trusted = w.config.Settings.Clients[:3] })
 	f("another training", open, WrongRound, func(c *ClientConfig) { c.Training = "x" })
 	f("another server", open, BadSignature, func(c *ClientConfig) { c.Server = keyOf("x").Public().(ed25519.PublicKey) })
 	f("another client", open, NotOurs, func(c *ClientConfig) { c.Name = "x" })

@@ -54,6 +54,7 @@ const (
 	Late          Reason = "late"           // its stage ended without it
 	BadShare      Reason = "bad-share"      // a share is missing, too many, or not the one promised
 	BadList       Reason = "bad-list"       // a list overlaps, misses members, or has too few
+	Second        Reason = "second-list"    // the first list of its stage counts
 	BadSettings   Reason = "bad-settings"   // the round is not one that a client takes part in
 	NotOurs       Reason = "not-ours"       // the roster has other keys of this client
 )

@@ -185,8 +185,13 @@ func (s *Server) Next() (Message, error) {
 // Aborted is the record that gives the attempt up.
 func (s *Server) Aborted(why string) Message { return s.message(Abort, []byte(why)) }
 
-// Closing is the record that tells clients that the training is over.
-func (s *Server) Closing(model Hash) Message { return s.message(Closed, model[:]) }
+// Closing is the record that tells clients that the training is over, with the
+// round and the hash of its last model.
+func Closing(training string, round int64, model Hash, key ed25519.PrivateKey) Message {
+	m := Message{Stage: Closed, Training: training, Round: round, Base: model}
+	m.sign(key)
+	return m
+}
 
 func hashes(of map[uint16]Hash) (list []entry) {
 	for _, index := range sorted(of) {
@@ -482,6 +487,16 @@ func (s *Server) onUnmask(index uint16, m *Message) error {
 	s.unmasked[index] = true
 	return nil
 }
+
+// Attempt is its number.
+func (s *Server) Attempt() int32 { return s.config.Attempt }
+
+// Listed says that the list of those whose messages of a stage count is on the
+// log.
+func (s *Server) Listed(stage Stage) bool { return s.listed(stage + 1) }
+
+// Aborts says that the attempt was given up.
+func (s *Server) Aborts() bool { return s.last.Stage == Abort }
 
 // Contributors are the clients whose vectors are in the sum, by name.
 func (s *Server) Contributors() []string {

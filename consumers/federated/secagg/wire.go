@@ -40,7 +40,7 @@ const (
 	Agreed   Stage = 8
 	Unmask   Stage = 9
 	Abort    Stage = 10 // the attempt is over without a sum; the payload says why
-	Closed   Stage = 12 // the training is over; the payload is the last model's hash
+	Closed   Stage = 12 // the training is over; the base model is the last
 )
 
 var stageNames = map[Stage]string{
@@ -54,6 +54,16 @@ func (s Stage) String() string {
 		return name
 	}
 	return fmt.Sprintf("stage %d", uint8(s))
+}
+
+// ParseStage reads a stage's name.
+func ParseStage(name string) (Stage, bool) {
+	for stage, n := range stageNames {
+		if n == name {
+			return stage, true
+		}
+	}
+	return 0, false
 }
 
 // ofServer says that the server sends it.
