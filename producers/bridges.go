@@ -21,12 +21,22 @@ func Payload(b []byte) (any, error) {
 	if len(b) > 0 && b[0] == 0 {
 		return Framed(b), nil
 	}
-	v, err := schemas.ParseJSON(b)
+	v, err := Text(b)
 	if faulty := (*schemas.JSONError)(nil); errors.As(err, &faulty) {
 		return nil, misfit(faulty.Pointer, faulty.Expected, faulty.Found)
 	}
 	if v == nil && err == nil {
 		return nil, misfit("", "an event", "null")
+	}
+	return v, err
+}
+
+// Text is an event that is given as JSON text: a JSON, or nil if the text is null.
+// Its error is a *schemas.JSONError, as that of schemas.ParseJSON.
+func Text(b []byte) (any, error) {
+	v, err := schemas.ParseJSONLeaving(b, func([]string) bool { return true })
+	if text, ok := v.(schemas.JSONText); ok {
+		return JSON(text), err
 	}
 	return v, err
 }

@@ -22,10 +22,21 @@ const (
 // number of more than 1,000 digits or with an exponent beyond ±400, and
 // anything after the value. Its error is a *JSONError.
 func ParseJSON(data []byte) (any, error) {
+	return ParseJSONLeaving(data, nil)
+}
+
+// JSONText is a JSON value that ParseJSONLeaving left as it was written.
+type JSONText []byte
+
+// ParseJSONLeaving is ParseJSON, but that the values of which leave reports true
+// are a JSONText, part of data, unless they are null. They are looked through all
+// the same: what ParseJSON refuses is refused. leave is asked with the path to a
+// value, which it must not keep; nil leaves none.
+func ParseJSONLeaving(data []byte, leave func(path []string) bool) (any, error) {
 	if most := (Limits{}).bytes(); len(data) > most {
 		return nil, &JSONError{Expected: fmt.Sprintf("at most %d bytes", most), Found: fmt.Sprintf("%d", len(data))}
 	}
-	r := reader{text: string(data), depth: Limits{}.depth()}
+	r := reader{text: string(data), depth: Limits{}.depth(), raw: data, asText: leave}
 	var v any
 	err := r.only(func() (err error) {
 		v, err = r.value()
@@ -160,6 +171,8 @@ type reader struct {
 	depth  int      // levels left
 	values int      // read so far, of a schema
 	path   []string // of the value being read
+	raw    []byte   // the text once more, where asText is set
+	asText func(path []string) bool
 }
 
 func (r *reader) fail(at int, expected, found string) error {
@@ -243,6 +256,13 @@ func (r *reader) peek() byte {
 }
 
 func (r *reader) value() (any, error) {
+	if r.asText != nil && r.peek() != 'n' && r.asText(r.path) {
+		begin := r.pos
+		if err := r.skip(); err != nil {
+			return nil, err
+		}
+		return JSONText(r.raw[begin:r.pos:r.pos]), nil
+	}
 	switch c := r.peek(); c {
 	case '{':
 		m := map[string]any{}
@@ -273,6 +293,45 @@ func (r *reader) value() (any, error) {
 	default:
 		n, err := r.number()
 		return json.Number(n), err
+	}
+}
+
+// skip reads a value as value does and makes nothing of it.
+func (r *reader) skip() error {
+	switch r.peek() {
+	case '{':
+		var few [fewMembers]string // names, of small objects
+		var many map[string]bool   // of large ones
+		n := 0
+		return r.object(func(name string, at int) error {
+			if many[name] || slices.Contains(few[:min(n, fewMembers)], name) {
+				return r.fail(at, "each key once", "a second "+strconv.Quote(shorten(name)))
+			}
+			switch {
+			case n < fewMembers:
+				few[n] = name
+			case many == nil:
+				many = map[string]bool{name: true}
+			default:
+				many[name] = true
+			}
+			n++
+			return r.skip()
+		})
+	case '[':
+		return r.array(r.skip)
+	case '"':
+		_, err := r.str()
+		return err
+	case 't':
+		return r.word("true")
+	case 'f':
+		return r.word("false")
+	case 'n':
+		return r.word("null")
+	default:
+		_, err := r.number()
+		return err
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -28,6 +29,33 @@ func TestParseJSON(t *testing.T) {
 	f(`0`, json.Number("0"))
 }
 
+func TestParseJSONLeaves(t *testing.T) {
+	records := func(path []string) bool { return len(path) == 3 && path[0] == "records" && path[2] == "value" }
+	got, err := ParseJSONLeaving([]byte(`{"records": [{"value": {"a": [1, "]}"], "b": "é"} , "key": 1}, {"value": null}, {"value":"x"}], "value": [true]}`), records)
+	want := map[string]any{
+		"records": []any{
+			map[string]any{"value": JSONText(`{"a": [1, "]}"], "b": "é"}`), "key": json.Number("1")},
+			map[string]any{"value": nil},
+			map[string]any{"value": JSONText(`"x"`)},
+		},
+		"value": []any{true},
+	}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+	large := "{"
+	for i := range 3 * fewMembers {
+		large += fmt.Sprintf(`"%d":0,`, i)
+	}
+	for i := range 3 * fewMembers { // a second one is found wherever the first one stands
+		text := []byte(large + fmt.Sprintf(`"%d":0}`, i))
+		_, want := ParseJSON(text)
+		if _, err := ParseJSONLeaving(text, func([]string) bool { return true }); err == nil || err.Error() != want.Error() {
+			t.Fatalf("got %v, want %v", err, want)
+		}
+	}
+}
+
 func TestParseJSONRefuses(t *testing.T) {
 	f := func(text, want string) {
 		t.Helper()
@@ -35,6 +63,9 @@ func TestParseJSONRefuses(t *testing.T) {
 		var bad *JSONError
 		if !errors.As(err, &bad) || v != nil || err.Error() != "parse JSON: at "+want {
 			t.Errorf("%.40q: got %v, %v, want %s", text, v, err, want)
+		}
+		if v, left := ParseJSONLeaving([]byte(text), func([]string) bool { return true }); v != nil || left == nil || left.Error() != err.Error() {
+			t.Errorf("%.40q: left as text: got %v, %v, want %v", text, v, left, err)
 		}
 	}
 	f(``, `offset 0: expected a JSON value, found the end`)
@@ -113,6 +144,15 @@ func FuzzParseJSON(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := ParseJSON(data)
+		left, leftErr := ParseJSONLeaving(data, func([]string) bool { return true })
+		if (leftErr == nil) != (err == nil) || err != nil && leftErr.Error() != err.Error() {
+			t.Fatalf("left as text: %v, want %v", leftErr, err)
+		}
+		if text, ok := left.(JSONText); ok {
+			if again, err := ParseJSON(text); err != nil || !cmp.Equal(again, got) {
+				t.Fatalf("%s was left of %s: %v, %v", text, data, again, err)
+			}
+		}
 		node, nodeErr := ReadJSON(string(data), JSONOptions{LastWins: true, Comments: true})
 		if err == nil && (nodeErr != nil || node == nil) {
 			t.Fatalf("ReadJSON refused what ParseJSON took: %v", nodeErr)

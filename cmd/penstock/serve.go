@@ -20,7 +20,7 @@ type server struct {
 	name string
 	url  string
 	addr net.Addr
-	http http.Server
+	http *http.Server
 	done chan error
 }
 
@@ -39,18 +39,10 @@ func serve(name, addr string, h http.Handler, secure *tls.Config, log *slog.Logg
 		name: name,
 		url:  "http://" + listener.Addr().String(),
 		addr: listener.Addr(),
-		http: http.Server{
-			Handler:           h,
-			TLSConfig:         secure,
-			ReadHeaderTimeout: 10 * time.Second,
-			ReadTimeout:       time.Minute,
-			WriteTimeout:      2 * time.Minute,
-			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    64 << 10,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		},
+		http: patient(h, log),
 		done: make(chan error, 1),
 	}
+	s.http.TLSConfig = secure
 	if secure != nil {
 		s.url = "https://" + listener.Addr().String()
 		go func() { s.done <- s.http.ServeTLS(listener, "", "") }()
@@ -58,6 +50,19 @@ func serve(name, addr string, h http.Handler, secure *tls.Config, log *slog.Logg
 	}
 	go func() { s.done <- s.http.Serve(listener) }()
 	return s, nil
+}
+
+// patient is a server that waits for slow clients, but not for ever.
+func patient(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute,
+		WriteTimeout:      2 * time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 }
 
 // stop lets running requests finish, within stopWithin.

@@ -61,8 +61,8 @@ func TestKafkaToPostgres(t *testing.T) {
 		t.Errorf("the second run says %s, want 10 done", out)
 	}
 	call(t, "doctor", "--broker", broker, "--registry", url)
-	for _, what := range []string{"produce", "consume"} {
-		out := call(t, "bench", what, "--broker", broker, "--pairs", "1", "-n", "2000", "-o", "json")
+	for _, what := range []string{"produce", "consume", "gateway --singles 200"} {
+		out := call(t, append(append([]string{"bench"}, strings.Fields(what)...), "--broker", broker, "--pairs", "1", "-n", "2000", "-o", "json")...)
 		var row figure
 		if err := json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &row); err != nil || row.Ratio <= 0 || row.Pairs != 1 {
 			t.Errorf("bench %s: %v: %s", what, err, out)

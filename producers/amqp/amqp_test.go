@@ -2,7 +2,6 @@ package amqp
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -129,8 +128,9 @@ type log struct {
 func (l *log) Publish(_ context.Context, events ...producers.Event) error {
 	failed := &stream.BatchError{}
 	for i, e := range events {
-		text, err := json.Marshal(e.Value)
-		if err == nil {
+		text, ok := e.Value.(producers.JSON)
+		err := fmt.Errorf("published a %T", e.Value)
+		if ok {
 			err = l.before(string(text))
 		}
 		if err != nil {

@@ -434,6 +434,14 @@ func ofOne(err error) error {
 	return &stream.BatchError{Errs: map[int]error{0: err}}
 }
 
+// ofBatch is the error of a batch as that of its only event.
+func ofBatch(err error) error {
+	if failed := (*stream.BatchError)(nil); errors.As(err, &failed) {
+		return failed.Errs[0]
+	}
+	return err
+}
+
 // answer writes 200, or what f says.
 func (g *Gateway) answer(w http.ResponseWriter, a Answer, f *fault) {
 	status := http.StatusOK
@@ -545,7 +553,16 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 		return faultf(codeMediaType, "expected a Content-Type of %s for one event, %s for a CloudEvent, or %s for records, found %q", typeEvent, typeCloudEvent, typeRecords, clip(r.Header.Get("Content-Type")))
 	}
 	q.media = media
-	value, text, err := g.body(w, r, in)
+	field := r.URL.Query().Get("key")
+	value, text, err := g.body(w, r, in, func(path []string) bool {
+		switch {
+		case form == formBinary:
+			return false
+		case form != "":
+			return len(path) == 3 && path[0] == "records" && path[2] == "value"
+		}
+		return media == typeEvent && field == ""
+	})
 	if err == nil {
 		q.once, err = onceOf(r, text)
 	}
@@ -557,7 +574,7 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 	case media != typeEvent:
 		return g.cloudEvents(q, topic, value)
 	}
-	e := producers.Event{Topic: topic, Value: value}
+	e := producers.Event{Topic: topic, Value: asEvent(value)}
 	if value == nil {
 		return shape("", "an event", "null", "a tombstone needs a key: send it as "+typeRecords)
 	}
@@ -566,7 +583,7 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 			return err
 		}
 	}
-	if field := r.URL.Query().Get("key"); field != "" {
+	if field != "" {
 		object, _ := value.(map[string]any)
 		key := object[field]
 		if key == nil {
@@ -580,8 +597,16 @@ func (g *Gateway) read(q *request, w http.ResponseWriter, r *http.Request, topic
 	return nil
 }
 
-// body reads a body and parses its JSON.
-func (g *Gateway) body(w http.ResponseWriter, r *http.Request, in *admitted) (value any, text []byte, err error) {
+// asEvent is a value as a producer takes it.
+func asEvent(value any) any {
+	if text, ok := value.(schemas.JSONText); ok {
+		return producers.JSON(text)
+	}
+	return value
+}
+
+// body reads a body and parses its JSON, but for the values that leave leaves.
+func (g *Gateway) body(w http.ResponseWriter, r *http.Request, in *admitted, leave func(path []string) bool) (value any, text []byte, err error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
 		return nil, nil, faultf(codeMediaType, "expected no Content-Encoding, found %q", clip(e))
 	}
@@ -598,7 +623,7 @@ func (g *Gateway) body(w http.ResponseWriter, r *http.Request, in *admitted) (va
 		return nil, nil, faultf(codeSlow, "the body did not arrive within %s", g.cfg.ReadTimeout)
 	}
 	in.began = time.Now()
-	value, err = schemas.ParseJSON(text)
+	value, err = schemas.ParseJSONLeaving(text, leave)
 	if err != nil {
 		return nil, nil, faultf(codeJSON, "%v", err)
 	}

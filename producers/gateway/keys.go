@@ -47,17 +47,26 @@ func onceOf(r *http.Request, body []byte) (*once, error) {
 	if n := len(key); n >= 2 && key[0] == '"' && key[n-1] == '"' {
 		key = strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(key[1 : n-1])
 	}
-	if len(given) > 1 || key == "" || len(key) > maxKeyLength || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
+	if len(given) > 1 || !isKey(key) {
 		return nil, faultf(codeShape, "header %s: expected one string of 1 to %d printable ASCII characters, found %q", keyHeader, maxKeyLength, clip(strings.Join(given, ", ")))
 	}
-	caller, _ := access.PrincipalOf(r.Context())
 	asked := []string{r.URL.Path, r.URL.RawQuery, r.Header.Get("Content-Type")}
 	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
 		if strings.HasPrefix(name, "Ce-") {
 			asked = append(asked, name, strings.Join(r.Header[name], ","))
 		}
 	}
-	return &once{id: digest(caller.Name, key), print: digest(append(asked, string(body))...)}, nil
+	return newOnce(r.Context(), key, append(asked, string(body))...), nil
+}
+
+func isKey(key string) bool {
+	return key != "" && len(key) <= maxKeyLength && !strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' })
+}
+
+// newOnce names what is asked for by a key of the caller's.
+func newOnce(ctx context.Context, key string, asked ...string) *once {
+	caller, _ := access.PrincipalOf(ctx)
+	return &once{id: digest(caller.Name, key), print: digest(asked...)}
 }
 
 // nth names a record of a stream by its number in it.

@@ -209,7 +209,7 @@ func eventV2(topic, form string, item any, pointer string, keySchema, raw bool) 
 			return e, err
 		}
 	default:
-		e.Value = value
+		e.Value = asEvent(value)
 	}
 	e.Headers, err = headers(object["headers"], pointer+"/headers")
 	return e, err

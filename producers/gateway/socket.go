@@ -12,6 +12,7 @@ import (
 
 	"penstock/producers"
 	"penstock/schemas"
+	"penstock/stream"
 )
 
 // Subprotocol is what a client of the WebSocket has to ask for: JSON messages, each
@@ -26,6 +27,9 @@ type Message struct {
 	Key     any               `json:"key,omitempty"`
 	Value   any               `json:"value"` // null is a tombstone
 	Headers map[string]string `json:"headers,omitempty"`
+	// Once is a key by which the message, sent again after a lost answer, is
+	// published once: see Idempotency-Key.
+	Once string `json:"idempotency_key,omitempty"`
 }
 
 // Ack says where a message lies, or why it was not published.
@@ -155,7 +159,7 @@ func (g *Gateway) leave(ctx context.Context) {
 
 // message sends one message on; its answer comes to answer.
 func (g *Gateway) message(ctx context.Context, topic string, text []byte, answer chan<- Ack) {
-	id, e, err := readMessage(topic, text)
+	id, key, e, err := readMessage(topic, text)
 	finish := func(at producers.Place, err error) {
 		if err != nil {
 			r := g.refused(topic, err)
@@ -164,7 +168,25 @@ func (g *Gateway) message(ctx context.Context, topic string, text []byte, answer
 		}
 		answer <- Ack{ID: id, Partition: &at.Partition, Offset: &at.Offset}
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case key != "":
+		value, _ := e.Value.(producers.JSON)
+		asked := []string{"socket", string(e.Key), string(value)}
+		for _, h := range e.Headers {
+			asked = append(asked, h.Key, string(h.Value))
+		}
+		err = g.once(ctx, topic, newOnce(ctx, key, asked...), func() ([]stream.Record, any, error) {
+			records, err := g.producer.Encode(ctx, e)
+			return records, nil, ofBatch(err)
+		}, func(k *kept, err error) {
+			if err != nil {
+				finish(producers.Place{}, ofBatch(err))
+			} else {
+				finish(k.places[0], nil)
+			}
+		})
+	default:
 		err = g.single.Send(ctx, e, finish)
 	}
 	if err != nil {
@@ -173,38 +195,43 @@ func (g *Gateway) message(ctx context.Context, topic string, text []byte, answer
 }
 
 // readMessage reads a Message.
-func readMessage(topic string, text []byte) (id string, e producers.Event, err error) {
+func readMessage(topic string, text []byte) (id, key string, e producers.Event, err error) {
 	e.Topic = topic
-	value, err := schemas.ParseJSON(text)
+	value, err := schemas.ParseJSONLeaving(text, func(path []string) bool { return len(path) == 1 && path[0] == "value" })
 	if err != nil {
-		return "", e, faultf(codeJSON, "%v", err)
+		return "", "", e, faultf(codeJSON, "%v", err)
 	}
 	object, ok := value.(map[string]any)
 	if !ok {
-		return "", e, shape("", `a message, {"id": …, "key": …, "value": …, "headers": {…}}`, schemas.Describe(value), "")
+		return "", "", e, shape("", `a message, {"id": …, "key": …, "value": …, "headers": {…}}`, schemas.Describe(value), "")
 	}
 	id, ok = object["id"].(string)
 	if !ok || id == "" || len(id) > 80 {
-		return "", e, shape("/id", "a string of 1 to 80 bytes", schemas.Describe(object["id"]), "")
+		return "", "", e, shape("/id", "a string of 1 to 80 bytes", schemas.Describe(object["id"]), "")
 	}
-	if err := onlyMembers(object, "", "id", "key", "value", "headers"); err != nil {
-		return id, e, err
+	if err := onlyMembers(object, "", "id", "key", "value", "headers", "idempotency_key"); err != nil {
+		return id, key, e, err
+	}
+	if once, given := object["idempotency_key"]; given {
+		if key, ok = once.(string); !ok || !isKey(key) {
+			return id, "", e, shape("/idempotency_key", fmt.Sprintf("a string of 1 to %d printable ASCII characters", maxKeyLength), schemas.Describe(once), "")
+		}
 	}
 	value, ok = object["value"]
 	if !ok {
-		return id, e, shape("/value", "the event, or null for a tombstone", "nothing", "")
+		return id, key, e, shape("/value", "the event, or null for a tombstone", "nothing", "")
 	}
-	e.Value = value
-	if key := object["key"]; key != nil {
-		if e.Key, err = keyOf(key); err != nil {
-			return id, e, err
+	e.Value = asEvent(value)
+	if k := object["key"]; k != nil {
+		if e.Key, err = keyOf(k); err != nil {
+			return id, key, e, err
 		}
 	}
 	if value == nil && e.Key == nil {
-		return id, e, shape("/key", "a key, because the record is a tombstone", "nothing", "")
+		return id, key, e, shape("/key", "a key, because the record is a tombstone", "nothing", "")
 	}
 	e.Headers, err = headers(object["headers"], "/headers")
-	return id, e, err
+	return id, key, e, err
 }
 
 // acknowledge writes answers in their order.

@@ -49,19 +49,9 @@ func TestSocket(t *testing.T) {
 		{`[]`, "", codeShape},
 		{`{"id":"7"}`, "7", codeShape},
 	} {
-		if err := c.Write(t.Context(), websocket.MessageText, []byte(test.message)); err != nil {
-			t.Fatal(err)
-		}
-		_, text, err := c.Read(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var a Ack
-		if err := json.Unmarshal(text, &a); err != nil {
-			t.Fatal(err)
-		}
+		a := exchange(t, c, test.message)
 		if a.ID != test.id || a.Code != test.code || (a.Code == 0) != (a.Offset != nil) || a.Code == codeMisfit && len(a.Violations) == 0 {
-			t.Errorf("%s: %s", test.message, text)
+			t.Errorf("%s: %+v", test.message, a)
 		}
 	}
 	if got := lines(t, b); len(got) != 2 || !strings.HasSuffix(got[0], " a=b") {
@@ -73,6 +63,59 @@ func TestSocket(t *testing.T) {
 	if _, _, err := c.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
 		t.Errorf("a message too large: %v", err)
 	}
+}
+
+// A message with a key that is sent again, on this connection, on another or to
+// another gateway, is answered as it was, and is in the topic once.
+func TestSocketKey(t *testing.T) {
+	s := &shelf{}
+	g := keyedGateway(t, s)
+	message := `{"id":"%s","key":"k","value":` + fit + `,"headers":{"a":"b"},"idempotency_key":"7f1"}`
+	var first Ack
+	for i, g := range []*Gateway{g, g, keyedGateway(t, s)} {
+		c, _, err := dial(t, g, Subprotocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"1", "2"} {
+			a := exchange(t, c, fmt.Sprintf(message, id))
+			if first.ID == "" {
+				first = a
+			}
+			if a.ID != id || a.Code != 0 || a.Offset == nil || *a.Offset != *first.Offset || len(s.records) != 1 {
+				t.Fatalf("connection %d: %+v, %d records", i, a, len(s.records))
+			}
+		}
+		for message, code := range map[string]int{
+			`{"id":"3","key":"k","value":` + fit + `,"idempotency_key":"7f1"}`:          codeReused,
+			`{"id":"3","value":` + fit + `,"idempotency_key":""}`:                       codeShape,
+			`{"id":"3","value":` + fit + `,"idempotency_key":7}`:                        codeShape,
+			`{"id":"3","value":{"id":"a","amuont":1},"idempotency_key":"does not fit"}`: codeMisfit,
+		} {
+			if a := exchange(t, c, message); a.ID != "3" || a.Code != code {
+				t.Errorf("%s: %+v, want %d", message, a, code)
+			}
+		}
+	}
+	if len(s.records) != 1 || s.records[0].Topic != "orders" || string(s.records[0].Key) != "k" || len(s.records[0].Headers) == 0 {
+		t.Errorf("published %+v", s.records)
+	}
+}
+
+// exchange sends a message and reads its answer.
+func exchange(t *testing.T, c *websocket.Conn, message string) (a Ack) {
+	t.Helper()
+	err := c.Write(t.Context(), websocket.MessageText, []byte(message))
+	if err == nil {
+		_, text, failed := c.Read(t.Context())
+		if err = failed; err == nil {
+			err = json.Unmarshal(text, &a)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 func TestSocketRefused(t *testing.T) {

@@ -225,19 +225,13 @@ func (g *Gateway) streamOnce(ctx context.Context, o *once, q *recordV3, answer c
 	topic := q.event.Topic
 	return g.once(ctx, topic, o, func() ([]stream.Record, any, error) {
 		records, err := g.producer.Encode(ctx, q.event)
-		if failed := (*stream.BatchError)(nil); errors.As(err, &failed) {
-			err = failed.Errs[0]
-		}
-		return records, g.delivered(q, producers.Place{}), err
+		return records, g.delivered(q, producers.Place{}), ofBatch(err)
 	}, func(k *kept, err error) {
 		var d Delivery
 		if err == nil {
 			err = json.Unmarshal(k.answer, &d)
 		}
-		if failed := (*stream.BatchError)(nil); errors.As(err, &failed) {
-			err = failed.Errs[0]
-		}
-		if err != nil {
+		if err = ofBatch(err); err != nil {
 			d = g.undelivered(topic, err)
 		} else {
 			d.Partition, d.Offset = &k.places[0].Partition, &k.places[0].Offset
@@ -351,7 +345,7 @@ func (g *Gateway) entries(w http.ResponseWriter, r *http.Request, in *admitted) 
 		return answer, err
 	}
 	topic := r.PathValue("topic")
-	value, text, err := g.body(w, r, in)
+	value, text, err := g.body(w, r, in, nil)
 	if err != nil {
 		return answer, err
 	}

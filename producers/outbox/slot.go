@@ -374,7 +374,7 @@ func event(id int64, at time.Time, topic string, key, typ, payload, headers *str
 		e.Type = *typ
 	}
 	if payload != nil {
-		value, err := schemas.ParseJSON([]byte(*payload))
+		value, err := producers.Text([]byte(*payload))
 		if err == nil && value == nil {
 			err = errors.New("expected an event, found the JSON null; a tombstone is an SQL NULL")
 		}

@@ -13,7 +13,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"penstock/producers"
-	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -104,7 +103,7 @@ func valueOf(payload []byte) (any, error) {
 	case len(payload) > 0 && payload[0] == 0:
 		return producers.Framed(payload), nil
 	}
-	value, err := schemas.ParseJSON(payload)
+	value, err := producers.Text(payload)
 	if err == nil && value == nil {
 		err = errors.New("expected an event, found the JSON null; a tombstone has a nil payload")
 	}
