@@ -88,7 +88,7 @@ var mayImport = map[string][]string{
 	"consumers/sinks/webhook": {"consumers", "schemas", "stream"},
 	"consumers/sinks/sqlsink": {"consumers", "schemas", "stream"}, // what both databases share
 
-	"pipelines": {"consumers", "consumers/microbatch", "schemas", "schemas/jsonschema", "go.yaml.in/yaml/v4"},
+	"pipelines": {"consumers", "consumers/microbatch", "rules", "schemas", "schemas/jsonschema", "go.yaml.in/yaml/v4"},
 
 	"cmd/penstock": {"*"},
 

@@ -23,6 +23,8 @@ type Config struct {
 	// Reader, if it is not nil, says as which schemas values are read; else it
 	// is what they were written with.
 	Reader Reader
+	// Between, if it is not nil, is asked about each decoded message.
+	Between Between
 	// DeadLetters takes the records that cannot pass; see DeadLetterTopic. If
 	// it is nil, the first such record ends the run with its *Reason.
 	DeadLetters stream.Publisher
@@ -127,7 +129,7 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 		freed:   make(chan struct{}, 1),
 		lanes:   map[laneKey]*lane{},
 	}
-	if s, ok := sink.(CellSink); ok && s.TakesCells() {
+	if s, ok := sink.(CellSink); ok && s.TakesCells() && cfg.Between == nil {
 		r.cells = &sync.Pool{New: func() any { return &cells{} }}
 	}
 	err := r.fetch(intake, src)
@@ -343,8 +345,14 @@ func (r *run) decode(j *job) error {
 	return r.retry("look up schema", never, func() error {
 		for ; len(rest) > 0; rest = rest[1:] {
 			m, err := r.decoder.decode(r.work, rest[0], j.cells)
+			wanted := true
+			if err == nil && r.cfg.Between != nil {
+				m, wanted, err = r.cfg.Between(r.work, m)
+			}
 			if err == nil {
-				j.batch.Messages = append(j.batch.Messages, m)
+				if wanted {
+					j.batch.Messages = append(j.batch.Messages, m)
+				}
 				continue
 			}
 			var why *Reason

@@ -99,10 +99,13 @@ func Load(path string, o Options) ([]Pipeline, error) {
 func apart(others []Pipeline, p Pipeline, file string) error {
 	for _, o := range others {
 		if o.Name == p.Name {
-			return &Error{file, 0, 0, &Problem{"/name", "a name of its own", fmt.Sprintf("%q, which another file's pipeline has", p.Name), "write another name"}}
+			return &Error{file, 0, 0, &Problem{Pointer: "/name", Expected: "a name of its own", Found: fmt.Sprintf("%q, which another file's pipeline has", p.Name), Hint: "write another name"}}
 		}
 		if o.Source.Broker == p.Source.Broker && o.Source.Topic == p.Source.Topic && o.Source.Group == p.Source.Group {
-			return &Error{file, 0, 0, &Problem{"/source/group", "a group of its own", fmt.Sprintf("%q, in which pipeline %q reads that topic: they would have a part of it each", p.Source.Group, o.Name), "write another group"}}
+			return &Error{file, 0, 0, &Problem{
+				Pointer: "/source/group", Expected: "a group of its own", Hint: "write another group",
+				Found: fmt.Sprintf("%q, in which pipeline %q reads that topic: they would have a part of it each", p.Source.Group, o.Name),
+			}}
 		}
 	}
 	return nil
@@ -127,7 +130,7 @@ func readFile(name string) ([]byte, error) {
 // Parse reads one pipeline and completes it. file is what it is called in
 // errors, which are an *Error, or join several.
 func Parse(file string, text []byte, o Options) (Pipeline, error) {
-	d := document{file: file, env: o.Env, values: map[string]*yaml.Node{}, keys: map[string]*yaml.Node{}}
+	d := document{file: file, lines: strings.Split(string(text), "\n"), env: o.Env, values: map[string]*yaml.Node{}, keys: map[string]*yaml.Node{}}
 	if d.env == nil {
 		d.env = os.LookupEnv
 	}
@@ -162,6 +165,7 @@ type document struct {
 	env  func(string) (string, bool)
 	// values and keys are the nodes by pointer.
 	values, keys map[string]*yaml.Node
+	lines        []string
 }
 
 // read turns the text into the values that JSON has.
@@ -252,7 +256,7 @@ func (d *document) expand(pointer string, n *yaml.Node) (any, error) {
 		return v
 	})
 	if missing != "" {
-		return nil, d.at(&Problem{pointer, "variables that are set", missing + ", which is not", "set it, or write the value"})
+		return nil, d.at(&Problem{Pointer: pointer, Expected: "variables that are set", Found: missing + ", which is not", Hint: "set it, or write the value"})
 	}
 	return text, nil
 }
@@ -284,7 +288,7 @@ func (d *document) check(v any) error {
 	}
 	var all []*Error
 	for _, v := range value.Violations {
-		p := &Problem{v.Pointer, v.Expected, v.Found, v.Hint}
+		p := &Problem{Pointer: v.Pointer, Expected: v.Expected, Found: v.Found, Hint: v.Hint}
 		if !strings.HasPrefix(p.Hint, "did you mean") {
 			p.Hint = describe(v.Pointer)
 		}
@@ -333,5 +337,27 @@ func (d *document) at(p *Problem) *Error {
 		up = up[:i]
 		n = cmp.Or(d.keys[up], d.values[up])
 	}
-	return &Error{d.file, n.Line, n.Column, p}
+	line, column := n.Line, n.Column
+	if p.line > 0 {
+		line, column = d.within(n, p.line, p.column)
+	}
+	return &Error{d.file, line, column, p}
+}
+
+// within is where a place in the text of n, from 1, lies in the file: exactly
+// where the file has the text as it is, else at its beginning.
+func (d *document) within(n *yaml.Node, line, column int) (int, int) {
+	switch {
+	case n.Style&yaml.LiteralStyle != 0: // from the next line on, by as much further in as that line is
+		if n.Line < len(d.lines) {
+			first := d.lines[n.Line]
+			return n.Line + line, len(first) - len(strings.TrimLeft(first, " ")) + column
+		}
+	case line > 1, n.Style&yaml.FoldedStyle != 0:
+	case n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0:
+		return n.Line, n.Column + column
+	default:
+		return n.Line, n.Column + column - 1
+	}
+	return n.Line, n.Column
 }

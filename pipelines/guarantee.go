@@ -152,6 +152,8 @@ var remarks = []struct {
 	{why, always, "a record that cannot be decoded or stored is not in the sink but in the dead-letter topic, once more if a kill falls between it and the position"},
 	{why, func(p Pipeline, _ string) bool { return p.Sink.Mode == Upsert }, "there is one row for each key: the newest record's"},
 	{why, func(p Pipeline, _ string) bool { return p.Batch.Coalesce }, "of the records of one key in a batch only the last is stored; where batches end depends on timing, so which others are stored does too"},
+	{why, func(p Pipeline, _ string) bool { return p.Filter != "" }, "records that the filter does not want are done with, and the position moves on; another filter later does not bring them back"},
+	{order, func(p Pipeline, _ string) bool { return p.Batch.Keys > 0 }, "batches of different keys overtake one another, also within a partition"},
 	{order, always, "records of one partition are stored in their order, and so are those of one key while the topic keeps its number of partitions; partitions overtake one another"},
 	{order, func(p Pipeline, _ string) bool { return p.Sink.Kind() == Webhook }, "requests of one batch may arrive in any order; offsets in the ids say which"},
 	{order, always, "a record that was set aside and is brought back comes after those that followed it"},

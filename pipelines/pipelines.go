@@ -5,14 +5,19 @@ package pipelines
 
 import (
 	"cmp"
+	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 	"time"
 
+	"penstock/consumers"
 	"penstock/consumers/microbatch"
+	"penstock/rules"
+	"penstock/schemas"
 )
 
 // Schema is the JSON Schema of a pipeline's file.
@@ -25,6 +30,9 @@ var Schema string
 type Pipeline struct {
 	Name   string `json:"name,omitempty"`
 	Source Source `json:"source"`
+	Filter string `json:"filter,omitempty"`
+	Map    string `json:"map,omitempty"`
+	MapTo  string `json:"map-to,omitempty"`
 	Batch  Batch  `json:"batch,omitzero"`
 	Sink   Sink   `json:"sink"`
 }
@@ -47,6 +55,8 @@ type Batch struct {
 	Latency  Duration `json:"latency,omitempty"`
 	Rate     float64  `json:"rate,omitempty"`
 	BySchema bool     `json:"by-schema,omitempty"`
+	Cut      string   `json:"cut,omitempty"`
+	Keys     int      `json:"keys,omitempty"`
 	Coalesce bool     `json:"coalesce,omitempty"`
 }
 
@@ -94,13 +104,54 @@ func (p Pipeline) WithDefaults() Pipeline {
 	return p
 }
 
-// Policy is how batches are gathered.
-func (p Pipeline) Policy() microbatch.Policy {
+// Policy is how batches of a pipeline that Check admits are gathered.
+func (p Pipeline) Policy() (microbatch.Policy, error) {
 	b := p.Batch
-	return microbatch.Policy{
+	cut, err := compile("/batch/cut", b.Cut, rules.Mark)
+	policy := microbatch.Policy{
 		Count: b.Count, Bytes: b.Bytes, Linger: time.Duration(b.Linger), BySchema: b.BySchema,
-		Latency: time.Duration(b.Latency), Rate: b.Rate,
+		Latency: time.Duration(b.Latency), Rate: b.Rate, Keys: b.Keys,
 	}
+	if cut != nil {
+		policy.Cut = consumers.Holds(cut)
+	}
+	return policy, err
+}
+
+// Between is what stands between source and sink of a pipeline that Check admits,
+// or nil. newest looks up the newest schema of a subject.
+func (p Pipeline) Between(newest func(ctx context.Context, subject string) (schemas.Registered, error)) (consumers.Between, error) {
+	if p.Filter == "" && p.Map == "" {
+		return nil, nil
+	}
+	var e consumers.Expressions
+	var err error
+	if e.Filter, err = compile("/filter", p.Filter, rules.Filter); err != nil {
+		return nil, err
+	}
+	if e.Map, err = compile("/map", p.Map, rules.Map); err != nil {
+		return nil, err
+	}
+	if p.MapTo != "" {
+		e.To = func(ctx context.Context) (schemas.Registered, error) { return newest(ctx, p.MapTo) }
+	}
+	return consumers.Evaluate(e), nil
+}
+
+// compile compiles an expression, if there is one. Its error is a *Problem.
+func compile(pointer, text string, compile func(string) (*rules.Expression, error)) (*rules.Expression, error) {
+	if text == "" {
+		return nil, nil
+	}
+	e, err := compile(text)
+	if at := (*rules.SyntaxError)(nil); errors.As(err, &at) {
+		hint := "it may name message, key, headers, topic, partition, offset, time and now"
+		if pointer == "/batch/cut" {
+			hint = "it may name key, headers, topic, partition, offset, time and now; what a record says is not read yet"
+		}
+		return nil, &Problem{Pointer: pointer, Expected: "an expression of CEL", Found: "a fault " + at.Error(), Hint: hint, line: at.Line, column: at.Column}
+	}
+	return e, err
 }
 
 // equal reports whether two pipelines are the same in all.
@@ -142,6 +193,7 @@ type Problem struct {
 	// Pointer is the place in the pipeline, as a JSON Pointer.
 	Pointer               string
 	Expected, Found, Hint string
+	line, column          int // in the text there, from 1; 0 where it is none in particular
 }
 
 // Error is one sentence.
@@ -158,7 +210,7 @@ func (p *Problem) Error() string {
 func (p Pipeline) Check() error {
 	kind := p.Sink.Kind()
 	refuse := func(pointer, expected, found, hint string) error {
-		return &Problem{pointer, expected, found, hint}
+		return &Problem{Pointer: pointer, Expected: expected, Found: found, Hint: hint}
 	}
 	switch {
 	case kind == "" || p.Sink.Rest() == "":
@@ -175,10 +227,18 @@ func (p Pipeline) Check() error {
 		return refuse("/sink/partition-by", "a sink of Parquet files", fmt.Sprintf("one of kind %s", kind), "leave it out, or write parquet:DIR")
 	case p.Sink.Secret != "" && kind != Webhook:
 		return refuse("/sink/secret", "a sink that is posted to", fmt.Sprintf("one of kind %s", kind), "leave it out, or write https://…")
+	case p.MapTo != "" && p.Map == "":
+		return refuse("/map-to", "map beside it", "none", "write what map makes, or leave map-to out")
+	case p.Batch.Keys > 0 && kind != Webhook:
+		return refuse("/batch/keys", "a sink that is posted to", fmt.Sprintf("one of kind %s", kind), "it holds positions, which batches by key would move past one another; leave keys out")
 	case kind == Webhook && p.Source.Until == End:
 		return refuse("/source/until", "stopped", "end", "an endpoint keeps no positions to tell the end by; use stopped, or a sink that does")
 	}
-	return nil
+	if _, err := p.Between(nil); err != nil {
+		return err
+	}
+	_, err := p.Policy()
+	return err
 }
 
 // String is the pipeline as JSON.

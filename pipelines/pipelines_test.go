@@ -15,7 +15,10 @@ import (
 const whole = `
 name: shop
 source: {topic: orders, group: g, broker: "kafka://h:9092", registry: "http://r", read-as: latest, until: end}
-batch: {count: 10, bytes: 100, linger: 1.5s, latency: 50ms, rate: 2.5, by-schema: true, coalesce: true}
+batch: {count: 10, bytes: 100, linger: 1.5s, latency: 50ms, rate: 2.5, by-schema: true, coalesce: true, cut: 'key == "x"'}
+filter: message.a > 1
+map: '{"id": message.a}'
+map-to: rows-value
 sink: {url: "postgres://u:${PASSWORD}@h/db", table: t, mode: upsert, key: [id]}
 `
 
@@ -34,8 +37,9 @@ func TestParse(t *testing.T) {
 	want := Pipeline{
 		Name:   "shop",
 		Source: Source{Topic: "orders", Group: "g", Broker: "kafka://h:9092", Registry: "http://r", ReadAs: "latest", Until: End},
-		Batch:  Batch{Count: 10, Bytes: 100, Linger: Duration(1500 * time.Millisecond), Latency: Duration(50 * time.Millisecond), Rate: 2.5, BySchema: true, Coalesce: true},
-		Sink:   Sink{URL: "postgres://u:secret@h/db", Table: "t", Mode: Upsert, Key: []string{"id"}},
+		Batch:  Batch{Count: 10, Bytes: 100, Linger: Duration(1500 * time.Millisecond), Latency: Duration(50 * time.Millisecond), Rate: 2.5, BySchema: true, Coalesce: true, Cut: `key == "x"`},
+		Filter: "message.a > 1", Map: `{"id": message.a}`, MapTo: "rows-value",
+		Sink: Sink{URL: "postgres://u:secret@h/db", Table: "t", Mode: Upsert, Key: []string{"id"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -84,6 +88,14 @@ dir/orders.yaml:5:3: /sink/tabel: expected a field of the schema, found the unkn
 		{"key", "source: {topic: t}\nsink: {url: 'sqlite:d', key: [id]}\n", `dir/orders.yaml:2:30: /sink/key: expected no key columns`},
 		{"folders", "source: {topic: t}\nsink: {url: 'sqlite:d', partition-by: [id]}\n", `/sink/partition-by: expected a sink of Parquet files`},
 		{"secret", "source: {topic: t}\nsink: {url: 'sqlite:d', secret: f}\n", `/sink/secret: expected a sink that is posted to`},
+		{"map to nothing", good + "map-to: x\n", `dir/orders.yaml:3:9: /map-to: expected map beside it`},
+		{"keys", good + "batch: {keys: 3}\n", `dir/orders.yaml:3:15: /batch/keys: expected a sink that is posted to`},
+		{"plain filter", good + "filter: message.a > mesage.b\n", `dir/orders.yaml:3:21: /filter: expected an expression of CEL, found a fault at line 1, column 13: undeclared reference to 'mesage'; it may name message`},
+		{"quoted filter", good + "filter: 'message.a > mesage.b'\n", `dir/orders.yaml:3:22: /filter`},
+		{"written filter", good + "filter: |\n   message.a >\n     mesage.b\n", `dir/orders.yaml:5:6: /filter: expected an expression of CEL, found a fault at line 2, column 3`},
+		{"folded filter", good + "filter: >\n   message.a >\n   mesage.b\n", `dir/orders.yaml:3:9: /filter: expected an expression of CEL, found a fault at line 1, column 13`},
+		{"map of no record", good + "map: '1'\n", `dir/orders.yaml:3:7: /map: expected an expression of CEL, found a fault at line 1, column 1: expected an expression that gives a record`},
+		{"cut", good + "batch: {cut: message.a}\n", `dir/orders.yaml:3:14: /batch/cut: expected an expression of CEL, found a fault at line 1, column 1: undeclared reference to 'message'; it may name key`},
 		{"end", "source: {topic: t, until: end}\nsink: {url: 'https://h/'}\n", `dir/orders.yaml:1:27: /source/until: expected stopped, found end`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -37,18 +37,21 @@ const (
 // environment is what expressions may name. It is immutable, and takes too long
 // to make to have one for each schema.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
-	return cel.NewEnv(append(functionsOfConfluent(),
+	return newEnvironment(
 		cel.Variable("message", cel.DynType),
 		cel.Variable("value", cel.DynType),
 		cel.Variable("name", cel.StringType),
 		cel.Variable("fullName", cel.StringType),
 		cel.Variable("typeName", cel.StringType),
 		cel.Variable("tags", cel.ListType(cel.StringType)),
-		cel.Variable("now", cel.TimestampType),
-		cel.ParserExpressionSizeLimit(maxExpr),
-		ext.Strings(),
-	)...)
+	)
 })
+
+// newEnvironment is one with our functions, the time, and those variables.
+func newEnvironment(variables ...cel.EnvOption) (*cel.Env, error) {
+	options := append(functionsOfConfluent(), cel.Variable("now", cel.TimestampType), cel.ParserExpressionSizeLimit(maxExpr), ext.Strings())
+	return cel.NewEnv(append(options, variables...)...)
+}
 
 // celProgram is a compiled expression with its guard, which may be nil.
 type celProgram struct {
@@ -73,21 +76,29 @@ func compileCEL(text string) (celProgram, error) {
 	return p, err
 }
 
-func programOf(env *cel.Env, text string) (p cel.Program, err error) {
+func programOf(env *cel.Env, text string) (cel.Program, error) {
+	p, _, err := compiledIn(env, text)
+	return p, err
+}
+
+// compiledIn compiles an expression, and says what it gives.
+func compiledIn(env *cel.Env, text string) (p cel.Program, gives *cel.Type, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			p, err = nil, fmt.Errorf("compile expression: %v", r)
+			p, gives, err = nil, nil, fmt.Errorf("compile expression: %v", r)
 		}
 	}()
 	ast, issues := env.Compile(text)
 	if bad := issues.Errors(); len(bad) > 0 {
-		return nil, fmt.Errorf("compile expression: at line %d, column %d: %s", bad[0].Location.Line(), bad[0].Location.Column()+1, bad[0].Message)
+		return nil, nil, fmt.Errorf("compile expression: %w", &SyntaxError{
+			bad[0].Location.Line(), max(bad[0].Location.Column(), 0) + 1, strings.TrimSuffix(bad[0].Message, " (in container '')"),
+		})
 	}
 	p, err = env.Program(ast, cel.CostLimit(maxCost), cel.CustomDecoratorV2(boundedIn(env)))
 	if err != nil {
-		return nil, fmt.Errorf("compile expression: %w", err)
+		return nil, nil, fmt.Errorf("compile expression: %w", err)
 	}
-	return p, nil
+	return p, ast.OutputType(), nil
 }
 
 // boundedIn has functions pay beforehand that do far more than they are given:

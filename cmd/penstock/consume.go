@@ -59,11 +59,16 @@ type storeFlags struct {
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
 	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour)."`
 	Secret string        `placeholder:"FILE" help:"File with the secret that signs what is posted."`
+	Filter string        `placeholder:"CEL" help:"Store the records of which this is true, as in 'message.amount > 0'."`
+	Map    string        `placeholder:"CEL" help:"Store what this makes of a record, as in '{\"id\": message.id}'…"`
+	MapTo  string        `placeholder:"SUBJECT" help:"… in the newest schema of this subject. Default: the record's own."`
 	Count  int           `default:"5000" placeholder:"N" help:"Write a batch when it holds this many records (default ${default})…"`
 	Bytes  int           `default:"4000000" placeholder:"N" help:"… or this many bytes (default ${default})…"`
 	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})…"`
 
 	BySchema bool          `help:"… or the next record has another schema."`
+	Cut      string        `placeholder:"CEL" help:"… or behind a record of which this is true; it sees key, headers, topic, partition, offset and time."`
+	Keys     int           `placeholder:"N" help:"Make batches of one key each, while at most this many keys wait. For --to https://…"`
 	Coalesce bool          `help:"Store of a batch only the last record of each key."`
 	Latency  time.Duration `placeholder:"TIME" help:"Steer the size, from 1 record to --count, so that a batch is stored this long after it was complete."`
 	Rate     float64       `placeholder:"N" help:"Steer the size to the smallest with which a partition's batches store this many records a second."`
@@ -102,8 +107,9 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 		},
 		Batch: pipelines.Batch{
 			Count: s.Count, Bytes: s.Bytes, Linger: pipelines.Duration(s.Linger), Latency: pipelines.Duration(s.Latency), Rate: s.Rate,
-			BySchema: s.BySchema, Coalesce: s.Coalesce,
+			BySchema: s.BySchema, Coalesce: s.Coalesce, Cut: s.Cut, Keys: s.Keys,
 		},
+		Filter: s.Filter, Map: s.Map, MapTo: s.MapTo,
 		Sink: pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, PartitionBy: s.By, Secret: s.Secret},
 	}.WithDefaults()
 	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
@@ -117,7 +123,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 // flagOf are the flags by what they say of a pipeline.
 var flagOf = map[string]string{
 	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/partition-by": "partition-by",
-	"/sink/secret": "secret", "/source/until": "until",
+	"/sink/secret": "secret", "/source/until": "until", "/filter": "filter", "/map": "map", "/map-to": "map-to", "/batch/cut": "cut", "/batch/keys": "keys",
 }
 
 // tailCmd prints decoded records.

@@ -238,7 +238,14 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
 		name = p.Name
 		log = log.With("pipeline", name)
 	}
-	policy := p.Policy()
+	policy, err := p.Policy()
+	if err != nil {
+		return err
+	}
+	if j.between, err = p.Between(reg.Newest); err != nil {
+		return err
+	}
+	j.byKey = p.Batch.Keys > 0
 	policy.Flushed = func(f microbatch.Flush) {
 		log.Info("batch", "topic", f.Topic, "partition", f.Partition, "first", f.First, "last", f.Last, "records", f.Records,
 			"bytes", f.Bytes, "cause", f.Cause, "gathered", f.Gathered, "took", f.Took, "error", f.Err)
@@ -267,7 +274,7 @@ func (w *wiring) open(ctx context.Context, p pipelines.Pipeline, broker stream.B
 	s, group := p.Sink, p.Source.Group
 	switch s.Kind() {
 	case pipelines.Topic:
-		sink, err = openTopicSink(ctx, broker, p.Source.Topic, topic.Config{Topic: s.Rest(), Pipeline: group, Encode: p.Source.ReadAs != "", Logger: w.t.log})
+		sink, err = openTopicSink(ctx, broker, p.Source.Topic, topic.Config{Topic: s.Rest(), Pipeline: group, Encode: p.Source.ReadAs != "" || p.Map != "", Logger: w.t.log})
 		return sink, "topic " + s.Rest(), err
 	case pipelines.Webhook:
 		sink, err = openWebhook(s, group)

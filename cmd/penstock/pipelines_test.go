@@ -21,14 +21,16 @@ func TestFlagsAndFile(t *testing.T) {
 				"--to", "parquet:d", "--broker", "nats://n", "--registry", "http://r", "--group", "g", "--read-as", "3", "--until", "end",
 				"--table", "t", "--partition-by", "a,b:day", "--count", "7", "--bytes", "8", "--linger", "9s",
 				"--by-schema", "--coalesce", "--latency", "10ms", "--rate", "1.5",
+				"--filter", "message.a > 1", "--map", `{"a": 1}`, "--map-to", "s", "--cut", "offset == 1",
 			},
 			`{source: {topic: orders, broker: "nats://n", registry: "http://r", group: g, read-as: "3", until: end},
-			  batch: {count: 7, bytes: 8, linger: 9s, by-schema: true, coalesce: true, latency: 10ms, rate: 1.5},
+			  batch: {count: 7, bytes: 8, linger: 9s, by-schema: true, coalesce: true, latency: 10ms, rate: 1.5, cut: offset == 1},
+			  filter: message.a > 1, map: '{"a": 1}', map-to: s,
 			  sink: {url: "parquet:d", table: t, partition-by: [a, "b:day"]}}`,
 		},
 		"upsert": {[]string{"--to", "postgres://h/d", "--mode", "upsert", "--key", "a,b"},
 			`{source: {topic: orders}, sink: {url: "postgres://h/d", mode: upsert, key: [a, b]}}`},
-		"secret": {[]string{"--to", "https://h/", "--secret", "f"}, `{source: {topic: orders}, sink: {url: "https://h/", secret: f}}`},
+		"secret": {[]string{"--to", "https://h/", "--secret", "f", "--keys", "9"}, `{source: {topic: orders}, batch: {keys: 9}, sink: {url: "https://h/", secret: f}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var flags struct {
