@@ -23,6 +23,7 @@ func TestPythonClients(t *testing.T) {
 			env.Setenv("PYTHONPATH", client)
 			env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
 			env.Setenv("DIGITS", filepath.Join(client, "examples", "digits.py"))
+			env.Setenv("FLOWER", filepath.Join(client, "examples", "flower_digits.py"))
 			env.Setenv("NAME", servertest.Name(t))
 			env.Setenv("BROKER", "kafka://"+kafka)
 			env.Setenv("REGISTRY", freeAddr(t))

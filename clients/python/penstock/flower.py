@@ -6,14 +6,15 @@
     with Training("digits", name="ann", ...) as training:
         run(training, app)
 
-app is a NumPyClient or Client, or a ClientApp: of a client_fn, or with @app.train().
-It gets what Flower's server would send: the arrays in the model's order, and a
-configuration, in which "server-round" counts from 1. The aggregator weighs its
-answer by the number of examples, as Flower's FedAvg does.
+app is a NumPyClient or a Client, or a ClientApp: of a client_fn, or with
+@app.train(). It is asked as Flower's server asks: by the model's arrays, under their
+names where Flower has names, and a configuration, in which "server-round" counts
+from 1. Its answer weighs by the number of examples, as in Flower's FedAvg.
 """
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+import time
+
+from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, Metadata, RecordDict
 from flwr.client import Client, NumPyClient
 from flwr.clientapp import ClientApp
 
@@ -21,48 +22,62 @@ from flwr.clientapp import ClientApp
 def run(training, app, config=None, node_config=None):
     """Answers each model with what app makes of it, and returns the final model.
 
-    config(round) gives more of the configuration of a round; node_config is the
-    Context's, where a ClientApp finds for example its "partition-id".
+    config(round) gives more of the configuration of a round, which counts from 1;
+    node_config is that of the Context, where a ClientApp finds its "partition-id".
     """
     if isinstance(app, NumPyClient):
         app = app.to_client()
     if isinstance(app, Client):
         client = app
-        app = ClientApp(client_fn=lambda context: client)
+
+        def client_fn(context: Context):
+            return client
+
+        app = ClientApp(client_fn=client_fn)
     context = Context(run_id=1, node_id=1, node_config=node_config or {}, state=RecordDict(), run_config={})
 
     def train(model):
-        about = {"server-round": model.round + 1, **(config(model.round) if config else {})}
-        answer = app(_request(app, model, about), context)
+        number = model.round + 1
+        about = {"server-round": number, **(config(number) if config else {})}
+        answer = app(request(model, about), context)
         if answer.has_error():
-            raise RuntimeError(f"the Flower client failed in round {model.round}: {answer.error}")
-        arrays, samples = _answer(answer.content)
-        return dict(zip(model.parameters, arrays, strict=True)), samples
+            raise RuntimeError(f"the Flower client failed in round {number}: {answer.error}")
+        return result(model, answer.content)
 
     return training.run(train)
 
 
-def _request(app, model, about):
-    # An app of a client_fn speaks of FitIns, by records of other names.
-    legacy = app._call is not None
-    names, into = ("fitins.parameters", "fitins.config") if legacy else ("arrays", "config")
-    if legacy:
-        arrays = ArrayRecord([a.copy() for a in model.parameters.values()])
+def request(model, about):
+    """The message that asks a client to train. Which records a client reads depends
+    on how it was written: it finds both."""
+    arrays = {name: Array(a.copy()) for name, a in model.parameters.items()}
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(arrays),
+            "config": ConfigRecord(about),
+            "fitins.parameters": ArrayRecord([a.copy() for a in model.parameters.values()]),
+            "fitins.config": ConfigRecord(about),
+        }
+    )
+    number = str(about["server-round"])
+    # The short form of a Message asks which of Flower's runs this process belongs to.
+    metadata = Metadata(
+        run_id=1, message_id=number, src_node_id=0, dst_node_id=1, reply_to_message_id="",
+        group_id=number, created_at=time.time(), ttl=DEFAULT_TTL, message_type=MessageType.TRAIN,
+    )
+    return Message(content=content, metadata=metadata)
+
+
+def result(model, content):
+    """The parameters and the number of examples of a client's answer."""
+    records = content.array_records
+    record = records.get("fitres.parameters") or next(iter(records.values()))
+    if set(record) == set(model.parameters):
+        parameters = {name: record[name].numpy() for name in model.parameters}
     else:
-        arrays = ArrayRecord.from_numpy_ndarrays([a.copy() for a in model.parameters.values()])
-    content = RecordDict({names: arrays, into: ConfigRecord(about)})
-    message = Message(content, dst_node_id=1, message_type=MessageType.TRAIN, group_id=str(model.round))
-    message.metadata.__dict__["_run_id"] = 1
-    return message
-
-
-def _answer(content):
-    legacy = "fitres.parameters" in content.array_records
-    if legacy:
-        number = content.metric_records["fitres.num_examples"]["num_examples"]
-        return content.array_records["fitres.parameters"].to_numpy_ndarrays(), int(number)
-    (arrays,) = content.array_records.values()
-    (metrics,) = content.metric_records.values()
-    if "num-examples" not in metrics:
-        raise ValueError(f"expected num-examples among the metrics of the Flower client, found {sorted(metrics)}")
-    return arrays.to_numpy_ndarrays(), int(metrics["num-examples"])
+        parameters = dict(zip(model.parameters, record.to_numpy_ndarrays(), strict=True))
+    for metrics in content.metric_records.values():
+        for name in ("num-examples", "num_examples"):
+            if name in metrics:
+                return parameters, int(metrics[name])
+    raise ValueError("expected num-examples among the metrics of the Flower client, found none")
