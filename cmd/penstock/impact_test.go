@@ -176,3 +176,32 @@ func readWith(t *testing.T, address, topic string) {
 		t.Fatal(err)
 	}
 }
+
+// A table proposes a schema, and says what of it the sink could not write to.
+func TestInferTable(t *testing.T) {
+	address := servertest.Postgres(t)
+	dir := t.TempDir()
+	events := put(t, dir, "orders.jsonl", `{"id":1,"amount":2.5,"note":"a"}`+"\n")
+	broker, url := "embedded:"+t.TempDir(), memoryRegistry(t)
+	with := func(args ...string) []string { return append(args, "--broker", broker, "--registry", url) }
+	call(t, with("schema", "register", put(t, dir, "order.avsc", orderText), "--subject", "orders-value")...)
+	call(t, with("produce", "orders", events)...)
+	call(t, with("consume", "microbatch", "orders", "--to", address, "--until", "end")...)
+	text := call(t, "schema", "infer", address, "--table", "orders", "--name", "Order")
+	proposed := put(t, dir, "proposed.avsc", text)
+	if out, code := diffed(t, filepath.Join(dir, "order.avsc"), proposed, "--level", "backward"); code != exitDone || strings.Contains(out, "TYPE_") || strings.Contains(out, "FIELD_") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	var answer struct {
+		Schema string
+		Notes  []string
+	}
+	if out := call(t, "schema", "infer", address, "--table", "orders", "--type", "protobuf", "-o", "json"); json.Unmarshal([]byte(out), &answer) != nil ||
+		!strings.Contains(answer.Schema, "message Orders {\n  optional int64 id = 1;") || len(answer.Notes) != 0 {
+		t.Errorf("in Protobuf: %s", out)
+	}
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"schema", "infer", address}, strings.NewReader(""), &out, &out); code != exitUsage {
+		t.Errorf("without --table: exit code %d\n%s", code, out.String())
+	}
+}

@@ -13,13 +13,15 @@ import (
 	"slices"
 	"strings"
 
+	"penstock/consumers/sinks/postgres"
 	"penstock/registry"
 	"penstock/schemas"
 )
 
 // schemaInferCmd proposes a schema from sample events.
 type schemaInferCmd struct {
-	File    string `arg:"" help:"Sample events, a JSON value a line."`
+	File    string `arg:"" help:"Sample events, a JSON value a line; or postgres://…, whose --table proposes a schema."`
+	Table   string `placeholder:"NAME" help:"Table of the database, or a schema and a table with a dot between."`
 	Type    string `enum:"avro,json,protobuf" default:"avro" placeholder:"TYPE" help:"avro (default), json or protobuf."`
 	Name    string `placeholder:"NAME" help:"Name of the outermost type. Default: that of the file."`
 	Against string `placeholder:"SUBJECT" help:"Show instead how the events drift from the schema of this subject, SUBJECT@VERSION or schema file."`
@@ -33,14 +35,20 @@ func (schemaInferCmd) Help() string {
   penstock schema infer flights.jsonl > flights.avsc
   penstock schema infer flights.jsonl --type json
   penstock schema infer flights.jsonl --against flights-value
+  penstock schema infer postgres://localhost/shop --table orders > orders.avsc
 
 The schema accepts every event of the file. What it rests on, how often a field
 was there and how sure its type is, is said on standard error. With --against the
-exit code is 1 if an event does not fit.`
+exit code is 1 if an event does not fit. Of a table, types, NOT NULL, defaults,
+comments and CHECK constraints count; what a language has no word for stands in the
+description, and what is not carried over on standard error.`
 }
 
 // Run prints the schema, or the drift from one.
 func (c *schemaInferCmd) Run(ctx context.Context, t *terminal) error {
+	if strings.HasPrefix(c.File, "postgres://") || strings.HasPrefix(c.File, "postgresql://") {
+		return c.table(ctx, t)
+	}
 	shape := &schemas.Shape{}
 	if err := eachEvent(ctx, c.File, func(_ int, v any) error { shape.Add(v); return nil }); err != nil {
 		return err
@@ -76,6 +84,39 @@ func (c *schemaInferCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	t.printf("%s", text)
 	tellShape(t, "", shape, shape.Count)
+	return nil
+}
+
+// table prints the schema that a table proposes.
+func (c *schemaInferCmd) table(ctx context.Context, t *terminal) error {
+	if c.Table == "" || c.Against != "" {
+		return usagef("expected --table with a database, and no --against")
+	}
+	found, err := postgres.Describe(ctx, c.File, c.Table)
+	if err != nil {
+		return err
+	}
+	if c.Name != "" {
+		found.Record.Name = c.Name
+	}
+	language := schemas.Type(strings.ToUpper(c.Type))
+	text, err := schemas.Propose(language, found.Record)
+	if err != nil {
+		return usageError{err}
+	}
+	one := sourced{title: "the proposed schema"}
+	one.side.Source = registry.Schema{Schema: text, SchemaType: language}
+	if err := one.parse(func() (map[string]string, error) { return nil, nil }); err != nil {
+		return err
+	}
+	notes := slices.Concat(found.Notes, found.Refuses(one.side.Schema.Model()))
+	if c.json() {
+		return t.object(map[string]any{"schema": text, "schemaType": language, "notes": notes})
+	}
+	t.printf("%s", text)
+	for _, n := range notes {
+		t.notef("%s\n", n)
+	}
 	return nil
 }
 

@@ -387,7 +387,7 @@ func (m *migration) check(f *schemas.Field) (condition string, lost []string) {
 	if b.Unique {
 		lost = append(lost, "uniqueness of the items")
 	}
-	if len(b.Values) > 0 {
+	if len(b.Values) > 0 && n.Kind != schemas.Enum {
 		var texts []string
 		for _, v := range b.Values {
 			if s, ok := literalOf(c, v); ok {

@@ -75,7 +75,12 @@ func carryOut(t *testing.T, conn *pgx.Conn, table string, steps []postgres.Step)
 
 func connect(t *testing.T) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), servertest.Postgres(t))
+	return connectTo(t, servertest.Postgres(t))
+}
+
+func connectTo(t *testing.T, address string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
 	}
