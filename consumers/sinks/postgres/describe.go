@@ -111,7 +111,9 @@ func (t *Table) columns(ctx context.Context, conn *pgx.Conn, id uint32) error {
 	return rows.Err()
 }
 
-func (t *Table) note(format string, args ...any) { t.Notes = append(t.Notes, fmt.Sprintf(format, args...)) }
+func (t *Table) note(format string, args ...any) {
+	t.Notes = append(t.Notes, fmt.Sprintf(format, args...))
+}
 
 var sized = regexp.MustCompile(`^(character varying|character|numeric)\((\d+)(?:,(-?\d+))?\)$`)
 
