@@ -145,15 +145,15 @@ func (l *SecureLog) tail(topic string, positions []Position) *tail {
 
 // Assigned implements stream.Owner.
 func (t *tail) Assigned(_ context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
-	for _, id := range partitions {
-		p := t.from
-		if p.Topic != "" && id != (stream.Partition{Cluster: p.Cluster, Topic: p.Topic, Incarnation: p.Incarnation, Number: p.Partition}) {
-			return nil, fmt.Errorf("the training goes on in topic %q of %q: %w", p.Topic, p.Cluster, stream.ErrTopicChanged)
-		}
-		t.id = id
-		return map[stream.Partition]int64{id: t.next}, nil
+	if len(partitions) == 0 {
+		return nil, nil
 	}
-	return nil, nil
+	id, p := partitions[0], t.from
+	if p.Topic != "" && id != (stream.Partition{Cluster: p.Cluster, Topic: p.Topic, Incarnation: p.Incarnation, Number: p.Partition}) {
+		return nil, fmt.Errorf("the training goes on in topic %q of %q: %w", p.Topic, p.Cluster, stream.ErrTopicChanged)
+	}
+	t.id = id
+	return map[stream.Partition]int64{id: t.next}, nil
 }
 
 // Lost implements stream.Owner.

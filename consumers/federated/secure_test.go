@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -348,5 +349,149 @@ func TestSecureDrops(t *testing.T) {
 				})
 			})
 		})
+	}
+}
+
+// Two servers work on one training: the first list of a stage counts for both,
+// and for the clients.
+func TestTwoSecureServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSecureTraining(t, 4, 2)
+		for name := range s.keys {
+			s.client(name, nil)
+		}
+		s.work.Go(func() { s.server("other", everyPublish()) })
+		s.server("server", nil)
+		s.work.Wait()
+		s.check(func(int64) []string { return nil })
+	})
+}
+
+// What is no message of the protocol, and what somebody else signed, is passed
+// over wherever it lies.
+func TestSecureLogWithJunk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSecureTraining(t, 4, 1)
+		p := process{s.registry, s.broker, nil}
+		forged := secagg.Closing("lab", 0, secagg.Hash{}, testKey("mallory"))
+		for _, topic := range SecureTopics("lab") {
+			junk := []error{
+				s.broker.Publish(t.Context(), stream.Record{Topic: topic, Value: []byte("junk")}),
+				s.broker.Publish(t.Context(), stream.Record{Topic: topic}),
+				p.Publish(t.Context(), topic, nil, secureValue(forged)),
+			}
+			forged.Stage = secagg.Masked
+			junk = append(junk, p.Publish(t.Context(), topic, nil, secureValue(forged)))
+			forged.Stage = secagg.Closed
+			if err := errors.Join(junk...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name := range s.keys {
+			s.client(name, nil)
+		}
+		s.server("server", nil)
+		s.work.Wait()
+		s.check(func(int64) []string { return names(4) })
+	})
+}
+
+// Too many went away for good: the round is given up, and no model is made, until
+// one of them is back.
+func TestSecureRoundIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSecureTraining(t, 4, 1)
+		s.client("c0", nil)
+		s.client("c1", nil)
+		s.client("c2", leaves("masked"))
+		s.client("c3", leaves("masked"))
+		s.work.Go(func() { s.server("server", nil) })
+		s.untilAbort()
+		if n := len(recordsOf(t, s.broker, "models")); n != 1 {
+			t.Errorf("%d models, want the first alone", n)
+		}
+		s.client("c2", nil)
+		s.work.Wait()
+		s.check(func(int64) []string { return names(4, 3) })
+	})
+}
+
+// untilAbort returns once an attempt was given up.
+func (s *secureTraining) untilAbort() {
+	l := s.log("watch", nil)
+	control := l.tail("lab.control", nil)
+	defer control.close()
+	for {
+		m, err := control.pop(s.t.Context())
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		if m.Stage == secagg.Abort {
+			return
+		}
+	}
+}
+
+func TestReadSecure(t *testing.T) {
+	s := newSecureTraining(t, 2, 1)
+	want := secagg.Closing("lab", 7, secagg.Hash{1, 2}, testKey("server"))
+	payload, err := s.registry[2].AppendEncode(nil, secureValue(want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := s.registry[2].Decode(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readSecure(data)
+	if err != nil || got.Hash() != want.Hash() || got.FromServer("lab", testKey("server").Public().(ed25519.PublicKey)) != nil {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for field := range secureValue(want) {
+		v := secureValue(want)
+		v[field] = 3.5
+		if _, err := readSecure(v); err == nil || !strings.Contains(err.Error(), "/"+field+":") {
+			t.Errorf("without %s: %v", field, err)
+		}
+	}
+}
+
+func TestSecureConfigRefused(t *testing.T) {
+	good := newSecureTraining(t, 4, 1)
+	good.config.SecureLog = good.log("g", nil)
+	for name, change := range map[string]func(*SecureConfig){
+		"no training":        func(c *SecureConfig) { c.Training = "" },
+		"no rounds":          func(c *SecureConfig) { c.Rounds = 0 },
+		"no tensors":         func(c *SecureConfig) { c.Initial = nil },
+		"one client":         func(c *SecureConfig) { c.Clients = c.Clients[:1] },
+		"one name twice":     func(c *SecureConfig) { c.Clients = append(c.Clients[:3:3], c.Clients[0]) },
+		"a low threshold":    func(c *SecureConfig) { c.Threshold = 2 },
+		"a negative one":     func(c *SecureConfig) { c.Threshold = -1 },
+		"a huge one":         func(c *SecureConfig) { c.Threshold = 1<<16 + 3 },
+		"no key":             func(c *SecureConfig) { c.Key = nil },
+		"a weight too large": func(c *SecureConfig) { c.MaxWeight = 1 << 30 },
+		"a negative clip":    func(c *SecureConfig) { c.Clip = -1 },
+		"krum":               func(c *SecureConfig) { c.Strategy = "krum" },
+		"fednova":            func(c *SecureConfig) { c.Strategy = "fednova" },
+		"qfedavg":            func(c *SecureConfig) { c.Strategy = "qfedavg" },
+		"fedbuff":            func(c *SecureConfig) { c.Strategy = "fedbuff" },
+		"nonsense":           func(c *SecureConfig) { c.Strategy = "x" },
+	} {
+		c := good.config
+		change(&c)
+		if _, err := newSecureServer(c); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	for _, strategy := range []string{"", "fedprox:mu=0.1", "fedavgm:momentum=0.9", "fedadam", "fedyogi", "fedadagrad"} {
+		c := good.config
+		c.Strategy = strategy
+		if _, err := newSecureServer(c); err != nil {
+			t.Errorf("%q: %v", strategy, err)
+		}
+	}
+	if err := JoinSecurely(t.Context(), SecureClientConfig{}); err == nil {
+		t.Error("a client without anything")
 	}
 }
