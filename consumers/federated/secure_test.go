@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"penstock/consumers"
 	"penstock/consumers/federated/secagg"
@@ -82,6 +83,7 @@ type secureTraining struct {
 	keys     map[string]ed25519.PrivateKey
 	work     sync.WaitGroup
 	folder   string
+	ctx      context.Context // ends after an hour, which is no time within synctest
 }
 
 func testKey(name string) ed25519.PrivateKey {
@@ -92,6 +94,9 @@ func testKey(name string) ed25519.PrivateKey {
 func newSecureTraining(t *testing.T, clients int, rounds int64) *secureTraining {
 	t.Helper()
 	s := &secureTraining{t: t, broker: memory.New(), keys: map[string]ed25519.PrivateKey{}, folder: t.TempDir()}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	t.Cleanup(cancel)
+	s.ctx = ctx
 	for i, text := range []string{ModelSchema(), SecureSchema()} {
 		schema, err := avro.Format{}.Parse(text, nil)
 		if err != nil {
@@ -129,7 +134,7 @@ func (s *secureTraining) server(group string, dies func(string) int) (kills int)
 	config := s.config
 	config.SecureLog = s.log(group, dies)
 	for ; ; kills++ {
-		_, err := AggregateSecurely(s.t.Context(), config)
+		_, err := AggregateSecurely(s.ctx, config)
 		if !errors.Is(err, errKilled) {
 			if err != nil {
 				s.t.Errorf("%s: %v", group, err)
@@ -151,7 +156,7 @@ func samplesOf(client string) int64 { return int64(client[1]-'0')%10 + 1 }
 func (s *secureTraining) client(name string, dies func(string) int) {
 	s.work.Go(func() {
 		for {
-			err := JoinSecurely(s.t.Context(), SecureClientConfig{
+			err := JoinSecurely(s.ctx, SecureClientConfig{
 				SecureLog: s.log(name, dies), Name: name, Key: s.keys[name], Server: s.config.Key.Public().(ed25519.PublicKey),
 				Trusted: s.config.Clients, Folder: s.folder,
 				Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
@@ -422,7 +427,7 @@ func (s *secureTraining) untilAbort() {
 	control := l.tail("lab.control", nil)
 	defer control.close()
 	for {
-		m, err := control.pop(s.t.Context())
+		m, err := control.pop(s.ctx)
 		if err != nil {
 			s.t.Error(err)
 			return

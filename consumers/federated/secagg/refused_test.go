@@ -288,6 +288,33 @@ func TestTamperedShares(t *testing.T) {
 	}
 }
 
+// A client that gives the server of a survivor the share that is for the missing
+// is not heard.
+func TestOtherKindOfShare(t *testing.T) {
+	w := newWorld(t, 7, 3)
+	lied := false
+	w.tamper = func(m *Message) {
+		if m.Stage != Unmask || m.Sender != "c001" {
+			return
+		}
+		list, err := readRevealed(m.Payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list[0].kind, list[0].share = rootKind, w.clients[1].held[list[0].owner][1]
+		m.Payload = appendRevealed(nil, list)
+		m.sign(keyOf(m.Sender))
+		if got := reasonOf(w.resume().Receive(*m)); got != BadShare {
+			t.Errorf("got %q", got)
+		}
+		lied = true
+	}
+	w.mustSum(nil)
+	if !lied {
+		t.Error("nobody lied")
+	}
+}
+
 // The share of one holder, sent by another, has the wrong index.
 func TestShareOfWrongIndex(t *testing.T) {
 	w := newWorld(t, 7, 3)
