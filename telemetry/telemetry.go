@@ -1,6 +1,7 @@
 // Package telemetry measures HTTP servers: metrics for Prometheus, an access
-// log, and traces in OpenTelemetry's form. It imports nothing of ours; what a
-// package wants to show it hands over as a Gauge.
+// log, and traces in OpenTelemetry's form; and consumers, as metrics. It imports
+// nothing of ours; what a package wants to show it hands over as a Gauge, or to
+// the methods of a Consumer.
 //
 // No query, no header and no body is part of what is shown, so that no secret
 // is. What a client may choose freely (paths, methods) is never a label.

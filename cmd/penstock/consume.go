@@ -50,6 +50,7 @@ type microbatchCmd struct {
 	subscriptionFlags
 	To string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
 	storeFlags
+	metricsFlag
 }
 
 // storeFlags say how records are stored.
@@ -94,7 +95,10 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	w := newWiring(t, c.registryFlag, c.outputFlag, "stored in "+p.Sink.Table)
+	w, err := newWiring(t, c.registryFlag, c.outputFlag, c.metricsFlag, "stored in "+p.Sink.Table)
+	if err != nil {
+		return err
+	}
 	return errors.Join(w.run(ctx, p), w.close())
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"penstock/consumers"
 	"penstock/consumers/microbatch"
@@ -20,6 +21,7 @@ import (
 	"penstock/pipelines"
 	"penstock/registry/client"
 	"penstock/stream"
+	"penstock/telemetry"
 )
 
 // pipelineCommands are the commands to which --config names pipelines.
@@ -30,6 +32,7 @@ type pipelinesCmd struct {
 	brokerFlag
 	registryFlag
 	outputFlag
+	metricsFlag
 }
 
 // Help shows examples.
@@ -59,6 +62,11 @@ func (c *pipelinesCmd) Run(ctx context.Context, t *terminal, config configFile) 
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 
+	w, err := newWiring(t, c.registryFlag, c.outputFlag, c.metricsFlag, "stored")
+	if err != nil {
+		return err
+	}
+	w.several = true
 	ctx, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	defer wait.Wait()
@@ -82,8 +90,6 @@ func (c *pipelinesCmd) Run(ctx context.Context, t *terminal, config configFile) 
 			}
 		}
 	})
-	w := newWiring(t, c.registryFlag, c.outputFlag, "stored")
-	w.several = true
 	err = pipelines.Serve(ctx, first, reload, w.run, func(e pipelines.Event) {
 		if e.Err != nil {
 			t.log.Error("pipeline", "name", e.Pipeline.Name, "is", e.What, "error", sentence(e.Err))
@@ -160,23 +166,33 @@ type wiring struct {
 	output   outputFlag
 	bar      *bar
 	several  bool // what is said names the pipeline
+	lags     lags
+	metrics  *telemetry.Consumers // nil: none are shown
+	unserve  func() error
 
 	mu         sync.Mutex
 	brokers    map[string]stream.Broker
 	registries map[[2]string]*client.Client
 }
 
-func newWiring(t *terminal, registry registryFlag, output outputFlag, doing string) *wiring {
-	return &wiring{
-		t: t, registry: registry, output: output, bar: t.progress(doing, 0),
+func newWiring(t *terminal, registry registryFlag, output outputFlag, metrics metricsFlag, doing string) (*wiring, error) {
+	w := &wiring{
+		t: t, registry: registry, output: output,
 		brokers: map[string]stream.Broker{}, registries: map[[2]string]*client.Client{},
 	}
+	var err error
+	if w.metrics, w.unserve, err = metrics.open(t); err != nil {
+		return nil, err
+	}
+	w.bar = t.progress(doing, 0)
+	w.bar.note = w.lags.String
+	return w, nil
 }
 
 // close closes the connections, once no pipeline runs.
 func (w *wiring) close() error {
 	w.bar.stop()
-	var errs []error
+	errs := []error{w.unserve()}
 	for _, c := range w.registries {
 		errs = append(errs, c.Close())
 	}
@@ -246,13 +262,14 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
 		return err
 	}
 	j.byKey = p.Batch.Keys > 0
+	j.policy = &policy
+	seen := watch{t: w.t, bar: w.bar, log: log}
+	j.hooks = seen.hooks()
 	policy.Flushed = func(f microbatch.Flush) {
 		log.Info("batch", "topic", f.Topic, "partition", f.Partition, "first", f.First, "last", f.Last, "records", f.Records,
 			"bytes", f.Bytes, "cause", f.Cause, "gathered", f.Gathered, "took", f.Took, "error", f.Err)
 	}
-	j.policy = &policy
-	seen := watch{t: w.t, bar: w.bar, log: log}
-	j.hooks = seen.hooks()
+	defer w.measure(ctx, p, broker, &j)()
 	err = runJob(ctx, broker, reg, j)
 	if !w.several {
 		w.bar.stop()
@@ -267,6 +284,53 @@ func goal(s pipelines.Sink) string {
 		return shown(s.URL)
 	}
 	return "table " + s.Table + " of " + shown(s.URL)
+}
+
+// measure has what a job does measured, until the function that it returns is
+// called.
+func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker stream.Broker, j *job) (end func()) {
+	if w.metrics == nil && !w.t.live {
+		return func() {}
+	}
+	behind := newLag(j.topic)
+	w.lags.add(behind)
+	if j.owner != nil {
+		j.owner = followed{j.owner, behind}
+	}
+	settled := j.hooks.Settled
+	j.hooks.Settled = func(b consumers.Batch, took time.Duration) {
+		behind.settled(b)
+		settled(b, took)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	wait.Go(func() { behind.follow(ctx, broker, func() { w.bar.add(0) }) })
+	end = func() {
+		cancel()
+		wait.Wait()
+		w.lags.remove(behind)
+	}
+	if w.metrics == nil {
+		return end
+	}
+	m := w.metrics.Of(p.Name, behind.partitions)
+	flushed, retry, deadLetter := j.policy.Flushed, j.hooks.Retry, j.hooks.DeadLetter
+	j.policy.Flushed = func(f microbatch.Flush) {
+		m.Flushed(string(f.Cause), f.Records, f.Bytes, f.Gathered, f.Took, f.Err)
+		flushed(f)
+	}
+	j.hooks.Retry = func(what string, attempt int, wait time.Duration, err error) {
+		m.Retry(what)
+		retry(what, attempt, wait, err)
+	}
+	j.hooks.DeadLetter = func(r stream.Record, why *consumers.Reason) {
+		m.DeadLetter(string(why.Code))
+		deadLetter(r, why)
+	}
+	return func() {
+		end()
+		m.Close()
+	}
 }
 
 // open opens a pipeline's sink, and says in a word or two what it is.

@@ -104,6 +104,7 @@ type bar struct {
 	label string
 	total int64          // 0: not known
 	part  func() float64 // where the total is not known, how much is done, from 0 to 1; may be nil
+	note  func() string  // where the total is not known, what else to say; may be nil
 	start time.Time
 	done  int64
 	last  time.Time
@@ -170,6 +171,9 @@ func (b *bar) draw(n int64) {
 		fmt.Fprintf(b.t.err, "\r\x1b[K  %s [%s%s] %s of %s%s", b.label,
 			strings.Repeat("=", full), strings.Repeat(" ", width-full), count(n), count(b.total), rate)
 	} else {
+		if b.note != nil {
+			rate += "  " + b.note()
+		}
 		fmt.Fprintf(b.t.err, "\r\x1b[K  %s %s%s", b.label, count(n), rate)
 	}
 	b.drawn = true
