@@ -184,7 +184,10 @@ func work(ctx context.Context, root, tree string, files []string, queue <-chan [
 		return err
 	}
 	for group := range queue {
-		passes := map[string]result{} // by command, without a mutant
+		passes, err := together(ctx, tree, group, limit)
+		if err != nil {
+			return err
+		}
 		for _, m := range group {
 			began := time.Now()
 			sound, known := passes[m.test]
@@ -209,6 +212,37 @@ func work(ctx context.Context, root, tree string, files []string, queue <-chan [
 		}
 	}
 	return nil
+}
+
+var simple = regexp.MustCompile(`^(go test \S+) -run '?([^' ]+)'? (-count=1.*)$`)
+
+// together runs the commands of a group without a mutant, as one where only what
+// -run names differs, and returns those that passed so. The others are yet to be run one by one.
+func together(ctx context.Context, tree string, group []mutant, limit time.Duration) (map[string]result, error) {
+	patterns, commands := map[string][]string{}, map[string][]string{}
+	for _, m := range group {
+		parts := simple.FindStringSubmatch(m.test)
+		if parts == nil {
+			continue
+		}
+		if alike := parts[1] + " " + parts[3]; !slices.Contains(commands[alike], m.test) {
+			patterns[alike] = append(patterns[alike], parts[2])
+			commands[alike] = append(commands[alike], m.test)
+		}
+	}
+	passes := map[string]result{}
+	for alike, several := range commands {
+		if len(several) < 2 {
+			continue
+		}
+		all := fmt.Sprintf("%s -run '%s'", alike, strings.Join(patterns[alike], "|"))
+		if r := test(ctx, tree, all, limit*time.Duration(len(several))); r.passed {
+			for _, command := range several {
+				passes[command] = r
+			}
+		}
+	}
+	return passes, ctx.Err()
 }
 
 // attempts is how often a test may try to find a defect: some draw their cases
@@ -310,7 +344,7 @@ func test(ctx context.Context, tree, command string, limit time.Duration) result
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
 	cmd.Dir = tree
 	// A test that hangs is stopped by go test itself, and has then failed.
-	cmd.Env = append(os.Environ(), fmt.Sprintf("GOFLAGS=%s -v -timeout=%s", os.Getenv("GOFLAGS"), limit/2))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("GOFLAGS=%s -v -vet=off -failfast -timeout=%s", os.Getenv("GOFLAGS"), limit/2))
 	if strings.Contains(command, " -race ") {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
 	}

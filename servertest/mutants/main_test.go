@@ -29,7 +29,7 @@ diff --git a/a.go b/a.go
 
 func TestRun(t *testing.T) {
 	const one = "func one() int { return 1 }"
-	const test = "go test . -run TestOne"
+	const test = "go test . -run TestOne -count=1"
 	// A file more, in which the one function of a.go is declared again.
 	const added = `# test: go test . -run TestOne
 # why: what a mutant adds must be gone after it
@@ -63,7 +63,7 @@ func TestBroken(t *testing.T)  { t.Error("wrong") }
 		"testdata/mutants/add.patch":     added,
 		"testdata/mutants/kill.patch":    patch(test, one, "func one() int { return 2 }"),
 		"testdata/mutants/crash.patch":   patch(test, one, `func one() int { panic("no") }`),
-		"testdata/mutants/live.patch":    patch("go test . -run TestNothing", one, "func one() int { return 2 }"),
+		"testdata/mutants/live.patch":    patch("go test . -run TestNothing -count=1", one, "func one() int { return 2 }"),
 		"testdata/mutants/compile.patch": patch(test, one, "func one() int { return true }"),
 		"testdata/mutants/old.patch":     patch(test, "func two() int { return 2 }", one),
 		"testdata/mutants/empty.patch":   patch("go test . -run TestAbsent", one, "func one() int { return 2 }"),
