@@ -192,13 +192,13 @@ func work(ctx context.Context, root, tree string, files []string, queue <-chan [
 			began := time.Now()
 			sound, known := passes[m.test]
 			if !known {
-				sound = test(ctx, tree, m.test, limit)
+				sound = test(ctx, tree, m.test, limit, limit/2)
 				passes[m.test] = sound
 			}
 			v := verdict{mutant: m, text: "FAILS ANYWAY", output: sound.output}
 			if sound.passed {
 				var err error
-				if v, err = judge(ctx, tree, m, limit); err != nil {
+				if v, err = judge(ctx, tree, m, limit, patience(sound.took, limit)); err != nil {
 					return fmt.Errorf("%s: %w", m.patch, err)
 				}
 			} else if sound.empty {
@@ -236,7 +236,8 @@ func together(ctx context.Context, tree string, group []mutant, limit time.Durat
 			continue
 		}
 		all := fmt.Sprintf("%s -run '%s'", alike, strings.Join(patterns[alike], "|"))
-		if r := test(ctx, tree, all, limit*time.Duration(len(several))); r.passed {
+		most := limit * time.Duration(len(several))
+		if r := test(ctx, tree, all, most, most/2); r.passed {
 			for _, command := range several {
 				passes[command] = r
 			}
@@ -251,7 +252,7 @@ const attempts = 3
 
 // judge applies m, runs its command and takes m out again. An error means that
 // the tree could not be brought back.
-func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (verdict, error) {
+func judge(ctx context.Context, tree string, m mutant, limit, patience time.Duration) (verdict, error) {
 	restore, err := snapshot(ctx, tree, m.patch)
 	if err == nil {
 		_, err = gitApply(ctx, tree, m.patch)
@@ -259,9 +260,9 @@ func judge(ctx context.Context, tree string, m mutant, limit time.Duration) (ver
 	if err != nil {
 		return verdict{mutant: m, text: "DOES NOT APPLY", output: err.Error()}, nil //nolint:nilerr // it is the verdict
 	}
-	r := test(ctx, tree, m.test, limit)
+	r := test(ctx, tree, m.test, limit, patience)
 	for again := 1; r.passed && again < attempts; again++ {
-		r = test(ctx, tree, m.test, limit)
+		r = test(ctx, tree, m.test, limit, patience)
 	}
 	if err := restore(); err != nil {
 		return verdict{}, fmt.Errorf("take it out again: %w", err)
@@ -329,6 +330,7 @@ type result struct {
 	unbuilt bool
 	late    bool
 	output  string
+	took    time.Duration
 }
 
 var (
@@ -337,21 +339,28 @@ var (
 	unbuilt = regexp.MustCompile(`(?m)^FAIL\s.*\[(build|setup) failed\]$`)
 )
 
-// test runs command in tree with a time limit.
-func test(ctx context.Context, tree, command string, limit time.Duration) result {
+// patience is how long tests may run that took so long when all was well, builds
+// apart: one that a defect makes wait for ever is not waited for much longer.
+func patience(took, limit time.Duration) time.Duration {
+	return min(limit/2, 30*time.Second+3*took)
+}
+
+// test runs command in tree with a time limit, and one for the tests alone.
+func test(ctx context.Context, tree, command string, limit, patience time.Duration) (r result) {
+	defer func(began time.Time) { r.took = time.Since(began) }(time.Now())
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
 	cmd.Dir = tree
 	// A test that hangs is stopped by go test itself, and has then failed.
-	cmd.Env = append(os.Environ(), fmt.Sprintf("GOFLAGS=%s -v -vet=off -failfast -timeout=%s", os.Getenv("GOFLAGS"), limit/2))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("GOFLAGS=%s -v -vet=off -failfast -timeout=%s", os.Getenv("GOFLAGS"), patience))
 	if strings.Contains(command, " -race ") {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()
-	r := result{output: string(out)}
+	r.output = string(out)
 	switch {
 	case ctx.Err() != nil:
 		r.late = true
