@@ -56,6 +56,8 @@ type Change struct {
 	// Fix is what to do about it; Mechanical that Mend can.
 	Fix        string `json:"fix,omitempty"`
 	Mechanical bool   `json:"mechanical,omitempty"`
+	// Mends are the directions of Breaks in which Mend leaves nothing of it.
+	Mends []registry.Direction `json:"mends,omitempty"`
 
 	change *schemas.Change // nil where no kind of change says it
 	edits  []edit          // what Mend does
@@ -114,7 +116,7 @@ func (c Checker) Diff(before, after Side, p registry.Policy) ([]Change, error) {
 	for i := range w.changes {
 		w.advise(&w.changes[i])
 	}
-	w.mend(after.Source)
+	w.mend(before.Source, after.Source)
 	return w.changes, nil
 }
 

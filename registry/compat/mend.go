@@ -16,21 +16,57 @@ import (
 	"penstock/schemas"
 )
 
-// edit puts text in the place of a part of another.
+// edit puts text in the place of a part of another, or a name into a list or out
+// of it.
 type edit struct {
 	start, end int
 	text       string
+	list       *nameList
+	add, drop  string
+}
+
+// nameList is a list of names in a text, which several edits change.
+type nameList struct {
+	start, end int
+	before     string // what stands before it, where there is none yet
+	items      []string
+}
+
+// edited is the list after edits of it, the others left out.
+func (l *nameList) edited(all []edit) edit {
+	items := l.items
+	for _, e := range all {
+		switch {
+		case e.list != l:
+		case e.drop != "":
+			items = slices.DeleteFunc(slices.Clone(items), func(s string) bool { return s == e.drop })
+		case !slices.Contains(items, e.add):
+			items = append(slices.Clone(items), e.add)
+		}
+	}
+	text, _ := json.Marshal(append([]string{}, items...))
+	return edit{start: l.start, end: l.end, text: l.before + strings.ReplaceAll(string(text), `","`, `", "`)}
 }
 
 // Mend returns the new schema's text with what is mechanical among the changes
 // mended: in Avro a default and null for a field that is new, an alias for a
 // field or type that has a new name; in Protobuf the reservation of what is
-// gone. text is that of the side that Diff was given, and changes are Diff's, or
+// gone; in JSON Schema a property that is put back, and what is required put in
+// or taken out of the list of that. text is that of the side that Diff was given, and changes are Diff's, or
 // some of them. How the rest is written stays as it is.
 func Mend(text string, changes []Change) string {
-	var all []edit
+	var found, all []edit
 	for _, c := range changes {
-		all = append(all, c.edits...)
+		found = append(found, c.edits...)
+	}
+	lists := map[*nameList]bool{}
+	for _, e := range found {
+		if e.list == nil {
+			all = append(all, e)
+		} else if !lists[e.list] {
+			lists[e.list] = true
+			all = append(all, e.list.edited(found))
+		}
 	}
 	slices.SortStableFunc(all, func(a, b edit) int { return a.start - b.start })
 	var out strings.Builder
@@ -48,7 +84,7 @@ func Mend(text string, changes []Change) string {
 }
 
 // mend finds the edits that mend the changes, and marks those that have some.
-func (w *diffWalk) mend(source registry.Schema) {
+func (w *diffWalk) mend(before, source registry.Schema) {
 	var find func(c *Change) []edit
 	for i := range w.changes {
 		c := &w.changes[i]
@@ -56,10 +92,12 @@ func (w *diffWalk) mend(source registry.Schema) {
 			continue
 		}
 		if find == nil {
-			find = w.mender(source.Schema)
+			find = w.mender(before.Schema, source.Schema)
 		}
 		c.edits = find(c)
-		c.Mechanical = len(c.edits) > 0
+		if c.Mechanical = len(c.edits) > 0; c.Mechanical && w.language == schemas.Avro {
+			c.Mends = []registry.Direction{registry.Backward}
+		}
 	}
 }
 
@@ -74,11 +112,11 @@ func (w *diffWalk) mendable(c *Change) bool {
 	case schemas.Protobuf:
 		return c.has(schemas.FieldRemoved) && c.change.New.Up == nil && c.Severity == registry.SeverityWarning
 	default:
-		return false
+		return len(c.Breaks) > 0
 	}
 }
 
-func (w *diffWalk) mender(text string) func(c *Change) []edit {
+func (w *diffWalk) mender(before, text string) func(c *Change) []edit {
 	none := func(*Change) []edit { return nil }
 	if w.language == schemas.Protobuf {
 		file, err := parser.Parse("", strings.NewReader(text), reporter.NewHandler(nil))
@@ -90,6 +128,14 @@ func (w *diffWalk) mender(text string) func(c *Change) []edit {
 	root, err := schemas.ReadJSON(text, schemas.JSONOptions{LastWins: true})
 	if err != nil {
 		return none // it has comments
+	}
+	if w.language == schemas.JSON {
+		old, err := schemas.ReadJSON(before, schemas.JSONOptions{LastWins: true})
+		if err != nil {
+			return none
+		}
+		m := jsonMender{paths: w.new, old: old, before: before, root: root, text: text, required: map[*schemas.JSONNode]*nameList{}}
+		return m.mend
 	}
 	return func(c *Change) []edit { return mendAvro(root, text, c) }
 }
@@ -107,7 +153,7 @@ func reserve(file *ast.FileNode, c *Change) []edit {
 	if file.NodeInfo(message.OpenBrace).End().Line == file.NodeInfo(message.CloseBrace).Start().Line {
 		words = fmt.Sprintf(" reserved %d;", f.Number)
 	}
-	return []edit{{at, at, words}}
+	return []edit{{start: at, end: at, text: words}}
 }
 
 func mendAvro(root *schemas.JSONNode, text string, c *Change) []edit {
@@ -130,7 +176,7 @@ func mendAvro(root *schemas.JSONNode, text string, c *Change) []edit {
 	case n.Kind == schemas.Null || n.Kind == schemas.Union && n.Branches[0].Kind == schemas.Null:
 		return edits
 	case n.Kind != schemas.Union:
-		return append(edits, edit{typ.Offset, end(text, typ.Offset), `["null", ` + text[typ.Offset:end(text, typ.Offset)] + `]`})
+		return append(edits, edit{start: typ.Offset, end: end(text, typ.Offset), text: `["null", ` + text[typ.Offset:end(text, typ.Offset)] + `]`})
 	}
 	branches := []string{`"null"`}
 	for i, b := range typ.Items {
@@ -138,7 +184,7 @@ func mendAvro(root *schemas.JSONNode, text string, c *Change) []edit {
 			branches = append(branches, text[b.Offset:end(text, b.Offset)])
 		}
 	}
-	return append(edits, edit{typ.Offset, end(text, typ.Offset), "[" + strings.Join(branches, ", ") + "]"})
+	return append(edits, edit{start: typ.Offset, end: end(text, typ.Offset), text: "[" + strings.Join(branches, ", ") + "]"})
 }
 
 // member adds a member to an object, or a value to one that is a list.
@@ -154,14 +200,14 @@ func member(object *schemas.JSONNode, text, name, value string, list bool) []edi
 		if len(there.Items) > 0 {
 			value += ", "
 		}
-		return []edit{{at, at, value}}
+		return []edit{{start: at, end: at, text: value}}
 	}
 	if list {
 		value = "[" + value + "]"
 	}
 	at := end(text, object.Offset) - 1
 	at = len(strings.TrimRight(text[:at], " \t\r\n"))
-	return []edit{{at, at, fmt.Sprintf(", %q: %s", name, value)}}
+	return []edit{{start: at, end: at, text: fmt.Sprintf(", %q: %s", name, value)}}
 }
 
 // end is where the JSON value ends that begins at an offset.
