@@ -13,14 +13,14 @@ import (
 	"penstock/servertest"
 )
 
-// debian starts what the machine has as a package.
-func debian(name string, program func(dir string) (servertest.Program, error)) func(context.Context, string, string) (*process, string, error) {
+// debian starts what the machine has as a package, and is to be ended by a signal.
+func debian(name string, end syscall.Signal, program func(dir string) (servertest.Program, error)) func(context.Context, string, string) (*process, string, error) {
 	return func(_ context.Context, _, dir string) (*process, string, error) {
 		s, err := program(dir)
 		if err != nil {
 			return nil, "", err
 		}
-		p, err := launch(name, filepath.Join(dir, "log"), syscall.SIGKILL, s.Command())
+		p, err := launch(name, filepath.Join(dir, "log"), end, s.Command())
 		return p, s.Address, err
 	}
 }

@@ -51,10 +51,11 @@ type server struct {
 
 var fleet = []server{
 	{"kafka", servertest.KafkaEnv, startKafka, probeKafka},
-	{"postgres", servertest.PostgresEnv, startPostgres, probePostgres},
+	// SIGQUIT stops it without a checkpoint, which nobody will read.
+	{"postgres", servertest.PostgresEnv, debian("postgres", syscall.SIGQUIT, servertest.PostgreSQL), probePostgres},
 	{"nats", servertest.NATSEnv, startNATS, probeNATS},
-	{"mqtt", servertest.MQTTEnv, debian("mqtt", servertest.Mosquitto), probeMosquitto},
-	{"amqp", servertest.AMQPEnv, debian("amqp", servertest.RabbitMQ), probeRabbitMQ},
+	{"mqtt", servertest.MQTTEnv, debian("mqtt", syscall.SIGKILL, servertest.Mosquitto), probeMosquitto},
+	{"amqp", servertest.AMQPEnv, debian("amqp", syscall.SIGKILL, servertest.RabbitMQ), probeRabbitMQ},
 	{"avro", servertest.AvroEnv, findAvro, nil},
 	{"python", servertest.PythonEnv, python.find, nil},
 	{"node", servertest.NodeEnv, node.find, nil},

@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,124 +24,6 @@ import (
 	"penstock/servertest"
 	"penstock/stream"
 )
-
-// proxy stands between a sink and its server. What a COMMIT comes to is up to
-// the test.
-type proxy struct {
-	address string
-	mu      sync.Mutex
-	next    string // what becomes of the next COMMIT; see the constants
-	late    chan struct{}
-}
-
-const (
-	cutBefore = "cut before"        // the server never sees it
-	cutAfter  = "cut after"         // the server has carried it out, and nobody hears of it
-	cutLate   = "cut, and go later" // the server gets it when late is closed
-)
-
-func newProxy(t *testing.T, server string) *proxy {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{address: l.Addr().String()}
-	var wait sync.WaitGroup
-	var conns sync.Map
-	wait.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			backend, err := net.Dial("tcp", server)
-			if err != nil {
-				t.Error(err)
-				_ = client.Close()
-				continue
-			}
-			conns.Store(client, nil)
-			conns.Store(backend, nil)
-			wait.Go(func() { p.forward(client, backend) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		conns.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
-		wait.Wait()
-	})
-	return p
-}
-
-// forward copies both ways until either side ends, or a COMMIT is cut.
-func (p *proxy) forward(client, backend net.Conn) {
-	var wait sync.WaitGroup
-	var deaf atomic.Bool // the client is to hear nothing any more
-	answered := make(chan struct{}, 1)
-	wait.Go(func() {
-		buf := make([]byte, 1<<16)
-		for {
-			n, err := backend.Read(buf)
-			if err != nil {
-				_ = client.Close()
-				return
-			}
-			if deaf.Load() {
-				select {
-				case answered <- struct{}{}:
-				default:
-				}
-				continue
-			}
-			if _, err := client.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-	})
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := client.Read(buf)
-		if err != nil {
-			break
-		}
-		fault := ""
-		if bytes.Contains(buf[:n], []byte("COMMIT\x00")) {
-			p.mu.Lock()
-			fault, p.next = p.next, ""
-			p.mu.Unlock()
-		}
-		if fault != "" {
-			deaf.Store(true)
-		}
-		if fault == cutBefore {
-			break
-		}
-		if fault == cutLate {
-			_ = client.Close()
-			<-p.late
-		}
-		if _, err := backend.Write(buf[:n]); err != nil {
-			break
-		}
-		if fault != "" {
-			<-answered
-			break
-		}
-	}
-	_ = client.Close()
-	_ = backend.Close()
-	wait.Wait()
-}
-
-// through is the address of d by way of the proxy.
-func (p *proxy) through(t *testing.T, d database) string {
-	u, err := url.Parse(d.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = p.address
-	return u.String()
-}
 
 func host(t *testing.T, d database) string {
 	u, err := url.Parse(d.url)
@@ -197,15 +78,33 @@ func assign(t *testing.T, s *sqlsink.Sink) {
 // The answer to COMMIT is lost: nothing is doubled, nothing is missing, and
 // what took place is no failure.
 func TestLostCommit(t *testing.T) {
+	const (
+		cutBefore = "cut before"        // the server never sees it
+		cutAfter  = "cut after"         // the server has carried it out, and nobody hears of it
+		cutLate   = "cut, and go later" // the server gets it when late is closed
+	)
 	d := schema(t, servertest.Postgres(t))
 	p := newProxy(t, host(t, d))
 	s := open(t, p.through(t, d), sqlsink.Config{})
 	assign(t, s)
 	at := int64(0)
 	for i, fault := range []string{"", cutAfter, cutBefore, cutLate, cutAfter, cutLate, cutBefore} {
-		p.mu.Lock()
-		p.next, p.late = fault, make(chan struct{})
-		p.mu.Unlock()
+		late := make(chan struct{})
+		var of atomic.Pointer[session]
+		p.ask(func(s *session, m message) verdict {
+			if fault != "" && !m.server && m.is('Q', "COMMIT") && of.CompareAndSwap(nil, s) {
+				if fault == cutBefore {
+					return cut
+				}
+				if fault == cutLate {
+					_ = s.client.Close()
+					<-late
+				}
+			} else if m.server && of.Load() == s {
+				return cut
+			}
+			return pass
+		})
 		var watch sync.WaitGroup
 		if fault == cutLate {
 			watch.Go(func() { // the sink looks up its position, and has to wait for it
@@ -214,7 +113,7 @@ func TestLostCommit(t *testing.T) {
 						break
 					}
 				}
-				close(p.late)
+				close(late)
 			})
 		}
 		err := s.Write(t.Context(), rows(at, at+10))

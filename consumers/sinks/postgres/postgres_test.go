@@ -36,14 +36,20 @@ func schema(t testing.TB, server string) database {
 	q.Set("search_path", `"`+name+`"`)
 	q.Set("timezone", "UTC")
 	u.RawQuery = q.Encode()
-	conn, err := pgx.Connect(t.Context(), u.String())
+	d := database{url: u.String()}
+	d.connect(t)
+	d.Exec(t, `CREATE SCHEMA "`+name+`"`)
+	return d
+}
+
+func (d *database) connect(t testing.TB) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), d.url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	d := database{u.String(), conn}
-	d.Exec(t, `CREATE SCHEMA "`+name+`"`)
-	return d
+	d.conn = conn
 }
 
 func (d database) Open(ctx context.Context, c sqlsink.Config) (*sqlsink.Sink, error) {

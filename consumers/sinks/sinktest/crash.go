@@ -46,13 +46,9 @@ func Main(m *testing.M, open Opener) {
 // address, each killed (-9) at some moment and followed by the next, until one
 // reaches the end, and compares what they stored with the log.
 func Crash(t *testing.T, address string, rows Rows) {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	kills := 0
 	for done := false; !done; {
-		done = crash(t, exe, address)
+		done = crash(t, address)
 		if !done {
 			kills++
 		}
@@ -61,6 +57,12 @@ func Crash(t *testing.T, address string, rows Rows) {
 	if kills < 10 {
 		t.Errorf("killed %d times, want 10 or more", kills)
 	}
+	Whole(t, rows)
+}
+
+// Whole sees that each record of Crash's log is stored, once.
+func Whole(t *testing.T, rows Rows) {
+	t.Helper()
 	var want []Row
 	for p := range logPartitions {
 		for o := range int64(logEnd) {
@@ -72,11 +74,23 @@ func Crash(t *testing.T, address string, rows Rows) {
 	compare(t, want, rows(t))
 }
 
-// crash runs one child and kills it after it has settled a few batches. It
-// says whether the child came to its end before.
-func crash(t *testing.T, exe, address string) bool {
+// Child is a process that is yet to be started: it microbatches the log by a sink
+// that is opened at an address, and ends when all of it is stored. It writes a line
+// for each batch, "given back" for one that it could not store.
+func Child(t *testing.T, address string) *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), exe)
 	cmd.Env = append(os.Environ(), childEnv+"="+address)
+	return cmd
+}
+
+// crash runs one child and kills it after it has settled a few batches. It
+// says whether the child came to its end before.
+func crash(t *testing.T, address string) bool {
+	cmd := Child(t, address)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -132,7 +146,10 @@ func child(address string, open Opener) error {
 	}()
 	err = consumers.Run(ctx, batches, sink, consumers.Config{
 		Registry: registry{newLogSchema()},
-		Hooks:    consumers.Hooks{Settled: func(b consumers.Batch, _ time.Duration) { settled <- b }},
+		Hooks: consumers.Hooks{
+			Settled:   func(b consumers.Batch, _ time.Duration) { settled <- b },
+			GivenBack: func(consumers.Batch, error) { fmt.Println("given back") },
+		},
 	})
 	close(settled)
 	return errors.Join(err, batches.Close(), sink.Close())
