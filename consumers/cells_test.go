@@ -32,13 +32,13 @@ func (celledRegistry) Schema(context.Context, schemas.ID) (schemas.Schema, error
 	return celled{}, nil
 }
 
-// cellSink takes cells and looks at them for a while.
-type cellSink struct {
+// maybeCellSink takes cells and looks at them for a while.
+type maybeCellSink struct {
 	sinkFunc
 	cells bool
 }
 
-func (s cellSink) TakesCells() bool { return s.cells }
+func (s maybeCellSink) TakesCells() bool { return s.cells }
 
 // A sink gets its own record's cells for as long as it writes, and values where
 // there are no cells; a sink that wants none gets values.
@@ -84,7 +84,7 @@ func TestCells(t *testing.T) {
 					}
 				}
 			}
-			sink := cellSink{func(_ context.Context, b Batch) error {
+			sink := maybeCellSink{func(_ context.Context, b Batch) error {
 				check(b)
 				time.Sleep(time.Duration(b.First%7) * time.Millisecond) // of the bubble's time: others are decoded
 				check(b)
