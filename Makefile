@@ -12,7 +12,7 @@ FUZZTIME ?= 30s
 # alone needs C.
 export CGO_ENABLED := 0
 
-.PHONY: check fmt vet lint build test race mutants fuzz bench
+.PHONY: check fmt vet lint build test race mutants soak fuzz bench
 
 # The servers are started once, for race and mutants together.
 check: fmt vet lint build
@@ -47,6 +47,11 @@ race:
 # Every seeded defect must make its test fail.
 mutants:
 	$(SERVERS) go run ./servertest/mutants
+
+# A million rows from Kafka and from JetStream into PostgreSQL, by consumers that are
+# killed 200 times; hours.
+soak:
+	$(SERVERS) env PENSTOCK_SOAK_ROWS=1000000 PENSTOCK_SOAK_KILLS=200 go test ./cmd/penstock -run TestSoak -count=1 -v -timeout 6h
 
 # Each fuzz target for FUZZTIME. Commit what it finds in testdata/fuzz.
 fuzz:
