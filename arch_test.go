@@ -26,10 +26,13 @@ var mayImport = map[string][]string{
 	"schemas":            {},
 	"schemas/avro":       {"schemas", "github.com/twmb/avro"},
 	"schemas/jsonschema": {"schemas", "github.com/dlclark/regexp2", "github.com/santhosh-tekuri/jsonschema/v6", "golang.org/x/text"},
-	"schemas/protobuf":   {"schemas", "github.com/bufbuild/protocompile", "google.golang.org/protobuf"},
+	"schemas/protobuf":   {"schemas", "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go", "github.com/bufbuild/protocompile", "google.golang.org/protobuf"},
 	"schemas/samples":    {"schemas"},
 
-	"rules": {"schemas", "cel.dev/cel-go", "github.com/blues/jsonata-go"},
+	"rules": {
+		"schemas",
+		"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go", "buf.build/go/protovalidate", "cel.dev/cel-go", "github.com/blues/jsonata-go", "google.golang.org/protobuf",
+	},
 
 	"stream":                   {},
 	"stream/kafka":             {"stream", "stream/kafka/transaction", "github.com/twmb/franz-go"},

@@ -47,9 +47,11 @@ type part struct {
 	registered schemas.Registered
 	subject    string
 	rules      *rules.Set
-	frame      []byte        // what stands before the encoding
-	header     stream.Header // what names the schema in its place
-	err        error         // why there is no schema
+	// constraints are those of its text.
+	constraints *rules.Constraints
+	frame       []byte        // what stands before the encoding
+	header      stream.Header // what names the schema in its place
+	err         error         // why there is no schema
 }
 
 // What a batch may keep for the next call; a larger one is left to the
@@ -218,23 +220,28 @@ func (p *Producer) encodePart(ctx context.Context, b *batch, name targetName, t 
 
 // append appends the encoding of a value, as the rules for writing have it.
 func (p *part) append(ctx context.Context, dst []byte, v any, key bool) (_ []byte, err error) {
+	begin := len(dst)
 	if text, ok := v.(JSON); ok {
 		if p.rules == nil && !key { // keys that are equal are to be so in each spelling
-			return schemas.AppendText(p.registered.Schema, dst, text)
+			if dst, err = schemas.AppendText(p.registered.Schema, dst, text); err != nil {
+				return nil, err
+			}
+			return dst, p.constraints.Check(dst[begin:])
 		}
 		if v, err = schemas.ParseText(text); err != nil {
 			return nil, err
 		}
 	}
-	if p.rules == nil {
-		return p.registered.Schema.AppendEncode(dst, v)
+	if p.rules != nil {
+		if v, err = p.written(ctx, v); err != nil {
+			return nil, err
+		}
 	}
-	if v, err = p.written(ctx, v); err != nil {
-		return nil, err
-	}
-	begin := len(dst)
 	if dst, err = p.registered.Schema.AppendEncode(dst, v); err != nil {
 		return nil, err
+	}
+	if err := p.constraints.Check(dst[begin:]); err != nil || p.rules == nil {
+		return dst, err
 	}
 	return p.writtenPayload(ctx, dst, begin)
 }
@@ -273,7 +280,15 @@ func (p *Producer) fits(ctx context.Context, payload Framed) error {
 	if err != nil {
 		return misfit(fmt.Sprintf("an encoding under schema %d", header.ID), err)
 	}
-	return nil
+	where := framed{id: header.ID}
+	if m, ok := one.(schemas.Messages); ok {
+		where.message = fmt.Sprint(m.Indexes())
+	}
+	constraints, err := p.constraintsOf(where, schema, one)
+	if err != nil {
+		return fmt.Errorf("the constraints of schema %d cannot be run: %w", header.ID, err)
+	}
+	return schemas.Conceal(one.Model(), p.config.Sensitive, constraints.Check(body))
 }
 
 // NoSchemaError says that a topic's subject has no schema. It wraps
@@ -324,6 +339,12 @@ func (p *Producer) ask(ctx context.Context, name targetName, t *target, key bool
 	if err == nil && part.registered.Contract != nil {
 		if part.rules, err = p.rulesOf(subject, part.registered); err != nil {
 			part.asked, part.err = true, fmt.Errorf("topic %q: the rules of schema %d of subject %q cannot be run: %w", name.topic, part.registered.ID, subject, err)
+			return nil
+		}
+	}
+	if err == nil {
+		if part.constraints, err = p.constraintsOf(subject, part.registered.Schema, part.registered.Schema); err != nil {
+			part.asked, part.err = true, fmt.Errorf("topic %q: the constraints of schema %d of subject %q cannot be run: %w", name.topic, part.registered.ID, subject, err)
 			return nil
 		}
 	}

@@ -128,6 +128,8 @@ type Producer struct {
 	config    Config
 	batches   sync.Pool // of *batch
 	compiled  sync.Map  // from a subject to its *compiled rules
+	// constraints are from a subject, or the framed that bytes name, to its *constrained.
+	constraints sync.Map
 }
 
 // New returns a producer that publishes to publisher what fits the schemas in

@@ -34,6 +34,37 @@ func (p *Producer) rulesOf(subject string, r schemas.Registered) (*rules.Set, er
 	return set, nil
 }
 
+// constrained are the constraints of a schema.
+type constrained struct {
+	schema      schemas.Schema
+	constraints *rules.Constraints
+}
+
+// framed names a message of a schema, as bytes name it.
+type framed struct {
+	id      schemas.ID
+	message string // its indexes
+}
+
+// constraintsOf compiles the constraints of a message, unless they have been: of which
+// schema it is says where it is kept, and whole is what the registry returns for it.
+func (p *Producer) constraintsOf(where any, whole, message schemas.Schema) (*rules.Constraints, error) {
+	if _, ok := message.(schemas.Messages); !ok { // those of Protobuf
+		return nil, nil
+	}
+	if c, ok := p.constraints.Load(where); ok {
+		if c := c.(*constrained); c.schema == whole {
+			return c.constraints, nil
+		}
+	}
+	constraints, err := rules.ConstraintsOf(message)
+	if err != nil {
+		return nil, err
+	}
+	p.constraints.Store(where, &constrained{whole, constraints})
+	return constraints, nil
+}
+
 // ruleError is a *rules.Error that is a *schemas.ValueError as well.
 type ruleError struct {
 	rule *rules.Error

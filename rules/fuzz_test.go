@@ -3,9 +3,11 @@ package rules_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 
 	"penstock/rules"
+	"penstock/schemas"
 )
 
 // FuzzExpression: whatever an expression says, it is compiled and run within
@@ -48,6 +50,35 @@ func FuzzExpression(f *testing.F) {
 		}
 		if after, _ := json.Marshal(in); string(after) != string(before) {
 			t.Fatalf("the record that came in was changed to %s", after)
+		}
+	})
+}
+
+// FuzzConstraints looks at payloads: each passes or is a misfit.
+func FuzzConstraints(f *testing.F) {
+	c, s := constraintsOf(f, constrained)
+	for _, change := range []string{"", "id", "part"} {
+		v := fitting()
+		switch change {
+		case "id":
+			v["id"] = "x"
+		case "part":
+			v["part"] = fitting()
+		}
+		payload, err := s.AppendEncode(nil, v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(payload)
+	}
+	f.Add([]byte("\x3a\x08\x0a\x01\x6b\x0d\x01\x02\x03\x04"))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		err := c.Check(payload)
+		if err != nil && !errors.As(err, new(*schemas.ValueError)) {
+			t.Fatal(err)
+		}
+		if _, unread := s.Decode(payload); unread != nil && err == nil {
+			t.Fatalf("it passes, and cannot be read: %v", unread)
 		}
 	})
 }

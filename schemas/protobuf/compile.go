@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"github.com/bufbuild/protocompile"
 	"github.com/bufbuild/protocompile/ast"
 	"github.com/bufbuild/protocompile/linker"
@@ -28,6 +29,34 @@ import (
 //
 //go:embed imports
 var builtIn embed.FS
+
+// constraints is the file of Protovalidate's options, which may be imported without a
+// reference too. It is large, so that it is neither compiled nor made anew for each
+// schema, but taken from the code that its makers have generated of it.
+var constraints = validate.File_buf_validate_validate_proto
+
+// knownTo are the files that a file imports which need not be made anew.
+func knownTo(file linker.File, refs map[string]string) (*protoregistry.Files, error) {
+	known := &protoregistry.Files{}
+	if refs[constraints.Path()] != "" || find(file, constraints.Path(), map[string]bool{}) == nil {
+		return known, nil
+	}
+	return known, register(known, constraints)
+}
+
+// register adds a file and what it imports.
+func register(known *protoregistry.Files, file protoreflect.FileDescriptor) error {
+	for i := range file.Imports().Len() {
+		imported := file.Imports().Get(i).FileDescriptor
+		if _, err := known.FindFileByPath(imported.Path()); err == nil {
+			continue
+		}
+		if err := register(known, imported); err != nil {
+			return err
+		}
+	}
+	return known.RegisterFile(file)
+}
 
 // unit is a file to compile and what it may import.
 type unit struct {
@@ -123,6 +152,9 @@ func (u *unit) link(text string) (linker.File, error) {
 			return protocompile.SearchResult{AST: root}, nil
 		}
 		text, ok := u.refs[path]
+		if !ok && path == constraints.Path() {
+			return protocompile.SearchResult{Desc: constraints}, nil
+		}
 		if !ok {
 			b, err := builtIn.ReadFile("imports/" + path)
 			if err != nil {

@@ -43,7 +43,6 @@ import (
 	"github.com/bufbuild/protocompile/protoutil"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"penstock/schemas"
@@ -74,8 +73,8 @@ const (
 
 // Parse reads a file, as text or as a FileDescriptorProto in base64, its
 // imports from refs by the path that the import names, in either form. What
-// lies at google/protobuf, google/type and confluent is at hand. All together
-// are 2 MiB at most. The Schema is the file's first message, others by its
+// lies at google/protobuf, google/type and confluent, and buf/validate/validate.proto,
+// is at hand. All together are 2 MiB at most. The Schema is the file's first message, others by its
 // method Message. A file without messages is a schema that no value fits.
 func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err error) {
 	defer func() {
@@ -87,7 +86,11 @@ func (Format) Parse(text string, refs map[string]string) (_ schemas.Schema, err 
 	if err != nil {
 		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
 	}
-	descriptor, err := index(linked, &protoregistry.Files{})
+	known, err := knownTo(linked, refs)
+	if err != nil {
+		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
+	}
+	descriptor, err := index(linked, known)
 	if err != nil {
 		return nil, fmt.Errorf("parse Protobuf schema: %w", err)
 	}

@@ -468,6 +468,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(`import "google/protobuf/descriptor.proto"; message O { optional float f = 1; repeated O o = 2; extensions 5 to 9; } extend O { optional int32 e = 5; } extend google.protobuf.MessageOptions { optional O o = 5000; }
 		message A { option (o).f = 1e39; option (o).(e) = 0x10; option (o).o = { f: -.5 o: <> [e]: 7 }; enum E { reserved -1 to max; X = 017777; } }`, ``)
 	f.Add(`syntax = "proto3"; message A { repeated ME m = 1; message ME { option map_entry = true; string key = 1; A value = 2; } }`, ``)
+	f.Add(withConstraints, ``)
 	f.Add(`CgdkZWZhdWx0IhsKAUESFgoBbRgBIAMoCzILLkEuTUVudHJ5GgA=`, ``)
 	for _, text := range []string{everything, `message A { optional group G = 1 { optional bytes b = 1 [default = "\xff"]; } map<string, A> m = 2; }`} {
 		serialized, err := schemas.Text(parse(f, text), "serialized")
