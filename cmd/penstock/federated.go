@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"penstock/consumers"
 	"penstock/consumers/federated"
@@ -62,12 +63,15 @@ func (f trainingFlags) connect(ctx context.Context, t *terminal, do func(trainin
 // federatedAggregateCmd runs the aggregator.
 type federatedAggregateCmd struct {
 	trainingFlags
-	Clients  []string `required:"" placeholder:"NAME,…" help:"Who is expected in every round."`
-	Rounds   int64    `default:"10" placeholder:"N" help:"How many rounds there are (default ${default})."`
-	Strategy string   `default:"fedavg" placeholder:"NAME[:KEY=VALUE,…]" help:"What makes the next model of the updates (default ${default})."`
-	MaxNorm  float64  `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
-	Initial  string   `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
-	Sample   string   `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
+	Clients  []string      `required:"" placeholder:"NAME,…" help:"Who is expected in every round."`
+	Rounds   int64         `default:"10" placeholder:"N" help:"How many rounds there are (default ${default})."`
+	Quorum   int           `placeholder:"N" help:"End a round with N updates; with --deadline, no sooner than that. Default: those of all clients; with --deadline, 1."`
+	Deadline time.Duration `placeholder:"TIME" help:"End a round after TIME with the updates that there are; the rest are refused as late."`
+	Fraction float64       `placeholder:"0…1" help:"Ask this share of the clients in each round, drawn at random. Default: all."`
+	Strategy string        `default:"fedavg" placeholder:"NAME[:KEY=VALUE,…]" help:"What makes the next model of the updates (default ${default})."`
+	MaxNorm  float64       `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
+	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
+	Sample   string        `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
 	secureAggregateFlags
 }
 
@@ -104,8 +108,13 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm,
+			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction,
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
 			OnModel: func(m federated.Model) {
+				if m.Aborted != "" {
+					t.notef("round %d, attempt %d: %s", m.Round, m.Attempt+1, m.Aborted)
+					return
+				}
 				t.notef("model of round %d of %d: %d updates", m.Round, m.Rounds, len(m.Contributions))
 			},
 		})
@@ -115,12 +124,31 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		if !a.Model().Final() {
 			j := job{topic: c.updates(), group: group, sink: a, owner: a}
 			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v", why.Err) }
-			if err := finished(runJob(ctx, tr.broker, tr.reg, j)); err != nil {
+			if err := finished(aggregating(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })); err != nil {
 				return err
 			}
 		}
 		return c.show(t, a.Model())
 	})
+}
+
+// aggregating runs job, and beside it what ends rounds at their deadline. Whichever
+// ends first ends the other.
+func aggregating(ctx context.Context, a *federated.Aggregator, job func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan error, 1)
+	go func() {
+		err := a.Watch(ctx)
+		cancel()
+		watched <- err
+	}()
+	err := job(ctx)
+	cancel()
+	if watch := <-watched; errors.Is(watch, consumers.ErrStop) && (err == nil || errors.Is(err, context.Canceled)) {
+		return watch
+	}
+	return err
 }
 
 func (c *federatedAggregateCmd) initial() ([]federated.Tensor, error) {
@@ -219,7 +247,9 @@ func (t training) load(ctx context.Context) ([]federated.Model, error) {
 			return nil, fmt.Errorf("record %d of %q: %w", r.Offset, t.models(), err)
 		}
 		// After a lost answer a model may lie there twice, the same to the byte.
+		// So it does for another attempt at its round.
 		if n := len(models); n > 0 && models[n-1].Round == model.Round && models[n-1].Hash == model.Hash {
+			models[n-1] = model
 			continue
 		}
 		models = append(models, model)
@@ -232,20 +262,31 @@ func (t training) load(ctx context.Context) ([]federated.Model, error) {
 
 // modelRow is a model in a line.
 type modelRow struct {
-	Round    int64   `json:"round"`
-	Rounds   int64   `json:"rounds"`
-	Hash     string  `json:"hash"`
-	Strategy string  `json:"strategy"`
-	Updates  int     `json:"updates"`
-	Samples  int64   `json:"samples"`
-	Largest  float64 `json:"largest_norm"`
-	From     string  `json:"largest_norm_of,omitempty"`
+	Round    int64      `json:"round"`
+	Rounds   int64      `json:"rounds"`
+	Hash     string     `json:"hash"`
+	Strategy string     `json:"strategy"`
+	Updates  int        `json:"updates"`
+	Samples  int64      `json:"samples"`
+	Largest  float64    `json:"largest_norm"`
+	From     string     `json:"largest_norm_of,omitempty"`
+	Closed   string     `json:"closed,omitempty"` // why the round before ended
+	Asked    int        `json:"asked"`
+	Quorum   int64      `json:"quorum,omitempty"`
+	Deadline *time.Time `json:"deadline,omitempty"`
+	Attempt  int32      `json:"attempt"`
+	Aborted  string     `json:"aborted,omitempty"`
 	// Accuracy is that of a classifier of the sample digits, on all of them.
 	Accuracy *float64 `json:"accuracy,omitempty"`
 }
 
 func rowOf(m federated.Model) modelRow {
-	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy, Updates: len(m.Contributions)}
+	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy, Updates: len(m.Contributions),
+		Closed: m.Closed, Asked: len(m.Asked()), Quorum: m.Quorum, Attempt: m.Attempt, Aborted: m.Aborted}
+	if m.Deadline > 0 {
+		deadline := time.UnixMilli(m.Deadline).UTC()
+		row.Deadline = &deadline
+	}
 	for _, c := range m.Contributions {
 		row.Samples += c.Samples
 		if c.Norm > row.Largest {
@@ -268,6 +309,12 @@ func (f trainingFlags) show(t *terminal, m federated.Model) error {
 	text := fmt.Sprintf("round %d of %d  model %s  %s", row.Round, row.Rounds, row.Hash, row.Strategy)
 	if row.Updates > 0 {
 		text += fmt.Sprintf("  %d updates of %s examples, the furthest %.4g by %s", row.Updates, count(row.Samples), row.Largest, row.From)
+	}
+	if row.Closed == federated.ByQuorum || row.Closed == federated.ByDeadline {
+		text += "  closed by " + row.Closed
+	}
+	if row.Attempt > 0 {
+		text += fmt.Sprintf("  attempt %d at its round: %s", row.Attempt+1, row.Aborted)
 	}
 	if row.Accuracy != nil {
 		text += fmt.Sprintf("  accuracy on the sample digits %.3f", *row.Accuracy)

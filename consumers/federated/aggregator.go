@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"penstock/consumers"
 	"penstock/consumers/federated/kernels"
@@ -27,11 +29,17 @@ type Config struct {
 	// Group names the aggregator to the broker: the last model is read by
 	// group Group-models.
 	Group string
-	// Clients are expected in every round: a round ends when the update of
-	// each has arrived.
-	Clients []string
-	Rounds  int64
-	Initial []Tensor // the parameters that round 0 starts from
+	// Clients take part: a round asks all of them for an update, or with Fraction
+	// as many of them, drawn anew for each round. It ends when all have answered.
+	Clients  []string
+	Fraction float64 // above 0 and up to 1; 0 is 1
+	// Quorum is how many updates are enough: without a Deadline the round ends
+	// with them, and with one, when that has passed. Fewer mean another attempt at
+	// the round. 0 is all clients, and with a Deadline 1.
+	Quorum   int
+	Deadline time.Duration // of a round, 0 being none; needs Watch to run
+	Rounds   int64
+	Initial  []Tensor // the parameters that round 0 starts from
 	// Strategy makes the next model of the updates of a round, as
 	// strategies.Parse reads it; empty is "fedavg". It is not to be fedbuff,
 	// which has no rounds. For scaffold the second half of the parameters are
@@ -47,6 +55,7 @@ type Config struct {
 	// OnModel is called with each model that is on the topic, and first of all
 	// by Open with the one it starts from. It holds up the aggregator.
 	OnModel func(Model)
+	Now     func() time.Time // nil is time.Now
 }
 
 // Aggregator makes models of updates. It is a consumers.Sink and a stream.Owner.
@@ -59,7 +68,9 @@ type Aggregator struct {
 	base    []float32       // the model's values
 	parts   map[int32]*part // of the partitions that are claimed
 	arrived map[string]bool // the clients that are counted in this round
-	unsure  bool            // whether the next model is on the topic, after a failed publish
+	pending *Model          // what the round has ended with, until it is on the topic
+	unsure  bool            // whether that is on the topic, after a failed publish
+	changed chan struct{}   // closed when there is another model
 }
 
 // part is a claimed partition and the share of the round that came from it.
@@ -80,7 +91,10 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open aggregator: %w", err)
 	}
-	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{})}
 	last, found, err := a.last(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read last model: %w", err)
@@ -97,6 +111,9 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 			Strategy:   strategy.String(),
 			State:      strategies.State{},
 			Parameters: config.Initial,
+		}
+		if last, err = a.opened(last); err != nil {
+			return nil, err
 		}
 		if err := a.publish(ctx, last); err != nil {
 			return nil, err
@@ -129,7 +146,20 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if !(c.MaxNorm >= 0) {
 		return nil, fmt.Errorf("expected a largest norm of 0 or more, found %v", c.MaxNorm)
 	}
-	return s, enough(s, len(c.Clients))
+	if c.Fraction < 0 || c.Fraction > 1 || math.IsNaN(c.Fraction) {
+		return nil, fmt.Errorf("expected a fraction of the clients above 0 and up to 1, found %v", c.Fraction)
+	}
+	fewest := c.asks()
+	if c.Quorum < 0 || c.Quorum > fewest {
+		return nil, fmt.Errorf("expected a quorum from 1 to %d, as many as a round asks, found %d", fewest, c.Quorum)
+	}
+	if c.Deadline < 0 {
+		return nil, fmt.Errorf("expected a deadline above 0, found %v", c.Deadline)
+	}
+	if c.Quorum > 0 || c.Deadline > 0 {
+		fewest = max(1, c.Quorum)
+	}
+	return s, enough(s, fewest)
 }
 
 // accepts says why m does not belong to the training.
@@ -157,10 +187,15 @@ func (a *Aggregator) Model() Model {
 // adopt begins the round of a model that is on the topic. What went into the
 // model is dealt with, even where it was not read under this claim.
 func (a *Aggregator) adopt(m Model) {
-	a.model, a.base, a.unsure = m, flat(m.Parameters), false
-	clear(a.arrived)
-	for _, p := range a.parts {
-		p.partial = partial{}
+	same := m.Round == a.model.Round && m.Hash == a.model.Hash // another attempt
+	a.model, a.base, a.pending, a.unsure = m, flat(m.Parameters), nil, false
+	close(a.changed)
+	a.changed = make(chan struct{})
+	if !same {
+		clear(a.arrived)
+		for _, p := range a.parts {
+			p.partial = partial{}
+		}
 	}
 	for _, position := range m.Positions {
 		if p := a.parts[position.Partition]; p != nil && (!p.begun || p.next < position.Next) {
@@ -237,7 +272,7 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	}
 	// A round that could not be ended comes first: its model may be on the
 	// topic, and b may hold what clients made of it.
-	if err := a.endRound(ctx); err != nil {
+	if err := a.endRound(ctx, false); err != nil {
 		return err
 	}
 	var refused stream.BatchError
@@ -273,7 +308,7 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 		p.next = b.Next
 	}
 	p.begun, p.fresh = true, false
-	return a.endRound(ctx)
+	return a.endRound(ctx, false)
 }
 
 // judge reads an update, and returns a *Refusal if it does not count. here are
@@ -294,12 +329,16 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, e
 		return refuse(UnknownClient, "the training does not expect this client")
 	case a.model.Final():
 		return refuse(Late, "the training is finished")
+	case u.Round == round-1 && a.model.Closed == ByDeadline:
+		return refuse(Late, "round %d is in progress: the one before ended by its deadline, with %d updates", round, len(a.model.Contributions))
 	case u.Round < round:
 		return refuse(Late, "round %d is in progress", round)
 	case u.Round > round:
 		return refuse(Ahead, "round %d is in progress", round)
 	case u.Base != a.model.Hash:
 		return refuse(WrongBase, "expected one trained from model %v, found %v; read the models topic", a.model.Hash, u.Base)
+	case !slices.Contains(a.model.Asked(), u.Client):
+		return refuse(NotSampled, "this round asks %d of %d clients, and not this one", len(a.model.Sample), len(a.model.Clients))
 	case a.arrived[u.Client] || here[u.Client]:
 		return refuse(Duplicate, "the client's first update of this round is counted")
 	case errors.Is(err, errNotFinite):
@@ -324,30 +363,46 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, e
 	return u, nil
 }
 
-// endRound publishes the mean of the round once it is complete, unless the next
-// model is on the topic already.
-func (a *Aggregator) endRound(ctx context.Context) error {
+// endRound publishes the next model once the round closes, unless it is on the
+// topic already.
+func (a *Aggregator) endRound(ctx context.Context, expired bool) error {
+	if a.pending == nil {
+		m, ended, err := a.outcome(expired)
+		if err != nil || !ended {
+			return err
+		}
+		a.pending = &m
+	}
 	if a.unsure {
 		last, _, err := a.last(ctx)
 		switch {
 		case err != nil:
 			return fmt.Errorf("read last model: %w", err)
-		case last.Round > a.model.Round:
+		case last.newer(a.model):
 			return a.begin(last)
 		}
 	}
-	if len(a.arrived) < len(a.config.Clients) {
-		return nil
-	}
-	next, err := a.next()
-	if err != nil {
-		return err
-	}
 	a.unsure = true
-	if err := a.publish(ctx, next); err != nil {
+	if err := a.publish(ctx, *a.pending); err != nil {
 		return err
 	}
-	return a.begin(next)
+	return a.begin(*a.pending)
+}
+
+// outcome is what the round ends with; ended is false while it goes on. It is made
+// once: what is published again is what was.
+func (a *Aggregator) outcome(expired bool) (m Model, ended bool, err error) {
+	if closed := a.closes(expired); closed != "" {
+		if m, err = a.next(); err == nil {
+			m.Closed = closed
+			m, err = a.opened(m)
+		}
+	} else if expired {
+		m, err = a.again()
+	} else {
+		return m, false, nil
+	}
+	return m, true, err
 }
 
 // begin adopts m and ends the run if m is final.

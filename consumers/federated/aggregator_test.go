@@ -423,7 +423,7 @@ func (s *simulation) expected() []Model {
 	next := map[int32]int64{}
 	for round := range c.Rounds {
 		last := models[round]
-		m := Model{Round: round + 1, Rounds: c.Rounds, Base: last.Hash, Clients: c.Clients, Strategy: last.Strategy, State: last.State.Clone()}
+		m := Model{Round: round + 1, Rounds: c.Rounds, Base: last.Hash, Clients: c.Clients, Strategy: last.Strategy, State: last.State.Clone(), Closed: Complete}
 		seen := map[string]bool{}
 		var totals strategies.Totals
 		var all rows
@@ -502,6 +502,7 @@ func (s *simulation) update(c Contribution) (Update, error) {
 // What a model is made of cannot be changed without notice.
 func TestRecomputeTells(t *testing.T) {
 	base := someModel(0)
+	base.Clients = []string{"c0", "c1", "c2"}
 	base.Strategy, base.State = "fedavgm:rate=1,momentum=0.5", strategies.State{}
 	s, err := strategies.Parse(base.Strategy)
 	if err != nil {

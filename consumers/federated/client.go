@@ -77,6 +77,9 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 	if !slices.Contains(m.Clients, c.config.Name) {
 		return fmt.Errorf("the training does not expect client %q: %w", c.config.Name, consumers.ErrStop)
 	}
+	if !slices.Contains(m.Asked(), c.config.Name) {
+		return nil // others are asked in this round
+	}
 	if c.update != nil && m.Round < c.update.Round {
 		return nil // a model that came twice
 	}

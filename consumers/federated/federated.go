@@ -12,9 +12,12 @@
 //
 // # What holds
 //
-// Which updates a model is made of, and the order in which they are added, is a
-// function of the log alone: of each client the first valid update of the
-// round, by partition and, within it, by offset. What a strategy keeps from round
+// Where all clients have to answer, which updates a model is made of is a function
+// of the log alone: of each client the first valid update of the round. Where a
+// quorum or a deadline may end a round, the decision is made once and lies on the
+// log with the model that it led to, in one record: the updates, where they lie, and
+// why no more were waited for. Either way they are added by partition and, within
+// it, by offset. What a strategy keeps from round
 // to round is part of the model. So an aggregator that is killed
 // at any instant and started again publishes the same models, byte for byte,
 // and one that was published already is not published again. Only where the
@@ -61,6 +64,7 @@ const (
 	Late          Reason = "late"           // its round is over
 	Ahead         Reason = "ahead"          // its round has not begun
 	WrongBase     Reason = "wrong-base"     // it was trained from another model
+	NotSampled    Reason = "not-sampled"    // the round asks other clients
 	Duplicate     Reason = "duplicate"      // the client has been counted in this round
 	WrongShape    Reason = "wrong-shape"    // its parameters are not those of the model
 	NotFinite     Reason = "not-finite"     // it holds NaN or an infinity

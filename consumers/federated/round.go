@@ -126,6 +126,9 @@ func Recompute(base, next Model, update func(Contribution) (Update, error)) erro
 		if u.Client != c.Client || u.Samples != c.Samples || u.Round != base.Round || u.Base != base.Hash || seen[u.Client] {
 			return fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
 		}
+		if !slices.Contains(base.Asked(), u.Client) {
+			return fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
+		}
 		seen[u.Client] = true
 		if err := sameShape(u.Parameters, base.Parameters); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)

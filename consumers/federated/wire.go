@@ -38,6 +38,15 @@ type Model struct {
 	Strategy      string // what makes the models, as strategies.Parse reads it
 	State         strategies.State
 	Parameters    []Tensor
+
+	// Of the round that starts from the model.
+	Sample   []string // who is asked, where those are not all Clients
+	Quorum   int64    // how many updates are enough; 0 is all
+	Deadline int64    // Unix milliseconds; 0 is none
+	Attempt  int32    // at this round, counted from 0
+	Aborted  string   // why the attempt before came to nothing
+	// Closed is why the round before ended: Complete, ByQuorum, or ByDeadline.
+	Closed string
 }
 
 // Final says that m is the result: no round starts from it.
@@ -79,6 +88,12 @@ func (m Model) value() map[string]any {
 		"base":       nil,
 		"strategy":   m.Strategy,
 		"parameters": tensorValues(m.Parameters),
+		"sample":     textValues(m.Sample),
+		"quorum":     m.Quorum,
+		"deadline":   m.Deadline,
+		"attempt":    m.Attempt,
+		"aborted":    m.Aborted,
+		"closed":     m.Closed,
 	}
 	state := []any{}
 	for _, name := range sortedKeys(m.State) {
@@ -92,10 +107,6 @@ func (m Model) value() map[string]any {
 	if m.Base != (Hash{}) {
 		v["base"] = m.Base[:]
 	}
-	clients := []any{}
-	for _, c := range m.Clients {
-		clients = append(clients, c)
-	}
 	contributions := []any{}
 	for _, c := range m.Contributions {
 		contributions = append(contributions, map[string]any{
@@ -108,8 +119,28 @@ func (m Model) value() map[string]any {
 			"cluster": p.Cluster, "topic": p.Topic, "incarnation": p.Incarnation, "partition": p.Partition, "next": p.Next,
 		})
 	}
-	v["clients"], v["contributions"], v["positions"] = clients, contributions, positions
+	v["clients"], v["contributions"], v["positions"] = textValues(m.Clients), contributions, positions
 	return v
+}
+
+func textValues(texts []string) []any {
+	out := make([]any, len(texts))
+	for i, text := range texts {
+		out[i] = text
+	}
+	return out
+}
+
+func readTexts(name string, v any) (texts []string, err error) {
+	list, _ := v.([]any)
+	for i, v := range list {
+		text, ok := v.(string)
+		if !ok {
+			return nil, fmt.Errorf("at /%s/%d: expected text", name, i)
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
 }
 
 // ReadModel reads the decoded value of a record of the models topic. Its error
@@ -141,14 +172,18 @@ func readModel(v any) (m Model, err error) {
 			return m, errors.New("at /base: expected a SHA-256")
 		}
 	}
-	clients, _ := fields["clients"].([]any)
-	for i, v := range clients {
-		c, ok := v.(string)
-		if !ok {
-			return m, fmt.Errorf("at /clients/%d: expected text", i)
-		}
-		m.Clients = append(m.Clients, c)
+	if m.Clients, err = readTexts("clients", fields["clients"]); err != nil {
+		return m, err
 	}
+	if m.Sample, err = readTexts("sample", fields["sample"]); err != nil {
+		return m, err
+	}
+	// Models of earlier versions have none of these.
+	m.Quorum, _ = fields["quorum"].(int64)
+	m.Deadline, _ = fields["deadline"].(int64)
+	m.Attempt, _ = fields["attempt"].(int32)
+	m.Aborted, _ = fields["aborted"].(string)
+	m.Closed, _ = fields["closed"].(string)
 	contributions, _ := fields["contributions"].([]any)
 	for i, v := range contributions {
 		f, _ := v.(map[string]any)

@@ -33,6 +33,13 @@ class Model:
     clients: list
     strategy: str
     parameters: dict = field(repr=False)
+    sample: list = field(default_factory=list)  # who is asked, where that is not everybody
+    deadline: int = 0  # of the round, in Unix milliseconds; 0 is none
+
+    @property
+    def asked(self):
+        """The clients that are asked for an update."""
+        return self.sample or self.clients
 
     @property
     def final(self):
@@ -117,6 +124,8 @@ def read_model(value):
         clients=value["clients"],
         strategy=value["strategy"],
         parameters=read_tensors(value["parameters"]),
+        sample=value.get("sample", []),
+        deadline=value.get("deadline", 0),
     )
     if hash_of(m.parameters) != m.hash:
         raise ValueError(f"expected parameters with hash {m.hash.hex()[:32]}, found {hash_of(m.parameters).hex()[:32]}")
@@ -154,6 +163,7 @@ class Training:
         self._give_up = give_up
         self._position = None
         self._sent = None  # the round, the base and the bytes of the last update
+        self._done = None  # the model whose answer is durable
 
     def __enter__(self):
         return self
@@ -201,17 +211,20 @@ class Training:
     def run(self, train):
         """Answers each model until the training ends, and returns the final model.
 
-        train(model) returns the parameters after training and the number of
+        A model that asks others is passed over. train(model) returns the parameters after training and the number of
         examples, and where the strategy needs them also the loss before training
         and the number of steps. It is not called for a model that was answered.
         """
         for model in self.models():
             if model.final:
                 return model
+            if self.name in model.clients and self.name not in model.asked or self._done == model.hash:
+                continue  # others are asked, or it is another attempt at an answered round
             if self.kept(model) is None:
                 self.publish(model, *train(model))
             else:
                 self.publish(model, None, 0)
+            self._done = model.hash
 
     def refusals(self):
         """Why updates of this client were not counted, oldest first: sentences that
