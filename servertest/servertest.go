@@ -64,14 +64,14 @@ func AMQP(t testing.TB) string {
 }
 
 // Python returns a Python interpreter that has confluent-kafka with its registry
-// client and serializers.
+// client and serializers, and Pydantic.
 func Python(t testing.TB) string {
 	t.Helper()
 	return filepath.Join(address(t, PythonEnv, "Confluent's Python client"), "bin", "python")
 }
 
 // Node returns a folder whose node_modules hold @confluentinc/schemaregistry and
-// @kafkajs/confluent-schema-registry, for scripts that are run in it.
+// @kafkajs/confluent-schema-registry, for scripts that are run in it, and typescript.
 func Node(t testing.TB) string {
 	t.Helper()
 	return address(t, NodeEnv, "the JavaScript registry clients")
