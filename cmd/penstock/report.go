@@ -43,27 +43,37 @@ func newSide(f registry.Finding) *registry.Position {
 	return f.ReaderAt
 }
 
-// write prints a report in the format that was asked for.
-func (f reportFlag) write(t *terminal, r report) error {
+// write prints reports in the format that was asked for.
+func (f reportFlag) write(t *terminal, all ...report) error {
+	var problems []problem
+	for _, r := range all {
+		problems = append(problems, r.problems()...)
+	}
 	switch f.Output {
-	case "json":
-		if r.Findings == nil {
-			r.Findings = []registry.Finding{}
-		}
-		return t.object(r)
 	case "junit":
-		return junit(t, "penstock schema check", r.Subject, r.File, r.problems())
+		return junit(t, "penstock schema check", all[0].Subject, all[0].File, problems)
 	case "sarif":
-		return t.object(sarif(r.problems()))
+		return t.object(sarif(problems))
 	case "github":
-		github(t, r.problems())
-		return nil
-	case "markdown":
-		r.markdown(t)
+		github(t, problems)
 		return nil
 	}
-	printFindings(t, r.Findings, "")
-	t.printf("%s is %s with %s\n", r.File, r.verdict(), r.Subject)
+	for _, r := range all {
+		switch f.Output {
+		case "json":
+			if r.Findings == nil {
+				r.Findings = []registry.Finding{}
+			}
+			if err := t.object(r); err != nil {
+				return err
+			}
+		case "markdown":
+			r.markdown(t)
+		default:
+			printFindings(t, r.Findings, "")
+			t.printf("%s is %s with %s\n", r.File, r.verdict(), r.Subject)
+		}
+	}
 	return nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,6 +69,7 @@ func versionNumber(name string) (int, error) {
 // schemaListCmd lists subjects.
 type schemaListCmd struct {
 	Deleted bool `help:"List deleted ones too, as far as they are not gone for good."`
+	Names   bool `help:"Print the names of the subjects alone."`
 	registryFlags
 }
 
@@ -88,6 +91,10 @@ func (c *schemaListCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 		for _, name := range subjects {
+			if c.Names && !c.json() {
+				t.printf("%s\n", name)
+				continue
+			}
 			versions, err := reg.Versions(ctx, name, c.Deleted)
 			if errors.Is(err, client.ErrNotFound) {
 				continue // deleted meanwhile
@@ -268,9 +275,12 @@ func (c *schemaLookupCmd) Run(ctx context.Context, t *terminal) error {
 	})
 }
 
-// schemaCheckCmd checks a schema's compatibility.
+// schemaCheckCmd checks the compatibility of schemas.
 type schemaCheckCmd struct {
-	schemaFile
+	Files     []string `arg:"" name:"file" help:"Schema files, or folders of them; the ending says the language: .avsc, .proto or .json."`
+	Subject   string   `required:"" placeholder:"NAME" help:"Subject. {name} in it stands for the file's name without its ending."`
+	Reference []string `placeholder:"NAME=SUBJECT[:N]" help:"What the schemas refer to, and where it is registered."`
+	connectFlags
 	reportFlag
 	Against string `default:"all" placeholder:"N" help:"Compare with this version only, or latest. Default: those that the subject's level asks for."`
 }
@@ -280,7 +290,7 @@ func (schemaCheckCmd) Help() string {
 	return `Examples:
   penstock schema check flights.avsc --subject flights-value
   penstock schema check flights.avsc --subject flights-value -o json
-  penstock schema check flights.avsc --subject flights-value -o github
+  penstock schema check schemas/ --subject '{name}-value' -o github
 
 Exit code 0 is compatible, 1 is not; every finding is explained. junit, sarif,
 github (annotations of a workflow) and markdown are for build pipelines.`
@@ -295,24 +305,71 @@ func (c *schemaCheckCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 	}
-	return c.with(func(reg *client.Client, s registry.Schema) error {
-		findings, err := reg.Check(ctx, c.Subject, number, s)
-		if c.Against != "all" && errors.Is(err, client.ErrNotFound) {
-			return usageError{err} // it is not that the schema is incompatible
+	files, err := schemaFiles(c.Files)
+	if err != nil {
+		return err
+	}
+	if len(files) > 1 && !strings.Contains(c.Subject, "{name}") {
+		return usagef("--subject %s: expected {name} in it, as in '{name}-value', for %d files", c.Subject, len(files))
+	}
+	return c.with(func(reg *client.Client) error {
+		var all []report
+		for _, file := range files {
+			r, err := c.check(ctx, reg, file, number)
+			if err != nil {
+				return err
+			}
+			all = append(all, r)
 		}
-		if err != nil {
+		if err := c.write(t, all...); err != nil {
 			return err
 		}
-		locate(s, findings)
-		compatible := registry.Compatible(findings)
-		if err := c.write(t, report{c.Subject, c.File, compatible, findings}); err != nil {
-			return err
-		}
-		if !compatible {
+		if slices.ContainsFunc(all, func(r report) bool { return !r.Compatible }) {
 			return errNo
 		}
 		return nil
 	})
+}
+
+// check checks one file.
+func (c *schemaCheckCmd) check(ctx context.Context, reg *client.Client, file string, number int) (report, error) {
+	name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+	one := schemaFile{File: file, Subject: strings.ReplaceAll(c.Subject, "{name}", name), Reference: c.Reference}
+	s, err := one.read()
+	if err != nil {
+		return report{}, err
+	}
+	findings, err := reg.Check(ctx, one.Subject, number, s)
+	if c.Against != "all" && errors.Is(err, client.ErrNotFound) {
+		return report{}, usageError{err} // it is not that the schema is incompatible
+	}
+	if err != nil {
+		return report{}, err
+	}
+	locate(s, findings)
+	return report{one.Subject, file, registry.Compatible(findings), findings}, nil
+}
+
+// schemaFiles are the files that are named, and the schema files of folders.
+func schemaFiles(named []string) (files []string, err error) {
+	for _, name := range named {
+		info, err := os.Stat(name)
+		if err != nil || !info.IsDir() {
+			files = append(files, name)
+			continue
+		}
+		texts, err := readFolder(name, "")
+		if err != nil {
+			return nil, err
+		}
+		if len(texts) == 0 {
+			return nil, usagef("%s: expected schema files in it (.avsc, .json or .proto), found none", name)
+		}
+		for _, inside := range sortedNames(texts) {
+			files = append(files, filepath.Join(name, filepath.FromSlash(inside)))
+		}
+	}
+	return files, nil
 }
 
 // printFindings explains findings, each line after the indent.
