@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"penstock/producers"
 	"penstock/producers/gateway"
@@ -27,6 +29,7 @@ type upCmd struct {
 
 	Advertise string   `placeholder:"URL" help:"Where the other nodes of a registry kept in Kafka reach this one. Default: http:// and the registry's address."`
 	RawTopics []string `placeholder:"TOPIC,…" help:"Topics to which the gateway takes bytes that no schema describes."`
+	Urgency   urgency  `placeholder:"USER=N,…" help:"How urgent the gateway holds requests of a user to be at most where not all can be served: 0 the most, 7 the least. Default: as their header Priority says."`
 	dialectFlags
 	secureFlags
 }
@@ -45,7 +48,7 @@ Then, in another terminal in the same folder:
 
 // Run serves until it is stopped.
 func (c *upCmd) Run(ctx context.Context, t *terminal) error {
-	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, options: c.options(t.log), dialect: c.Dialect, rawTopics: c.RawTopics, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
+	s, err := startStack(ctx, stackConfig{broker: c.Broker, registry: c.Listen, gateway: c.Gateway, store: c.Store, advertise: c.Advertise, options: c.options(t.log), dialect: c.Dialect, rawTopics: c.RawTopics, urgency: c.Urgency, secure: c.secureFlags, out: barWriter{t, t.err}, log: t.log})
 	if err != nil {
 		return err
 	}
@@ -55,6 +58,23 @@ func (c *upCmd) Run(ctx context.Context, t *terminal) error {
 	return s.stop()
 }
 
+// urgency is a number for each of some users.
+type urgency map[string]int
+
+// UnmarshalText reads USER=N, and more after commas.
+func (u *urgency) UnmarshalText(text []byte) error {
+	*u = urgency{}
+	for part := range strings.SplitSeq(string(text), ",") {
+		at := strings.LastIndex(part, "=")
+		n, err := strconv.Atoi(part[at+1:])
+		if at < 1 || err != nil || n < 0 || n > 7 {
+			return fmt.Errorf("expected USER=N with an N from 0 to 7, found %q", part)
+		}
+		(*u)[part[:at]] = n
+	}
+	return nil
+}
+
 // stackConfig says what startStack starts.
 type stackConfig struct {
 	broker, store, advertise string // URLs
@@ -62,6 +82,7 @@ type stackConfig struct {
 	options                  registry.Options
 	dialect                  registry.Dialect
 	rawTopics                []string // of the gateway
+	urgency                  urgency  // likewise
 	secure                   secureFlags
 	out                      io.Writer // of logs that secure asks for
 	log                      *slog.Logger
@@ -128,6 +149,7 @@ func startStack(ctx context.Context, c stackConfig) (_ *stack, err error) {
 		Lookup: func(choice gateway.Choice) client.Lookup { return lookupOf(s.client, front, choice) }, Formats: formats(),
 		AllowRaw:  func(topic string) bool { return slices.Contains(c.rawTopics, topic) },
 		Authorize: func(ctx context.Context, topic string) error { return front.guard.Authorize(ctx, opPublish, topic) },
+		Urgency:   c.urgency,
 		Keeper:    keeper,
 		Log:       c.log,
 	})

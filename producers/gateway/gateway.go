@@ -77,6 +77,10 @@ type Config struct {
 	// Authorize says whether the caller may publish to a topic; its error is
 	// for access.Refuse. nil: everybody may.
 	Authorize func(ctx context.Context, topic string) error
+	// Urgency says how urgent the requests of a caller are at most, by its name: 0 is
+	// the most and 7 the least, as in the header Priority, which may ask for less. Who
+	// is not named asks for what he likes.
+	Urgency map[string]int
 	// Keeper keeps the idempotency keys of requests; nil refuses requests that
 	// have one.
 	Keeper stream.Keeper
@@ -274,7 +278,7 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request) *admitted {
 	if size < 0 || size > g.cfg.MaxBodyBytes {
 		size = g.cfg.MaxBodyBytes
 	}
-	in := g.limit.admit(urgencyOf(r), size)
+	in := g.limit.admit(g.urgencyOf(r), size)
 	if in == nil {
 		g.answer(w, Answer{}, faultf(codeBusy, "as many requests are being served as the broker keeps up with; nothing was written, try again in a second"))
 	}

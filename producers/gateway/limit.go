@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"penstock/access"
 )
 
 // limiter admits requests as long as they are answered about as fast as when there
@@ -95,9 +97,16 @@ func (l *limiter) learn(took time.Duration) {
 	l.limit = min(max(l.limit, float64(min(fewest, l.most))), float64(l.most))
 }
 
-// urgencyOf reads the header Priority of RFC 9218: u=0 is the most urgent, u=7 the
+// urgencyOf is how urgent a request is: what it asks for, or what its caller has if
+// that is less.
+func (g *Gateway) urgencyOf(r *http.Request) int {
+	caller, _ := access.PrincipalOf(r.Context())
+	return max(askedUrgency(r), g.cfg.Urgency[caller.Name])
+}
+
+// askedUrgency reads the header Priority of RFC 9218: u=0 is the most urgent, u=7 the
 // least, and 3 is what a request has that says nothing.
-func urgencyOf(r *http.Request) int {
+func askedUrgency(r *http.Request) int {
 	for part := range strings.SplitSeq(r.Header.Get("Priority"), ",") {
 		if text, ok := strings.CutPrefix(strings.TrimSpace(part), "u="); ok {
 			if u, err := strconv.Atoi(text); err == nil && u >= 0 && u <= 7 {

@@ -2,7 +2,10 @@ package gateway
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"penstock/access"
 	"penstock/producers"
 	"penstock/stream"
 )
@@ -101,4 +105,35 @@ func TestLimitWhileBlocked(t *testing.T) {
 			t.Errorf("%d were served, want the nine and the urgent one", served.Load())
 		}
 	})
+}
+
+// A caller that is to give way does, whatever it asks for, and one that is not named
+// gets what it asks for.
+func TestUrgencyOfCaller(t *testing.T) {
+	users := filepath.Join(t.TempDir(), "users.yaml")
+	const hash = "$2a$04$sK2t2IKUCCkZO.Vr0wpWY.oYUgrVW/6zyVTwRN6pvxjcAIDnQ6T4u" // of correct-horse
+	if err := os.WriteFile(users, []byte(`users: {nightly: {hash: "`+hash+`"}, shop: {hash: "`+hash+`"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	guard, err := access.New(access.Config{UsersFile: users})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gateway{cfg: Config{Urgency: map[string]int{"nightly": 6}}}
+	for _, test := range []struct {
+		caller, priority string
+		want             int
+	}{
+		{"nightly", "", 6}, {"nightly", "u=0", 6}, {"nightly", "u=7", 7},
+		{"shop", "", 3}, {"shop", "u=0", 0}, {"shop", "u=7", 7},
+	} {
+		got := -1
+		r := httptest.NewRequest("POST", "https://gateway/topics/orders", nil)
+		r.Header.Set("Priority", test.priority)
+		r.SetBasicAuth(test.caller, "correct-horse")
+		guard.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = g.urgencyOf(r) })).ServeHTTP(httptest.NewRecorder(), r)
+		if got != test.want {
+			t.Errorf("the urgency of %s with priority %q is %d, want %d", test.caller, test.priority, got, test.want)
+		}
+	}
 }
