@@ -71,7 +71,7 @@ var mayImport = map[string][]string{
 
 	"consumers":                      {"rules", "schemas", "stream"},
 	"consumers/diffing":              {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
-	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/secagg", "consumers/federated/strategies", "schemas", "stream"},
+	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/privacy", "consumers/federated/secagg", "consumers/federated/strategies", "schemas", "stream"},
 	"consumers/federated/kernels":    {},
 	"consumers/federated/privacy":    {},
 	"consumers/federated/secagg":     {},

@@ -72,6 +72,7 @@ type federatedAggregateCmd struct {
 	MaxNorm  float64       `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
 	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
 	Sample   string        `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
+	privacyFlags
 	secureAggregateFlags
 }
 
@@ -92,7 +93,14 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	private, key, err := c.settings(len(c.Clients))
+	if err != nil {
+		return err
+	}
 	if c.Secure != "" {
+		if private != nil || c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 {
+			return usagef("--secure does not go with --clip-norm, --quorum, --deadline or --fraction")
+		}
 		return c.securely(ctx, t, initial)
 	}
 	return c.connect(ctx, t, func(tr training) error {
@@ -108,12 +116,15 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm,
-			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction,
+			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key,
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
 			OnModel: func(m federated.Model) {
-				if m.Aborted != "" {
+				if m.Aborted != "" && !m.Final() {
 					t.notef("round %d, attempt %d: %s", m.Round, m.Attempt+1, m.Aborted)
 					return
+				}
+				if m.Final() && m.Privacy != nil && m.Round < c.Rounds {
+					t.notef("the training ends with round %d: %s", m.Round, m.Aborted)
 				}
 				t.notef("model of round %d of %d: %d updates", m.Round, m.Rounds, len(m.Contributions))
 			},
@@ -276,6 +287,11 @@ type modelRow struct {
 	Deadline *time.Time `json:"deadline,omitempty"`
 	Attempt  int32      `json:"attempt"`
 	Aborted  string     `json:"aborted,omitempty"`
+	// Of a training with differential privacy: what it has spent, of which budget.
+	Epsilon float64 `json:"epsilon,omitempty"`
+	Budget  float64 `json:"epsilon_budget,omitempty"`
+	Delta   float64 `json:"delta,omitempty"`
+	Clip    float64 `json:"clip,omitempty"`
 	// Accuracy is that of a classifier of the sample digits, on all of them.
 	Accuracy *float64 `json:"accuracy,omitempty"`
 }
@@ -283,6 +299,9 @@ type modelRow struct {
 func rowOf(m federated.Model) modelRow {
 	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy, Updates: len(m.Contributions),
 		Closed: m.Closed, Asked: len(m.Asked()), Quorum: m.Quorum, Attempt: m.Attempt, Aborted: m.Aborted}
+	if p := m.Privacy; p != nil {
+		row.Clip, row.Epsilon, row.Budget, row.Delta = p.Clip, p.Spent, p.Epsilon, p.Delta
+	}
 	if m.Deadline > 0 {
 		deadline := time.UnixMilli(m.Deadline).UTC()
 		row.Deadline = &deadline
@@ -308,10 +327,23 @@ func (f trainingFlags) show(t *terminal, m federated.Model) error {
 	}
 	text := fmt.Sprintf("round %d of %d  model %s  %s", row.Round, row.Rounds, row.Hash, row.Strategy)
 	if row.Updates > 0 {
-		text += fmt.Sprintf("  %d updates of %s examples, the furthest %.4g by %s", row.Updates, count(row.Samples), row.Largest, row.From)
+		text += fmt.Sprintf("  %d updates", row.Updates)
+		if row.From != "" {
+			text += fmt.Sprintf(" of %s examples, the furthest %.4g by %s", count(row.Samples), row.Largest, row.From)
+		}
 	}
 	if row.Closed == federated.ByQuorum || row.Closed == federated.ByDeadline {
 		text += "  closed by " + row.Closed
+	}
+	if row.Clip > 0 {
+		text += fmt.Sprintf("  clipped to %.4g", row.Clip)
+	}
+	if row.Epsilon > 0 {
+		text += fmt.Sprintf("  epsilon %.4g", row.Epsilon)
+		if row.Budget > 0 {
+			text += fmt.Sprintf(" of %.4g", row.Budget)
+		}
+		text += fmt.Sprintf(" spent at delta %g", row.Delta)
 	}
 	if row.Attempt > 0 {
 		text += fmt.Sprintf("  attempt %d at its round: %s", row.Attempt+1, row.Aborted)
@@ -408,7 +440,10 @@ func (c *federatedExportCmd) Run(ctx context.Context, t *terminal) (err error) {
 }
 
 // federatedVerifyCmd makes all models again.
-type federatedVerifyCmd struct{ trainingFlags }
+type federatedVerifyCmd struct {
+	trainingFlags
+	NoiseKey string `placeholder:"FILE" help:"The secret that the noise of the models was made from."`
+}
 
 // Help says what it needs.
 func (federatedVerifyCmd) Help() string {
@@ -423,6 +458,13 @@ Example:
 
 // Run verifies them.
 func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
+	var key *federated.NoiseKey
+	if c.NoiseKey != "" {
+		var err error
+		if key, err = noiseKey(c.NoiseKey, false); err != nil {
+			return err
+		}
+	}
 	return c.connect(ctx, t, func(tr training) error {
 		models, err := tr.load(ctx)
 		if err != nil {
@@ -443,7 +485,7 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		decoder := consumers.NewDecoder(tr.reg, schemas.Limits{})
 		updates := 0
 		for i, m := range models[1:] {
-			err := federated.Recompute(models[i], m, func(c federated.Contribution) (federated.Update, error) {
+			err := federated.Recompute(models[i], m, key, func(c federated.Contribution) (federated.Update, error) {
 				r, ok := at[place{c.Partition, c.Offset}]
 				if !ok {
 					return federated.Update{}, errors.New("it is not on the topic")

@@ -47,6 +47,9 @@ type Config struct {
 	Strategy string
 	// MaxNorm is the largest distance of an update from its model, 0 being any.
 	MaxNorm float64
+	// Privacy protects the clients, by noise from NoiseKey; nil is not at all.
+	Privacy  *Privacy
+	NoiseKey *NoiseKey
 	// Broker is where the models lie, Registry knows their schemas, and
 	// Publisher takes them.
 	Broker    Broker
@@ -91,6 +94,13 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open aggregator: %w", err)
 	}
+	if p := config.Privacy; p != nil {
+		own := *p
+		if own.Noise > 0 {
+			own.Key = config.NoiseKey.id()
+		}
+		config.Privacy = &own
+	}
 	if config.Now == nil {
 		config.Now = time.Now
 	}
@@ -111,6 +121,7 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 			Strategy:   strategy.String(),
 			State:      strategies.State{},
 			Parameters: config.Initial,
+			Privacy:    config.Privacy,
 		}
 		if last, err = a.opened(last); err != nil {
 			return nil, err
@@ -159,13 +170,22 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if c.Quorum > 0 || c.Deadline > 0 {
 		fewest = max(1, c.Quorum)
 	}
+	if c.Privacy != nil {
+		if err := c.Privacy.check(s, c.NoiseKey); err != nil {
+			return nil, err
+		}
+	}
 	return s, enough(s, fewest)
 }
 
 // accepts says why m does not belong to the training.
 func (a *Aggregator) accepts(m Model) error {
 	c := a.config
-	if m.Rounds != c.Rounds {
+	if !m.Privacy.same(c.Privacy) {
+		return errors.New("its privacy settings are others, or its noise key")
+	}
+	spent := m.Final() && m.Aborted != "" // before its time
+	if m.Rounds != c.Rounds && !spent {
 		return fmt.Errorf("it has %d rounds, not %d", m.Rounds, c.Rounds)
 	}
 	if !slices.Equal(m.Clients, c.Clients) {
@@ -299,7 +319,7 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 		return err
 	}
 	for i, u := range updates {
-		if err := p.add(a.strategy, u, values[i], counted[i]); err != nil {
+		if err := p.add(a.strategy, a.model, a.base, u, values[i], counted[i]); err != nil {
 			return fmt.Errorf("fold update of client %q: %w: %w", u.Client, consumers.ErrStop, err)
 		}
 		a.arrived[u.Client] = true
@@ -434,7 +454,7 @@ func (a *Aggregator) next() (Model, error) {
 			Partition: number, Next: p.counted[len(p.counted)-1].Offset + 1,
 		}
 	}
-	m, err := step(a.model, a.strategy, partials)
+	m, err := step(a.model, a.strategy, partials, a.config.NoiseKey)
 	if err != nil {
 		return m, fmt.Errorf("end round %d: %w: %w", a.model.Round, consumers.ErrStop, err)
 	}

@@ -399,7 +399,7 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 		}
 		for i, m := range want {
 			if i > 0 {
-				if err := Recompute(want[i-1], m, s.update); err != nil {
+				if err := Recompute(want[i-1], m, nil, s.update); err != nil {
 					rt.Fatal(err)
 				}
 			}
@@ -514,16 +514,16 @@ func TestRecomputeTells(t *testing.T) {
 		u := updateOf(fmt.Sprint("c", i), base)
 		log[i] = u
 		norm := kernels.Distance(flat(u.Parameters), flat(base.Parameters))
-		if err := p.add(s, u, flat(u.Parameters), Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}); err != nil {
+		if err := p.add(s, base, flat(base.Parameters), u, flat(u.Parameters), Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	next, err := step(base, s, []*partial{p})
+	next, err := step(base, s, []*partial{p}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	update := func(c Contribution) (Update, error) { return log[c.Offset], nil }
-	if err := Recompute(base, next, update); err != nil {
+	if err := Recompute(base, next, nil, update); err != nil {
 		t.Fatal(err)
 	}
 	f := func(want string, change func(m *Model)) {
@@ -531,7 +531,7 @@ func TestRecomputeTells(t *testing.T) {
 		m := next
 		m.Contributions, m.State = slices.Clone(next.Contributions), next.State.Clone()
 		change(&m)
-		if err := Recompute(base, m, update); err == nil || !strings.Contains(err.Error(), want) {
+		if err := Recompute(base, m, nil, update); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}

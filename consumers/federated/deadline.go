@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"penstock/consumers"
+	"penstock/consumers/federated/privacy"
 )
 
 // Why a round ended, in Model.Closed.
@@ -46,6 +47,15 @@ func (m Model) newer(other Model) bool {
 func (a *Aggregator) opened(m Model) (Model, error) {
 	if m.Final() {
 		return m, nil
+	}
+	if m.Privacy != nil {
+		switch err := m.Privacy.admit(); {
+		case errors.Is(err, privacy.ErrSpent):
+			m.Rounds, m.Aborted = m.Round, err.Error() // which makes it the final one
+			return m, nil
+		case err != nil:
+			return m, err
+		}
 	}
 	if f := a.config.Fraction; f > 0 && f < 1 && m.Attempt == 0 {
 		sample, err := draw(m.Clients, a.config.asks())

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"penstock/consumers/federated/kernels"
+	"penstock/consumers/federated/privacy"
 	"penstock/consumers/federated/strategies"
 )
 
@@ -16,10 +17,18 @@ type partial struct {
 	sum     []float64
 	totals  strategies.Totals
 	updates [][]float32
+	whole   int // updates that did not have to be clipped
 }
 
-// add folds in an update, whose values and report are u's.
-func (p *partial) add(s strategies.Strategy, u Update, values []float32, c Contribution) error {
+// add folds in an update of base's round, whose report is u's. It may change values.
+func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, u Update, values []float32, c Contribution) error {
+	if base.Privacy != nil {
+		if privacy.Clip(values, flatBase, base.Privacy.Clip) <= base.Privacy.Clip {
+			p.whole++
+		}
+		c.Samples, c.Norm = 1, 0
+		u.Samples, u.Loss, u.Steps = 1, 0, 0
+	}
 	p.counted = append(p.counted, c)
 	linear, ok := s.(strategies.Linear)
 	if !ok {
@@ -45,8 +54,9 @@ func (u Update) report(norm float64) strategies.Report {
 }
 
 // step is the model after base: what the strategy makes of the partials, which
-// are in the order of their partitions. It says nothing of positions.
-func step(base Model, s strategies.Strategy, partials []*partial) (Model, error) {
+// are in the order of their partitions, and the key of what noise it needs. It says
+// nothing of positions.
+func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey) (Model, error) {
 	next := Model{
 		Round: base.Round + 1, Rounds: base.Rounds, Base: base.Hash, Clients: base.Clients,
 		Strategy: base.Strategy, State: base.State.Clone(),
@@ -61,11 +71,19 @@ func step(base Model, s strategies.Strategy, partials []*partial) (Model, error)
 	case strategies.Linear:
 		sum := make([]float64, len(values))
 		var totals strategies.Totals
+		whole := 0
 		for _, p := range partials {
 			for i, v := range p.sum {
 				sum[i] += v
 			}
 			totals.Merge(p.totals)
+			whole += p.whole
+		}
+		if base.Privacy != nil {
+			var err error
+			if next.Privacy, err = base.Privacy.apply(base, sum, int(totals.Updates), whole, key); err != nil {
+				return next, err
+			}
 		}
 		s.Step(values, sum, totals, next.State)
 	case strategies.Robust:
@@ -103,8 +121,9 @@ func step(base Model, s strategies.Strategy, partials []*partial) (Model, error)
 
 // Recompute makes the model after base again, out of the updates that next says
 // it is made of, and tells whether it is next to the byte. update reads one of
-// them. The error says what differs, or is that of update.
-func Recompute(base, next Model, update func(Contribution) (Update, error)) error {
+// them. The error says what differs, or is that of update. key is needed
+// where the models have noise: without it the error wraps ErrNoiseKey.
+func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Update, error)) error {
 	if next.Base != base.Hash || next.Round != base.Round+1 {
 		return fmt.Errorf("model of round %d is not made from that of round %d", next.Round, base.Round)
 	}
@@ -123,7 +142,7 @@ func Recompute(base, next Model, update func(Contribution) (Update, error)) erro
 		if err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
-		if u.Client != c.Client || u.Samples != c.Samples || u.Round != base.Round || u.Base != base.Hash || seen[u.Client] {
+		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != base.Round || u.Base != base.Hash || seen[u.Client] {
 			return fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
 		}
 		if !slices.Contains(base.Asked(), u.Client) {
@@ -134,19 +153,22 @@ func Recompute(base, next Model, update func(Contribution) (Update, error)) erro
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 		values := flat(u.Parameters)
-		if norm := kernels.Distance(values, flatBase); norm != c.Norm {
+		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
 			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
 		}
-		if err := partials[len(partials)-1].add(strategy, u, values, c); err != nil {
+		if err := partials[len(partials)-1].add(strategy, base, flatBase, u, values, c); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 	}
-	again, err := step(base, strategy, partials)
+	again, err := step(base, strategy, partials, key)
 	if err != nil {
 		return err
 	}
 	if again.Hash != next.Hash {
 		return fmt.Errorf("model of round %d: its updates make %v, and it says %v", next.Round, again.Hash, next.Hash)
+	}
+	if (again.Privacy == nil) != (next.Privacy == nil) || again.Privacy != nil && *again.Privacy != *next.Privacy {
+		return fmt.Errorf("model of round %d: what it says of privacy does not follow from the one before", next.Round)
 	}
 	for name, want := range again.State {
 		if !slices.Equal(next.State[name], want) {

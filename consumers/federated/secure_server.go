@@ -358,7 +358,7 @@ func (s *secureServer) model(base Model, machine *secagg.Server) (Model, error) 
 		p.counted = append(p.counted, Contribution{Client: name})
 	}
 	p.totals = strategies.Totals{Updates: int64(len(p.counted)), Weight: float64(weight), Samples: float64(weight)}
-	next, err := step(base, s.strategy, []*partial{&p})
+	next, err := step(base, s.strategy, []*partial{&p}, nil)
 	if err != nil {
 		return next, fmt.Errorf("end round %d: %w: %w", base.Round, consumers.ErrStop, err)
 	}

@@ -47,6 +47,9 @@ type Model struct {
 	Aborted  string   // why the attempt before came to nothing
 	// Closed is why the round before ended: Complete, ByQuorum, or ByDeadline.
 	Closed string
+	// Privacy is how the round protects its clients; nil is not at all. Its
+	// contributions then have the weight 1 and no norm: either would tell on a client.
+	Privacy *Privacy
 }
 
 // Final says that m is the result: no round starts from it.
@@ -94,6 +97,7 @@ func (m Model) value() map[string]any {
 		"attempt":    m.Attempt,
 		"aborted":    m.Aborted,
 		"closed":     m.Closed,
+		"privacy":    m.Privacy.value(),
 	}
 	state := []any{}
 	for _, name := range sortedKeys(m.State) {
@@ -184,6 +188,9 @@ func readModel(v any) (m Model, err error) {
 	m.Attempt, _ = fields["attempt"].(int32)
 	m.Aborted, _ = fields["aborted"].(string)
 	m.Closed, _ = fields["closed"].(string)
+	if m.Privacy, err = readPrivacy(fields["privacy"]); err != nil {
+		return m, err
+	}
 	contributions, _ := fields["contributions"].([]any)
 	for i, v := range contributions {
 		f, _ := v.(map[string]any)
