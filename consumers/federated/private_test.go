@@ -140,6 +140,26 @@ func TestNoiseIsMadeAgainByItsKey(t *testing.T) {
 	}
 }
 
+// Two sums of one round, as two decisions about it give, do not share their noise: the
+// difference of the models would be that of the updates.
+func TestNoiseBelongsToItsSum(t *testing.T) {
+	key := &NoiseKey{1}
+	p := &Privacy{Clip: 1, Noise: 1, Delta: 1e-5, Key: key.id()}
+	noisy := func(first float64) float64 {
+		sum := []float64{first, 0, 0, 0}
+		if _, err := p.apply(Model{}, sum, 3, 2, key); err != nil {
+			t.Fatal(err)
+		}
+		return sum[3]
+	}
+	if noisy(0) != noisy(0) {
+		t.Error("one sum gets different noise")
+	}
+	if noisy(0) == noisy(1) {
+		t.Error("two sums get the same noise")
+	}
+}
+
 // A training ends before the round that would take more than the budget, for good.
 func TestASpentBudgetEndsTheTraining(t *testing.T) {
 	key := &NoiseKey{7}
