@@ -70,7 +70,7 @@ var mayImport = map[string][]string{
 	"producers/mqtt":      {"producers", "schemas", "stream", "github.com/mochi-mqtt/server/v2"},
 
 	"consumers":                      {"rules", "schemas", "stream"},
-	"consumers/diffing":              {"consumers", "schemas", "stream", "go.etcd.io/bbolt"},
+	"consumers/diffing":              {"consumers", "schemas", "stream", "github.com/cockroachdb/pebble/v2"},
 	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/privacy", "consumers/federated/secagg", "consumers/federated/strategies", "schemas", "stream"},
 	"consumers/federated/kernels":    {},
 	"consumers/federated/privacy":    {},

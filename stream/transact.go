@@ -37,7 +37,8 @@ type Resumer interface {
 // Transactor publishes what one input holds. One goroutine may use it at a time.
 type Transactor interface {
 	// Commit writes all of out, which are MaxCommit records of the input's topic
-	// at most, and moves the position to in, or does neither. It returns
+	// at most, and moves the position to in, or does neither; it sets their
+	// Partition and Offset, as Publish does. It returns
 	// ErrFenced if someone else has taken the input over since, and a
 	// *BatchError that names those that can never be written; then nothing was.
 	// After any other error both may be there or neither, and the Transactor

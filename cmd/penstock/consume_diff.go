@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"penstock/consumers/diffing"
+	"penstock/stream"
 )
 
 // rulesFlags say what counts as a change.
@@ -35,7 +37,11 @@ type diffCmd struct {
 	Tests  bool   `name:"invertible" help:"Put tests of the old values into JSON patches, so that they can be turned round."`
 	Key    string `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
 	rulesFlags
-	State string `placeholder:"DIR" default:"./penstock-data/state" help:"Folder of the last values (default ${default})."`
+	Version  string        `placeholder:"POINTER" help:"Number, time or text by which the records of a key are ordered; older ones are left out. Default: as they come."`
+	TTL      time.Duration `placeholder:"TIME" help:"Delete keys of which no record has come for so long, by the time of the records. Default: never."`
+	Snapshot string        `placeholder:"NAME" help:"First write an event of each key there is, once for each NAME."`
+	Cache    int64         `default:"64" placeholder:"MB" help:"Memory for reading the state (default ${default})."`
+	State    string        `placeholder:"DIR" default:"./penstock-data/state" help:"Folder of the last values (default ${default})."`
 }
 
 // Help shows examples.
@@ -45,8 +51,10 @@ func (diffCmd) Help() string {
   penstock consume diff orders --to topic:orders.changes --key id --format json-patch
   penstock consume diff sensors --to topic:sensors.changes --tolerance /celsius=0.5 --set /tags
 
-After a crash an event may come a second time, byte for byte the same and with
-the same penstock-event-id header; none is left out.`
+Each change is emitted once, also after a kill -9 and where partitions move: the
+state is kept in topics beside the input, TOPIC.GROUP.state.N, and --state is a
+copy of it, which is made again where it is missing. What cannot be compared goes
+to the topic TOPIC.GROUP.dlq with the reason.`
 }
 
 // Run emits change events until it is stopped.
@@ -63,6 +71,10 @@ func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer broker.Close()
+	keeper, ok := broker.(diffing.Broker)
+	if !ok {
+		return usagef("--broker %s keeps no positions with what it is written; use embedded:, nats:// or kafka://", c.Broker)
+	}
 	ranges, err := broker.Ranges(ctx, c.Topic)
 	if err != nil {
 		return fmt.Errorf("read topic %q: %w", c.Topic, err)
@@ -71,7 +83,12 @@ func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
 		return fmt.Errorf("create topic %q: %w", topic, err)
 	}
 	differ, err := diffing.Open(filepath.Join(c.State, c.Group), diffing.Config{
-		Publisher: broker, Topic: topic, Format: diffing.Format(c.Format), Invertible: c.Tests, KeyField: c.Key, Rules: c.rules(),
+		Broker: keeper, Name: c.Group, Topic: topic,
+		Format: diffing.Format(c.Format), Invertible: c.Tests, KeyField: c.Key, Rules: c.rules(),
+		Version: c.Version, TTL: c.TTL, Snapshot: c.Snapshot, CacheBytes: c.Cache << 20,
+		Logger: t.log, Restoring: func(p stream.Partition, done, total int64) {
+			t.log.Info("restore state", "topic", p.Topic, "partition", p.Number, "records", done, "of", total)
+		},
 	})
 	if err != nil {
 		return err

@@ -228,8 +228,12 @@ func (d *demo) diffWeather(ctx context.Context) error {
 	}
 	d.say("%s: %s observations, keyed by %s", sample.About, count(int64(held)), sample.Key)
 
+	keeper, ok := d.stack.broker.(diffing.Broker)
+	if !ok {
+		return fmt.Errorf("diff %s: %w", topic, stream.ErrUnsupported)
+	}
 	differ, err := diffing.Open(filepath.Join(d.dir, "weather-state"), diffing.Config{
-		Publisher: d.stack.broker, Topic: changes, Rules: diffing.Rules{Ignore: clock},
+		Broker: keeper, Name: demoGroup, Topic: changes, Rules: diffing.Rules{Ignore: clock},
 	})
 	if err != nil {
 		return err

@@ -1,62 +1,35 @@
 package diffing
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	bolt "go.etcd.io/bbolt"
-	"pgregory.net/rapid"
 
 	"penstock/consumers"
 	"penstock/schemas"
+	"penstock/schemas/avro"
 	"penstock/stream"
-	"penstock/stream/memory"
 )
-
-// output is a Publisher that keeps what it is given. Its failures are scripted:
-// each Publish takes the next of fail, durable records first, then an error.
-type output struct {
-	records []stream.Record
-	fail    []int // how many records are durable before Publish fails; -1: all, and no failure
-}
-
-var errPublish = errors.New("connection lost")
-
-func (o *output) Publish(_ context.Context, records ...stream.Record) error {
-	if len(o.fail) == 0 || o.fail[0] < 0 {
-		o.fail = o.fail[min(1, len(o.fail)):]
-		o.records = append(o.records, records...)
-		return nil
-	}
-	durable := min(o.fail[0], len(records))
-	o.fail = o.fail[1:]
-	o.records = append(o.records, records[:durable]...)
-	return errPublish
-}
 
 var partition0 = stream.Partition{Cluster: "c1", Topic: "in", Incarnation: "i1"}
 
 // open opens a Differ that has claimed partition 0.
 func open(t testing.TB, dir string, c Config) (*Differ, int64) {
 	t.Helper()
-	c.Topic = "out"
+	c.Topic, c.Name = "out", "g"
 	d, err := Open(dir, c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	d.store.db.NoSync = true // for speed: what is tested is the death of a process, not of a machine
 	starts, err := d.Assigned(t.Context(), []stream.Partition{partition0})
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +94,7 @@ func expectLines(t testing.TB, got []stream.Record, want ...string) {
 
 func TestDebezium(t *testing.T) {
 	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out})
+	d, _ := open(t, t.TempDir(), Config{Broker: &out})
 	write(t, d, batchOf(5, `a={"x":1.0,"n":null}`, `b=7`, `a={"n":null,"x":1}`, `a={"x":2}`, `c`, `a`, `a`, `a=null`))
 	write(t, d, batchOf(13, `b=8`))
 	expectLines(t, out.records,
@@ -145,7 +118,7 @@ func TestDebezium(t *testing.T) {
 func TestPatchFormats(t *testing.T) {
 	in := batchOf(0, `a={"x":1,"y":2}`, `a={"x":1,"z":null}`, `a`)
 	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: JSONPatch})
+	d, _ := open(t, t.TempDir(), Config{Broker: &out, Format: JSONPatch})
 	write(t, d, in)
 	expectLines(t, out.records,
 		`0 a [{"op":"add","path":"","value":{"x":1,"y":2}}]`,
@@ -153,12 +126,12 @@ func TestPatchFormats(t *testing.T) {
 		`2 a [{"op":"remove","path":""}]`, `a tombstone`)
 
 	out = output{}
-	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Format: MergePatch})
+	d, _ = open(t, t.TempDir(), Config{Broker: &out, Format: MergePatch})
 	write(t, d, in)
 	expectLines(t, out.records, `0 a {"x":1,"y":2}`, `1 a {"y":null}`, `2 a null`, `a tombstone`)
 
 	out = output{}
-	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Format: JSONPatch, Invertible: true})
+	d, _ = open(t, t.TempDir(), Config{Broker: &out, Format: JSONPatch, Invertible: true})
 	write(t, d, in)
 	expectLines(t, out.records,
 		`0 a [{"op":"add","path":"","value":{"x":1,"y":2}}]`,
@@ -166,7 +139,7 @@ func TestPatchFormats(t *testing.T) {
 		`2 a [{"op":"test","path":"","value":{"x":1,"z":null}},{"op":"remove","path":""}]`, `a tombstone`)
 
 	out = output{}
-	d, _ = open(t, t.TempDir(), Config{Publisher: &out, Format: CloudEvents})
+	d, _ = open(t, t.TempDir(), Config{Broker: &out, Format: CloudEvents})
 	write(t, d, batchOf(0, `a="x"`, "\xff=1", `a=2`, `a`))
 	event := func(offset int, what, subject, data string) string {
 		return fmt.Sprintf(`{"specversion":"1.0","id":"c1/in/i1/0/%d","source":"/in","type":"penstock.%s",%s"time":"1970-01-01T00:00:01.00%dZ","datacontenttype":"application/json","data":%s}`,
@@ -187,7 +160,7 @@ func TestPatchFormats(t *testing.T) {
 
 func TestIgnoredPlacesMakeNoEvent(t *testing.T) {
 	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: JSONPatch, Rules: Rules{Ignore: []string{"/at", "/by/id"}}})
+	d, _ := open(t, t.TempDir(), Config{Broker: &out, Format: JSONPatch, Rules: Rules{Ignore: []string{"/at", "/by/id"}}})
 	write(t, d, batchOf(0,
 		`a={"at":1,"by":{"id":1,"name":"x"},"attic":1}`,
 		`a={"at":{"h":2},"by":{"id":2,"name":"x"},"attic":1}`,
@@ -201,7 +174,7 @@ func TestIgnoredPlacesMakeNoEvent(t *testing.T) {
 
 func TestKeyField(t *testing.T) {
 	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: MergePatch, KeyField: "id"})
+	d, _ := open(t, t.TempDir(), Config{Broker: &out, Format: MergePatch, KeyField: "id"})
 	write(t, d, batchOf(0, `r={"id":"a","v":1}`, `s={"id":1.0,"v":1}`, `t={"id":1,"v":2}`, `u={"id":true}`))
 	expectLines(t, out.records, `0 a {"id":"a","v":1}`, `1 1 {"id":1,"v":1}`, `2 1 {"v":2}`, `3 true {"id":true}`)
 }
@@ -210,7 +183,7 @@ func TestWhatCannotBeComparedIsRefused(t *testing.T) {
 	f := func(c Config, m consumers.Message, want string) {
 		t.Helper()
 		var out output
-		c.Publisher = &out
+		c.Broker = &out
 		d, _ := open(t, t.TempDir(), c)
 		b := batchOf(0, `a={"id":1}`, `bad`, `a={"id":1,"v":2}`)
 		m.Offset = 1
@@ -236,7 +209,8 @@ func TestWhatCannotBeComparedIsRefused(t *testing.T) {
 	f(Config{}, value(nil, "x"), "expected a record with a key, found none")
 	f(Config{}, value([]byte("k"), m{"a": "\xff"}), "at /a: expected text in UTF-8")
 	f(Config{}, value(make([]byte, maxKey+1), "x"), "expected a key of at most 32000 bytes, found 32001")
-	f(Config{MaxValueBytes: 400}, value([]byte("k"), strings.Repeat("x", 400)), "record too large")
+	f(Config{MaxValueBytes: 2000}, value([]byte("k"), strings.Repeat("x", 2000)), "record too large")
+	f(Config{MaxValueBytes: 2000, Format: MergePatch}, value([]byte("k"), strings.Repeat("x", 1500)), "the state of this key has")
 	f(Config{KeyField: "id"}, value([]byte("k"), m{"i/d": 1}), "at /id: expected the key, found nothing")
 	f(Config{KeyField: "id"}, value([]byte("k"), m{"id": nil}), "at /id: expected the key, a single value, found null")
 	f(Config{KeyField: "id"}, value([]byte("k"), m{"id": m{}}), "at /id: expected the key, a single value")
@@ -247,117 +221,17 @@ func TestWhatCannotBeComparedIsRefused(t *testing.T) {
 func TestEmptyKeyIsAKey(t *testing.T) {
 	var out output
 	dir := t.TempDir()
-	d, _ := open(t, dir, Config{Publisher: &out, Format: MergePatch})
+	d, _ := open(t, dir, Config{Broker: &out, Format: MergePatch})
 	write(t, d, batchOf(0, `=1`, `=2`))
 	d.Close()
-	d, _ = open(t, dir, Config{Publisher: &out, Format: MergePatch})
+	d, _ = open(t, dir, Config{Broker: &out, Format: MergePatch})
 	write(t, d, batchOf(2, `=2`, `=3`))
 	expectLines(t, out.records, `0  1`, `1  2`, `3  3`)
 }
 
-// The state and the position move in one transaction, and only after the events
-// are durable.
-func TestOneTransactionABatch(t *testing.T) {
-	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out})
-	transaction := func() (id int) {
-		if err := d.store.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil }); err != nil {
-			t.Fatal(err)
-		}
-		return id
-	}
-	before := transaction()
-	write(t, d, batchOf(0, `a=1`, `b=2`, `a`))
-	if n := transaction() - before; n != 1 {
-		t.Errorf("a batch took %d transactions", n)
-	}
-	before = transaction()
-	out.fail = []int{1}
-	if err := d.Write(t.Context(), batchOf(3, `c=1`, `d=2`)); !errors.Is(err, errPublish) {
-		t.Errorf("got %v", err)
-	}
-	if n := transaction() - before; n != 0 {
-		t.Errorf("a batch that was not published took %d transactions", n)
-	}
-}
-
-// A log of states, cut into batches in any way, with the publisher failing and
-// the process starting again at any step: the events that stay when those
-// already seen are dropped are those of an uninterrupted run, and an event
-// emitted again is the same to the byte.
-func TestEveryChangeOnce(t *testing.T) {
-	base := t.TempDir()
-	runs := 0
-	rapid.Check(t, func(rt *rapid.T) {
-		runs++
-		dir := filepath.Join(base, strconv.Itoa(runs))
-		config := Config{Format: rapid.SampledFrom([]Format{Debezium, JSONPatch, MergePatch}).Draw(rt, "format")}
-		n := rapid.IntRange(1, 12).Draw(rt, "records")
-		var log []string
-		for range n {
-			log = append(log, rapid.SampledFrom([]string{"a=1", "a=2", "a", "b=1", `b={"x":1}`, `b={"x":2,"y":[1]}`, "b"}).Draw(rt, "record"))
-		}
-		var clean output
-		config.Publisher = &clean
-		d, _ := open(t, dir+"-clean", config)
-		write(t, d, batchOf(0, log...))
-		d.Close()
-
-		var out output
-		config.Publisher = &out
-		var at int64
-		d, at = open(t, dir, config)
-		for at < int64(n) {
-			size := int64(rapid.IntRange(1, n-int(at)).Draw(rt, "size"))
-			out.fail = []int{rapid.IntRange(-1, 4).Draw(rt, "durable")}
-			b := batchOf(at, log[at:at+size]...)
-			err := d.Write(t.Context(), b)
-			if err != nil && !errors.Is(err, errPublish) {
-				rt.Fatal(err)
-			}
-			switch restart := rapid.Bool().Draw(rt, "restart"); {
-			case restart:
-				d.Close()
-				was := at
-				if d, at = open(t, dir, config); err != nil && at != was || err == nil && at != b.Next {
-					rt.Fatalf("after %v the position is %d", err, at)
-				}
-			case err == nil:
-				at = b.Next
-			}
-		}
-		d.Close()
-
-		seen := map[string]string{}
-		last := map[string]int64{}
-		var once []stream.Record
-		for i := 0; i < len(out.records); i++ {
-			r := out.records[i]
-			id, ok := r.Header(IDHeader)
-			if !ok {
-				continue // the tombstone of a deletion
-			}
-			if was, ok := seen[string(id)]; ok && was != string(r.Value) {
-				rt.Fatalf("event %s was %s, and then %s", id, was, r.Value)
-			}
-			seen[string(id)] = string(r.Value)
-			offset, _ := strconv.ParseInt(string(id[strings.LastIndex(string(id), "/")+1:]), 10, 64)
-			if old, ok := last[string(r.Key)]; ok && offset <= old {
-				continue
-			}
-			last[string(r.Key)] = offset
-			once = append(once, r)
-		}
-		want := slices.DeleteFunc(lines(clean.records), func(s string) bool { return strings.HasSuffix(s, "tombstone") })
-		if d := cmp.Diff(want, lines(once)); d != "" {
-			rt.Fatal(d)
-		}
-	})
-}
-
 func TestRedeliveryAndFencing(t *testing.T) {
 	var out output
-	d, _ := open(t, t.TempDir(), Config{Publisher: &out, Format: MergePatch})
+	d, _ := open(t, t.TempDir(), Config{Broker: &out, Format: MergePatch})
 	write(t, d, batchOf(7, `a=1`, `a=2`)) // the first batch may start anywhere
 	write(t, d, batchOf(7, `a=1`, `a=2`))
 	write(t, d, batchOf(8, `a=2`, `a=3`))
@@ -381,58 +255,6 @@ func TestRedeliveryAndFencing(t *testing.T) {
 	expectLines(t, out.records[3:], `25 a 5`)
 }
 
-// A claim that is lost while its events are published moves nothing.
-func TestClaimLostDuringPublish(t *testing.T) {
-	lose := &losing{}
-	d, _ := open(t, t.TempDir(), Config{Publisher: lose})
-	lose.differ = d
-	if err := d.Write(t.Context(), batchOf(0, `a=1`)); !errors.Is(err, stream.ErrFenced) {
-		t.Errorf("got %v", err)
-	}
-	starts, err := d.Assigned(t.Context(), []stream.Partition{partition0})
-	if err != nil || len(starts) > 0 {
-		t.Errorf("starts %v, %v", starts, err)
-	}
-}
-
-type losing struct{ differ *Differ }
-
-func (l *losing) Publish(ctx context.Context, _ ...stream.Record) error {
-	return l.differ.Lost(ctx, []stream.Partition{partition0})
-}
-
-// tooLarge refuses the values that are larger than it.
-type tooLarge int
-
-func (n tooLarge) Publish(_ context.Context, records ...stream.Record) error {
-	var bad stream.BatchError
-	for i, r := range records {
-		if len(r.Value) > int(n) {
-			bad.Fail(i, stream.ErrTooLarge)
-		}
-	}
-	return bad.OrNil()
-}
-
-type failing struct{ err error }
-
-func (f failing) Publish(context.Context, ...stream.Record) error { return f.err }
-
-func TestPublishFailures(t *testing.T) {
-	d, _ := open(t, t.TempDir(), Config{Publisher: tooLarge(5), Format: MergePatch})
-	err := d.Write(t.Context(), batchOf(0, `a=1`, `a`, `b="too long"`))
-	var bad *stream.BatchError
-	if !errors.As(err, &bad) || len(bad.Errs) != 1 || !errors.Is(bad.Errs[2], stream.ErrTooLarge) {
-		t.Errorf("an event beyond the broker's limit gives %v", err)
-	}
-	// Any other failure is passing: it names no message.
-	d, _ = open(t, t.TempDir(), Config{Publisher: failing{&stream.BatchError{Errs: map[int]error{1: errPublish}}}})
-	err = d.Write(t.Context(), batchOf(0, `a=1`, `b=1`))
-	if errors.As(err, &bad) || !errors.Is(err, errPublish) {
-		t.Errorf("an event that was not written gives %v", err)
-	}
-}
-
 func TestOpenRefuses(t *testing.T) {
 	f := func(c Config, want string) {
 		t.Helper()
@@ -440,17 +262,19 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("Open(%+v) = %v, want %q", c, err, want)
 		}
 	}
-	f(Config{Publisher: &output{}, Topic: "x", Format: "xml"}, `"xml" is not known: choose debezium, json-patch, merge-patch or cloudevents`)
-	f(Config{Topic: "x"}, "publisher")
-	f(Config{Publisher: &output{}}, "topic")
-	f(Config{Publisher: &output{}, Topic: "x", Rules: Rules{Ignore: []string{"at"}}}, `starts with a slash, as in "/at"`)
-	f(Config{Publisher: &output{}, Topic: "x", Rules: Rules{Ignore: []string{""}}}, "nothing would count")
+	f(Config{Broker: &output{}, Topic: "x", Name: "g", Format: "xml"}, `"xml" is not known: choose debezium, json-patch, merge-patch or cloudevents`)
+	f(Config{Topic: "x", Name: "g"}, "broker")
+	f(Config{Broker: &output{}, Name: "g"}, "topic")
+	f(Config{Broker: &output{}, Topic: "x", Name: "g", Rules: Rules{Ignore: []string{"at"}}}, `starts with a slash, as in "/at"`)
+	f(Config{Broker: &output{}, Topic: "x", Name: "g", Rules: Rules{Ignore: []string{""}}}, "nothing would count")
+	f(Config{Broker: &output{}, Topic: "x", Name: "g", Version: "v"}, `version "v" is not a JSON Pointer`)
+	f(Config{Broker: &output{}, Topic: "x", Name: "g", TTL: -1}, "TTL")
 }
 
 func TestStateFolderInUse(t *testing.T) {
 	dir := t.TempDir()
-	open(t, dir, Config{Publisher: &output{}})
-	_, err := Open(dir, Config{Publisher: &output{}, Topic: "out"})
+	open(t, dir, Config{Broker: &output{}})
+	_, err := Open(dir, Config{Broker: &output{}, Topic: "out", Name: "g"})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v", err)
 	}
@@ -461,294 +285,172 @@ func TestStateFolderThatCannotBeMade(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(filepath.Join(file, "state"), Config{Publisher: &output{}, Topic: "out"}); err == nil || errors.Is(err, ErrCorrupt) {
+	if _, err := Open(filepath.Join(file, "state"), Config{Broker: &output{}, Topic: "out", Name: "g"}); err == nil || errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestStateBelongsToOneTopic(t *testing.T) {
+// Of the records of a key, one with a lower version than the newest is left out.
+func TestVersions(t *testing.T) {
+	var out output
 	dir := t.TempDir()
-	d, _ := open(t, dir, Config{Publisher: &output{}})
-	f := func(d *Differ, p stream.Partition, target error, want string) {
-		t.Helper()
-		_, err := d.Assigned(t.Context(), []stream.Partition{p})
-		if err == nil || target != nil && !errors.Is(err, target) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v gives %v, want %q", p, err, want)
-		}
-	}
-	f(d, stream.Partition{Cluster: "c1", Topic: "in", Incarnation: "i2"}, stream.ErrTopicChanged, `"in"`)
-	f(d, stream.Partition{Cluster: "c1", Topic: "other", Incarnation: "i1"}, nil, `belongs to topic "in" of "c1", not to "other" of "c1"`)
-	f(d, stream.Partition{Cluster: "c2", Topic: "in", Incarnation: "i1"}, nil, `not to "in" of "c2"`)
-	f(d, stream.Partition{Cluster: "c1", Topic: "out", Incarnation: "i1"}, nil, "both read and written")
+	config := Config{Broker: &out, Format: MergePatch, Version: "/meta/at", Rules: Rules{Ignore: []string{"/meta"}}}
+	d, _ := open(t, dir, config)
+	write(t, d, batchOf(0, `a={"meta":{"at":9},"v":1}`, `a={"meta":{"at":10},"v":1}`, `b={"meta":{"at":"2026-01-01T02:00:00+01:00"},"v":1}`))
 	d.Close()
-	d, err := Open(dir, Config{Publisher: &output{}, Topic: "out", KeyField: "id"})
-	if err != nil {
-		t.Fatal(err)
+	d, at := open(t, t.TempDir(), config) // the versions are in the log
+	write(t, d, batchOf(at,
+		`a={"meta":{"at":9.5},"v":2}`, `a={"meta":{"at":10.0},"v":3}`,
+		`b={"meta":{"at":"2026-01-01T00:59:59Z"},"v":2}`, `b={"meta":{"at":"2026-01-01T01:00:00Z"},"v":3}`, `b`, `b={"meta":{"at":"a"},"v":4}`))
+	expectLines(t, out.records,
+		`0 a {"meta":{"at":9},"v":1}`, `2 b {"meta":{"at":"2026-01-01T02:00:00+01:00"},"v":1}`,
+		`4 a {"meta":{"at":10},"v":3}`, `6 b {"meta":{"at":"2026-01-01T01:00:00Z"},"v":3}`, `7 b null`, `b tombstone`,
+		`8 b {"meta":{"at":"a"},"v":4}`)
+	err := d.Write(t.Context(), batchOf(9, `a={"meta":{}}`, `a={"meta":{"at":[]}}`))
+	var bad *stream.BatchError
+	if !errors.As(err, &bad) || len(bad.Errs) != 2 || !strings.Contains(bad.Errs[0].Error(), "at /meta/at: expected the version, a number or a text, found nothing") {
+		t.Errorf("records without a version give %v", err)
 	}
-	defer d.Close()
-	f(d, partition0, nil, `taken from field "", not "id"`)
 }
 
-// Damage of any byte is found, when the folder is opened or when the place is
-// used, or does no harm: it is never taken for another state, and never ends
-// the process.
-func TestCorruptStateIsFound(t *testing.T) {
+// A key of which nothing comes is deleted once records that much newer come.
+func TestTTL(t *testing.T) {
+	var out output
 	dir := t.TempDir()
-	file := filepath.Join(dir, stateFile)
-	var values []string
-	bytes := 0
-	for i := range 300 {
-		values = append(values, fmt.Sprintf(`key-%03d={"value":"%s"}`, i, strings.Repeat("x", i)))
-		bytes += len(values[i])
+	config := Config{Broker: &out, TTL: 10 * time.Millisecond}
+	later := func(ms int64, b consumers.Batch) consumers.Batch { // than the millisecond from record to record
+		for i := range b.Messages {
+			b.Messages[i].Time = b.Messages[i].Time.Add(time.Duration(ms) * time.Millisecond)
+		}
+		return b
 	}
-	d, _ := open(t, dir, Config{Publisher: &output{}})
-	write(t, d, batchOf(0, values...))
-	first := contents(t, d)
-	write(t, d, batchOf(300, `key-007=0`))
-	second := contents(t, d)
+	d, _ := open(t, dir, config)
+	write(t, d, batchOf(0, `a=1`, `b=1`))
+	write(t, d, later(6, batchOf(2, `a=1`)))
+	write(t, d, later(9, batchOf(3, `c=1`)))
 	d.Close()
-	whole, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
+	d, _ = open(t, t.TempDir(), config)
+	write(t, d, later(9, batchOf(4, `d=1`)))
+	expectLines(t, out.records[2:],
+		`3 c {"before":null,"after":1,"source":{"topic":"in","partition":0,"offset":3,"ts_ms":1012},"op":"c","ts_ms":1012}`,
+		`1.0 b {"before":1,"after":null,"source":{"topic":"in","partition":0,"offset":4,"ts_ms":1012},"op":"d","ts_ms":1012}`, `b tombstone`,
+		`4 d {"before":null,"after":1,"source":{"topic":"in","partition":0,"offset":4,"ts_ms":1013},"op":"c","ts_ms":1013}`)
+	if got := contents(d); len(got) != 3 || got["b"] != "" {
+		t.Errorf("the state is %v", got)
 	}
-	more := batchOf(301, `key-000=0`, `key-150=1`, `key-299`, `new="x"`)
-	d, _ = open(t, dir, Config{Publisher: &output{}})
-	write(t, d, more)
-	third := contents(t, d)
+	write(t, d, later(13, batchOf(5, `a=1`)))
+	write(t, d, later(14, batchOf(6, `c=1`)))
+	write(t, d, later(15, batchOf(7, `c=1`)))
+	if got := contents(d); len(got) != 3 {
+		t.Errorf("the state is %v: what was seen again has expired", got)
+	}
+	// Without a TTL the list by time is not kept; with one it is made from the log.
+	config.TTL = 0
 	d.Close()
-
-	found := 0
-	// damaged says what becomes of a folder with those bytes.
-	damaged := func(bad []byte) error {
-		// Removed first: where bbolt panicked, this process keeps its lock.
-		if err := os.Remove(file); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		d, err := Open(dir, Config{Publisher: &output{}, Topic: "out"})
-		if err != nil {
-			found++
-			return err
-		}
-		defer d.Close()
-		d.store.db.NoSync = true
-		got := contents(t, d)
-		if cmp.Equal(got, first) {
-			return nil // bbolt lost the newest of its two roots: the batch comes again
-		}
-		if !cmp.Equal(got, second) {
-			return errors.New("opens as another state")
-		}
-		if _, err := d.Assigned(t.Context(), []stream.Partition{partition0}); err != nil {
-			return err
-		}
-		if err := d.Write(t.Context(), more); err != nil {
-			return err
-		}
-		if !cmp.Equal(contents(t, d), third) {
-			return errors.New("goes on as another state")
-		}
-		return nil
-	}
-	step := 499
-	if testing.Short() {
-		step = 4999
-	}
-	tried := 0
-	for at := 0; at < len(whole); at += step {
-		bad := slices.Clone(whole)
-		bad[at] ^= 0x55
-		if err := damaged(bad); err != nil && !errors.Is(err, ErrCorrupt) {
-			t.Errorf("byte %d: %v", at, err)
-		}
-		tried++
-	}
-	if least := bytes / step * 9 / 10; found < least {
-		t.Errorf("of %d damages %d were found when the folder was opened, want at least %d", tried, found, least)
-	}
-	for name, bad := range map[string][]byte{
-		"half a file":      whole[:len(whole)/2],
-		"three pages":      whole[:3*4096],
-		"something else":   []byte("hello"),
-		"nothing but zero": make([]byte, len(whole)),
-	} {
-		if err := damaged(bad); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), dir) {
-			t.Errorf("%s: %v", name, err)
-		}
+	d, _ = open(t, dir, config)
+	write(t, d, later(15, batchOf(8, `e=1`)))
+	config.TTL = 10 * time.Millisecond
+	d.Close()
+	d, _ = open(t, dir, config)
+	write(t, d, later(40, batchOf(9, `f=1`)))
+	write(t, d, later(40, batchOf(10, `f=1`)))
+	if got := contents(d); len(got) != 1 || got["f"] != "1" {
+		t.Errorf("the state is %v", got)
 	}
 }
 
-func contents(t *testing.T, d *Differ) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	err := d.store.db.View(func(tx *bolt.Tx) error {
-		p, _, err := positionIn(tx, 0)
-		if err != nil {
-			return err
+// A snapshot is written once for each name, whatever it is interrupted by.
+func TestSnapshot(t *testing.T) {
+	each(t, func(t *testing.T, out *output, b Broker) {
+		config := Config{Broker: b, Snapshot: "first"}
+		d, _ := open(t, t.TempDir(), config)
+		var values []string
+		for i := range 3*stepKeys - 1 {
+			values = append(values, fmt.Sprintf("k%04d=%d", i, i))
 		}
-		out["position"] = fmt.Sprint(p)
-		values := tx.Bucket(valuesBucket)
-		if values == nil {
-			return nil
+		write(t, d, batchOf(0, values...))
+		if len(out.records) != len(values) {
+			t.Errorf("%d events, and there was nothing to take a snapshot of", len(out.records))
 		}
-		return values.Bucket(partitionKey(0)).ForEach(func(k, v []byte) error {
-			out[string(k)] = string(v)
-			return nil
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func TestCorruptValueStopsTheRun(t *testing.T) {
-	d, _ := open(t, t.TempDir(), Config{Publisher: &output{}})
-	write(t, d, batchOf(0, `a=1`))
-	err := d.store.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(valuesBucket).Bucket(partitionKey(0)).Put(valueKey("a"), []byte("2????"))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = d.Write(t.Context(), batchOf(1, `a=2`))
-	if !errors.Is(err, consumers.ErrStop) || !errors.Is(err, ErrCorrupt) {
-		t.Errorf("got %v", err)
-	}
-}
-
-// jsonText is a schema whose values are any JSON, which stands for the real
-// ones.
-type jsonText struct{ schemas.Schema }
-
-func (jsonText) Type() schemas.Type             { return schemas.JSON }
-func (jsonText) Model() *schemas.Node           { return &schemas.Node{} }
-func (jsonText) Decode(src []byte) (any, error) { return schemas.ParseJSON(src) }
-
-type registry struct{}
-
-func (registry) Schema(context.Context, schemas.ID) (schemas.Schema, error) { return jsonText{}, nil }
-
-// The job as it is run: from broker to broker, by consumers.Run, in three lives
-// with another number of records in each.
-func TestRunOnABroker(t *testing.T) {
-	broker := memory.New()
-	ctx := t.Context()
-	for _, topic := range []string{"in", "out", consumers.DeadLetterTopic("in", "g")} {
-		if err := broker.Create(ctx, topic, 2); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dir := t.TempDir()
-	published := 0
-	for life := range 3 {
-		for i := range 50 * (life + 1) {
-			value := fmt.Sprintf(`{"n":%d}`, i/3)
-			payload := append(schemas.AppendHeader(nil, 1), value...)
-			record := stream.Record{Topic: "in", Key: fmt.Appendf(nil, "k%d", i%2), Value: payload}
-			if i == 10 {
-				record.Key = nil
+		d.Close()
+		out.records = nil
+		commits := 0
+		for life := 0; ; life++ {
+			out.before = func(topic string) error {
+				if commits++; commits%2 == 0 {
+					return errPublish
+				}
+				return nil
 			}
-			if err := broker.Publish(ctx, record); err != nil {
+			out.after = out.before
+			config.Topic, config.Name = "out", "g"
+			d, err := Open(t.TempDir(), config)
+			if err != nil {
 				t.Fatal(err)
 			}
-			published++
+			_, err = d.Assigned(t.Context(), []stream.Partition{partition0})
+			d.Close()
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, errPublish) || life > 20 {
+				t.Fatal(err)
+			}
 		}
-		d, err := Open(dir, Config{Publisher: broker, Topic: "out"})
-		if err != nil {
-			t.Fatal(err)
+		out.before, out.after = nil, nil
+		open(t, t.TempDir(), config)
+		var keys []string
+		for _, r := range out.records {
+			keys = append(keys, string(r.Key))
+			if want := fmt.Sprintf(`{"before":null,"after":%d,`, len(keys)-1); !strings.HasPrefix(string(r.Value), want) || !strings.Contains(string(r.Value), `"op":"r"`) {
+				t.Fatalf("event %d is %s", len(keys)-1, r.Value)
+			}
 		}
-		src, err := broker.Open(ctx, stream.Subscription{Topic: "in", Group: "g", Owner: d})
-		if err != nil {
-			t.Fatal(err)
+		if len(keys) != len(values) {
+			t.Errorf("%d events of a snapshot of %d keys", len(keys), len(values))
 		}
-		runCtx, stop := context.WithCancel(ctx)
-		settled := 0
-		lock := make(chan struct{}, 1)
-		dead := 0
-		err = consumers.Run(runCtx, src, d, consumers.Config{
-			Group: "g", Registry: registry{}, DeadLetters: broker, MaxRecords: 7,
-			Hooks: consumers.Hooks{
-				Settled: func(b consumers.Batch, _ time.Duration) {
-					lock <- struct{}{}
-					defer func() { <-lock }()
-					settled += int(b.Next - b.First)
-					if settled == 50*(life+1) {
-						stop()
-					}
-				},
-				DeadLetter: func(stream.Record, *consumers.Reason) { dead++ },
-			},
-		})
-		if err != nil {
-			t.Fatal(err)
+		config.Snapshot = "second"
+		open(t, t.TempDir(), config)
+		if len(out.records) != 2*len(values) {
+			t.Errorf("%d events after a second snapshot", len(out.records))
 		}
-		if dead != 1 {
-			t.Errorf("life %d: %d dead letters", life, dead)
-		}
-		if err := errors.Join(src.Close(), d.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-
-	// Fold the events, and compare with the log.
-	last := map[string]string{}
-	for _, r := range all(t, broker, "out") {
-		var e struct{ Before, After json.RawMessage }
-		if err := json.Unmarshal(r.Value, &e); err != nil {
-			t.Fatal(err)
-		}
-		before := last[string(r.Key)]
-		if before == "" {
-			before = "null"
-		}
-		if string(e.Before) != before {
-			t.Errorf("event %s does not follow on from %s", r.Value, before)
-		}
-		last[string(r.Key)] = string(e.After)
-	}
-	want := map[string]string{}
-	for _, r := range all(t, broker, "in") {
-		if r.Key != nil {
-			want[string(r.Key)] = string(r.Value[5:])
-		}
-	}
-	if d := cmp.Diff(want, last); d != "" {
-		t.Error(d)
-	}
-	if len(want) != 2 || published != 300 {
-		t.Errorf("keys %v of %d records", slices.Sorted(maps.Keys(want)), published)
-	}
+	})
 }
 
-// all reads a topic to its end.
-func all(t *testing.T, b *memory.Broker, topic string) []stream.Record {
-	t.Helper()
-	ranges, err := b.Ranges(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var left int64
-	for _, r := range ranges {
-		left += r.End - r.Start
-	}
-	src, err := b.Open(t.Context(), stream.Subscription{Topic: topic, Group: "all-" + topic})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	var out []stream.Record
-	for int64(len(out)) < left {
-		records, ack, err := src.Fetch(t.Context(), 100)
+// A field that a new schema adds, with its default, or drops is no change.
+func TestSchemaEvolution(t *testing.T) {
+	parse := func(fields string) schemas.Schema {
+		s, err := avro.Format{}.Parse(`{"type":"record","name":"r","fields":[`+fields+`]}`, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, records...)
-		if err := ack(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
+		return s
 	}
-	return out
+	x, y := `{"name":"x","type":"int"}`, `{"name":"y","type":["null",{"type":"record","name":"s","fields":[{"name":"z","type":"int","default":7}]}],"default":null}`
+	one, two := parse(x+`,{"name":"old","type":"int","default":0}`), parse(x+`,`+y)
+	var out output
+	d, _ := open(t, t.TempDir(), Config{Broker: &out, Format: JSONPatch})
+	type m = map[string]any
+	b := consumers.Batch{Topic: "in"}
+	for _, v := range []struct {
+		id   schemas.ID
+		s    schemas.Schema
+		data any
+	}{
+		{1, one, m{"x": int32(1), "old": int32(5)}},
+		{2, two, m{"x": int32(1), "y": nil}},
+		{2, two, m{"x": int32(1), "y": m{"z": int32(7)}}},
+		{2, two, m{"x": int32(1), "y": m{"z": int32(8)}}},
+	} {
+		b.Messages = append(b.Messages, consumers.Message{
+			Record:   stream.Record{Topic: "in", Key: []byte("a"), Value: []byte("x"), Offset: b.Next},
+			SchemaID: v.id, Schema: v.s, Data: v.data,
+		})
+		b.Next++
+	}
+	write(t, d, b)
+	expectLines(t, out.records,
+		`0 a [{"op":"add","path":"","value":{"old":5,"x":1}}]`,
+		`2 a [{"op":"remove","path":"/old"},{"op":"add","path":"/y","value":{"z":7}}]`,
+		`3 a [{"op":"replace","path":"/y/z","value":8}]`)
 }

@@ -1,357 +1,387 @@
 package diffing
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
-	"maps"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Errors of Open and of Write.
 var (
 	// ErrInUse says that another process has the state folder open.
 	ErrInUse = errors.New("state folder is in use by another process")
-	// ErrCorrupt says that the state folder does not hold what was written
-	// there.
-	ErrCorrupt = errors.New("state is corrupted: remove the folder to build it again from the topic, which emits the events again")
+	// ErrCorrupt says that the state does not hold what was written there.
+	ErrCorrupt = errors.New("state is corrupted")
 )
 
-const (
-	stateFile   = "diff.db"
-	stateFormat = 1
-	lockTimeout = time.Second
-	// maxKey keeps keys below bbolt's limit of 32,768 bytes.
-	maxKey = 32_000
-)
+// memtable is how much is gathered in memory before it goes to the disk, and so
+// what a kill undoes at most; the log has it.
+const memtable = 8 << 20
 
-// store is the state of a differ: one bbolt file.
+// store is the state of a differ in a folder: a copy of the logs of its
+// partitions. It is written without waiting for the disk: what a crash leaves is
+// what was true some time before, and the cursor that was true then. Each block
+// has a checksum, which is looked at whenever it is read.
 //
-//	input       who the state belongs to, as JSON
-//	positions/  partition number -> next offset, number of keys
-//	values/     a bucket a partition: '=' and the key -> canonical JSON
-//
-// Every value ends with a CRC-32C over its key and itself.
+//	c PARTITION           cursor, as JSON
+//	v PARTITION KEY       entry
+//	t PARTITION TIME KEY  nothing: the keys by when they were last seen, for a TTL
 type store struct {
-	db    *bolt.DB
-	stuck atomic.Bool // a panic in Update may have left its lock taken
+	dir   string
+	cache int64
+	log   *slog.Logger
+	lock  *pebble.Lock
+	timed bool // keys are listed by time
+
+	mu sync.RWMutex // held to read while db is used, to write while it is made anew
+	db *pebble.DB
+	// lives counts how often the state was made anew.
+	lives int
+	// torn says that the database has panicked, and may hold its locks.
+	torn atomic.Bool
 }
 
-var (
-	inputBucket     = []byte("input")
-	inputKey        = []byte("input")
-	positionsBucket = []byte("positions")
-	valuesBucket    = []byte("values")
-	castagnoli      = crc32.MakeTable(crc32.Castagnoli)
-)
-
-// input is what the state belongs to.
-type input struct {
-	Format      int    `json:"format"`
-	KeyField    string `json:"key_field,omitempty"`
-	Cluster     string `json:"cluster"`
-	Topic       string `json:"topic"`
-	Incarnation string `json:"incarnation"`
+// cursor says up to where a partition's log is in the store.
+type cursor struct {
+	// Log tells one life of the log from another.
+	Log  string `json:"log"`
+	Next int64  `json:"next"`
+	// At is when that was, in Unix seconds. The log keeps tombstones for a day.
+	At    int64 `json:"at"`
+	Timed bool  `json:"timed,omitempty"`
+	// Head says what the log belongs to, if it says that yet.
+	Head string `json:"head,omitempty"`
 }
 
-// position is how far a partition has come.
-type position struct {
-	next int64 // the offset after the last record that was dealt with
-	keys int64 // how many keys have a value
-}
-
-// openStore opens the state in dir, which it makes if it is not there, and
-// reads all of it once to see that it is whole.
-func openStore(dir string) (*store, error) {
+// openStore opens the state in dir, which it makes if it is not there. What is
+// corrupted is thrown away.
+func openStore(dir string, cache int64, timed bool, log *slog.Logger) (*store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)
 	}
-	s := &store{}
-	err := guard(func() error {
-		var err error
-		s.db, err = bolt.Open(filepath.Join(dir, stateFile), 0o600, &bolt.Options{Timeout: lockTimeout})
-		var path *fs.PathError
-		switch {
-		case errors.Is(err, bolterrors.ErrTimeout):
-			return ErrInUse
-		case err != nil && !errors.As(err, &path): // not the system's: the file is not what it should be
-			return fmt.Errorf("%w (%w)", ErrCorrupt, err)
+	s := &store{dir: dir, cache: cache, log: log, timed: timed}
+	var err error
+	if s.lock, err = pebble.LockDirectory(dir, vfs.Default); err != nil {
+		if path := (*fs.PathError)(nil); errors.As(err, &path) {
+			return nil, fmt.Errorf("open state folder %q: %w", dir, err)
 		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open state folder %q: %w", dir, err)
+		return nil, fmt.Errorf("open state folder %q: %w", dir, ErrInUse)
 	}
-	if err := s.view(verify); err != nil {
-		return nil, errors.Join(fmt.Errorf("open state folder %q: %w", dir, err), s.close())
+	if err := s.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open state folder %q: %w", dir, err), s.lock.Close())
 	}
 	return s, nil
 }
 
-// close may be called more than once.
-func (s *store) close() error {
-	if s.stuck.Load() {
-		return nil // the file is closed when the process ends
+// open opens the database, or makes it anew.
+func (s *store) open() error {
+	path := filepath.Join(s.dir, "db")
+	cache := pebble.NewCache(s.cache)
+	defer cache.Unref()
+	filter := bloom.FilterPolicy(10)
+	options := &pebble.Options{
+		Cache: cache, DisableWAL: true, MemTableSize: memtable, Logger: quiet{s.log},
+		FormatMajorVersion: pebble.FormatNewest,
+		// The default ends the process; here the error comes back to who reads.
+		EventListener: &pebble.EventListener{
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				s.log.Warn("state is corrupted", "file", i.Path, "error", i.Details)
+			},
+			BackgroundError: func(err error) { s.log.Warn("state", "error", err) },
+		},
 	}
-	return guard(s.db.Close)
+	for i := range options.Levels {
+		options.Levels[i].FilterPolicy = filter
+	}
+	db, err := openDB(path, options)
+	if err != nil {
+		var system *fs.PathError
+		if errors.As(err, &system) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.log.Warn("state is corrupted and made anew", "folder", s.dir, "error", err)
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		if db, err = openDB(path, options); err != nil {
+			return err
+		}
+	}
+	s.db = db
+	s.lives++
+	return nil
 }
 
-// guard calls fn, which uses bbolt. bbolt trusts its pages: where they are
-// damaged it panics, or follows a number out of the mapped file, which is a
-// fault. guard makes either of them ErrCorrupt.
-func guard(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+// openDB makes an error of a panic: the library trusts some of what it reads.
+func openDB(path string, options *pebble.Options) (db *pebble.DB, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w (%v)", ErrCorrupt, r)
 		}
 	}()
-	return fn()
+	return pebble.Open(path, options)
 }
 
-func (s *store) view(fn func(tx *bolt.Tx) error) error {
-	return guard(func() error { return s.db.View(fn) })
-}
+// quiet logs what the database says.
+type quiet struct{ log *slog.Logger }
 
-func (s *store) update(fn func(tx *bolt.Tx) error) error {
-	finished := false
-	err := guard(func() error {
-		err := s.db.Update(fn)
-		finished = true
+func (q quiet) Infof(format string, args ...any)  { q.log.Debug(fmt.Sprintf(format, args...)) }
+func (q quiet) Errorf(format string, args ...any) { q.log.Warn(fmt.Sprintf(format, args...)) }
+func (q quiet) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
+// renew throws the state away, unless that has happened since the given life.
+func (s *store) renew(life int, why error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lives != life {
+		return nil
+	}
+	s.log.Warn("state is corrupted and made anew", "folder", s.dir, "error", why)
+	if !s.torn.Swap(false) {
+		_ = s.db.Close() // it is of no more use
+	}
+	if err := os.RemoveAll(filepath.Join(s.dir, "db")); err != nil {
 		return err
-	})
-	if !finished {
-		s.stuck.Store(true)
+	}
+	return s.open()
+}
+
+// close may be called more than once.
+func (s *store) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return nil
+	}
+	var err error
+	if !s.torn.Load() {
+		err = errors.Join(s.db.Flush(), s.db.Close())
+	}
+	s.db = nil
+	return errors.Join(err, s.lock.Close())
+}
+
+// use calls fn with the database, and marks its errors that say it is corrupted.
+// So is a panic: the library trusts some of what it reads.
+func (s *store) use(fn func(db *pebble.DB) error) (err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	defer func() {
+		if r := recover(); r != nil {
+			s.torn.Store(true)
+			err = fmt.Errorf("%w (%v)", ErrCorrupt, r)
+		}
+	}()
+	if s.db == nil {
+		return errors.New("the state is closed")
+	}
+	err = fn(s.db)
+	if err != nil && pebble.IsCorruptionError(err) && !errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("%w (%w)", ErrCorrupt, err)
 	}
 	return err
 }
 
-// verify reads every checksum, finds every key again from the root, and
-// compares the number of keys.
-func verify(tx *bolt.Tx) error {
-	if tx.Bucket(inputBucket) != nil {
-		if _, err := readInput(tx); err != nil {
+// life is how often the state was made anew until now.
+func (s *store) life() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.lives
+}
+
+func rowKey(kind byte, partition int32, rest ...string) []byte {
+	k := binary.BigEndian.AppendUint32([]byte{kind}, uint32(partition))
+	for _, r := range rest {
+		k = append(k, r...)
+	}
+	return k
+}
+
+func timeOf(seen int64) string {
+	return string(binary.BigEndian.AppendUint64(nil, uint64(seen)^1<<63))
+}
+
+// cursor returns how far a partition's log is here, if at all.
+func (s *store) cursor(partition int32) (c cursor, ok bool, err error) {
+	err = s.use(func(db *pebble.DB) error {
+		v, closer, err := db.Get(rowKey('c', partition))
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
+		defer closer.Close()
+		ok = true
+		if err := json.Unmarshal(v, &c); err != nil {
+			return fmt.Errorf("%w (%w)", ErrCorrupt, err)
+		}
+		return nil
+	})
+	return c, ok && err == nil, err
+}
+
+// get returns the entry of a key; nil if it has none.
+func (s *store) get(partition int32, key string) (e *entry, err error) {
+	err = s.use(func(db *pebble.DB) error {
+		v, closer, err := db.Get(rowKey('v', partition, key))
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer closer.Close()
+		e, err = parseEntry(slices.Clone(v))
+		return err
+	})
+	return e, err
+}
+
+// update is a new entry of a key; nil deletes it.
+type update struct {
+	key   string
+	entry *entry
+}
+
+// apply stores entries and the cursor that goes with them. The keys differ.
+func (s *store) apply(partition int32, updates []update, c cursor) error {
+	c.At, c.Timed = time.Now().Unix(), s.timed
+	text, err := json.Marshal(c)
+	if err != nil {
+		return err
 	}
-	keys := map[string]int64{}
-	if values := tx.Bucket(valuesBucket); values != nil {
-		err := values.ForEachBucket(func(partition []byte) error {
-			b := values.Bucket(partition)
-			return b.ForEach(func(k, v []byte) error {
-				keys[string(partition)]++
-				if _, err := unseal(k, v); err != nil {
+	return s.use(func(db *pebble.DB) error {
+		batch := db.NewBatch()
+		defer batch.Close()
+		var buf []byte
+		for _, u := range updates {
+			row := rowKey('v', partition, u.key)
+			if s.timed {
+				if err := s.retime(db, batch, partition, row, u); err != nil {
 					return err
 				}
-				if b.Get(k) == nil {
-					return fmt.Errorf("%w (%.40q is not found where it should be)", ErrCorrupt, k)
-				}
-				return nil
-			})
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if positions := tx.Bucket(positionsBucket); positions != nil {
-		err := positions.ForEach(func(k, v []byte) error {
-			p, err := readPosition(k, v)
-			if err == nil && p.keys != keys[string(k)] {
-				err = fmt.Errorf("%w (partition %x has %d keys, not %d)", ErrCorrupt, k, keys[string(k)], p.keys)
 			}
-			delete(keys, string(k))
-			return err
-		})
-		if err != nil {
+			if u.entry == nil {
+				if err := batch.Delete(row, nil); err != nil {
+					return err
+				}
+				continue
+			}
+			buf = u.entry.append(buf[:0])
+			if err := batch.Set(row, buf, nil); err != nil {
+				return err
+			}
+		}
+		if err := batch.Set(rowKey('c', partition), text, nil); err != nil {
 			return err
 		}
+		return batch.Commit(pebble.NoSync)
+	})
+}
+
+// retime moves a key in the list by time.
+func (s *store) retime(db *pebble.DB, batch *pebble.Batch, partition int32, row []byte, u update) error {
+	v, closer, err := db.Get(row)
+	if err == nil {
+		old, parsed := parseEntry(v)
+		if parsed == nil {
+			err = batch.Delete(rowKey('t', partition, timeOf(old.seen), u.key), nil)
+		}
+		err = errors.Join(err, parsed, closer.Close())
 	}
-	for partition := range keys {
-		return fmt.Errorf("%w (partition %x has no position)", ErrCorrupt, partition)
+	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+		return err
+	}
+	if u.entry == nil {
+		return nil
+	}
+	return batch.Set(rowKey('t', partition, timeOf(u.entry.seen), u.key), nil, nil)
+}
+
+// drop forgets a partition.
+func (s *store) drop(partition int32) error {
+	return s.use(func(db *pebble.DB) error {
+		batch := db.NewBatch()
+		defer batch.Close()
+		for _, kind := range []byte("cvt") {
+			from := rowKey(kind, partition)
+			if err := batch.DeleteRange(from, after(from), nil); err != nil {
+				return err
+			}
+		}
+		return batch.Commit(pebble.NoSync)
+	})
+}
+
+// after is the first key that does not begin with prefix.
+func after(prefix []byte) []byte {
+	end := slices.Clone(prefix)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
 	}
 	return nil
 }
 
-// claim binds an empty store to what it belongs to, or returns what it belongs
-// to already.
-func (s *store) claim(want input) (input, error) {
-	var have input
-	err := s.update(func(tx *bolt.Tx) error {
-		if tx.Bucket(inputBucket) != nil {
-			var err error
-			have, err = readInput(tx)
-			return err
+// each calls fn for the entries of a partition, from a key on, by key, until it
+// returns false. The entry is valid until fn returns.
+func (s *store) each(partition int32, from string, fn func(key string, e *entry) bool) error {
+	return s.scan('v', partition, rowKey('v', partition, from), func(rest, v []byte) (bool, error) {
+		e, err := parseEntry(v)
+		return err == nil && fn(string(rest), e), err
+	})
+}
+
+// due returns the keys that were last seen before a time, the oldest first, at
+// most n.
+func (s *store) due(partition int32, before int64, n int) (keys []string, err error) {
+	limit := []byte(timeOf(before))
+	err = s.scan('t', partition, rowKey('t', partition), func(rest, _ []byte) (bool, error) {
+		if len(rest) < len(limit) {
+			return false, errEntry
 		}
-		b, err := tx.CreateBucket(inputBucket)
+		if len(keys) == n || bytes.Compare(rest[:len(limit)], limit) >= 0 {
+			return false, nil
+		}
+		keys = append(keys, string(rest[len(limit):]))
+		return true, nil
+	})
+	return keys, err
+}
+
+func (s *store) scan(kind byte, partition int32, from []byte, fn func(rest, v []byte) (bool, error)) error {
+	return s.use(func(db *pebble.DB) (err error) {
+		prefix := rowKey(kind, partition)
+		it, err := db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: after(prefix)})
 		if err != nil {
 			return err
 		}
-		text, err := json.Marshal(want)
-		if err != nil {
-			return err
-		}
-		have = want
-		return b.Put(inputKey, seal(inputKey, text))
-	})
-	return have, err
-}
-
-func readInput(tx *bolt.Tx) (input, error) {
-	var in input
-	text, err := unseal(inputKey, tx.Bucket(inputBucket).Get(inputKey))
-	if err != nil {
-		return in, err
-	}
-	if err := json.Unmarshal(text, &in); err != nil {
-		return in, fmt.Errorf("%w (%w)", ErrCorrupt, err)
-	}
-	if in.Format != stateFormat {
-		return in, fmt.Errorf("its format is %d, of which this program, which writes %d, knows nothing", in.Format, stateFormat)
-	}
-	return in, nil
-}
-
-// position returns how far a partition has come; ok is false if it has not
-// begun.
-func (s *store) position(partition int32) (p position, ok bool, err error) {
-	err = s.view(func(tx *bolt.Tx) error {
-		p, ok, err = positionIn(tx, partition)
-		return err
-	})
-	return p, ok, err
-}
-
-func positionIn(tx *bolt.Tx, partition int32) (p position, ok bool, err error) {
-	b := tx.Bucket(positionsBucket)
-	if b == nil {
-		return p, false, nil
-	}
-	k := partitionKey(partition)
-	v := b.Get(k)
-	if v == nil {
-		return p, false, nil
-	}
-	p, err = readPosition(k, v)
-	return p, err == nil, err
-}
-
-func readPosition(k, v []byte) (position, error) {
-	v, err := unseal(k, v)
-	if err != nil {
-		return position{}, err
-	}
-	if len(v) != 16 {
-		return position{}, fmt.Errorf("%w (a position of %d bytes)", ErrCorrupt, len(v))
-	}
-	return position{
-		next: int64(binary.BigEndian.Uint64(v)),
-		keys: int64(binary.BigEndian.Uint64(v[8:])),
-	}, nil
-}
-
-// read calls fn with a function that returns the value of a key, nil if it has
-// none. The values are valid until fn returns.
-func (s *store) read(partition int32, fn func(get func(key string) ([]byte, error)) error) error {
-	return s.view(func(tx *bolt.Tx) error {
-		var b *bolt.Bucket
-		if values := tx.Bucket(valuesBucket); values != nil {
-			b = values.Bucket(partitionKey(partition))
-		}
-		return fn(func(key string) ([]byte, error) {
-			if b == nil {
-				return nil, nil
+		defer func() { err = errors.Join(err, it.Close()) }()
+		for ok := it.First(); ok; ok = it.Next() {
+			v, err := it.ValueAndErr()
+			if err != nil {
+				return err
 			}
-			k := valueKey(key)
-			v := b.Get(k)
-			if v == nil {
-				return nil, nil
-			}
-			return unseal(k, v)
-		})
-	})
-}
-
-// commit stores the values (nil deletes a key) and moves the partition's
-// position from the one given to next, in one transaction. moved is false, and
-// nothing is stored, if the position is another one by now.
-func (s *store) commit(partition int32, from position, begun bool, next int64, values map[string][]byte) (moved bool, err error) {
-	err = s.update(func(tx *bolt.Tx) error {
-		now, ok, err := positionIn(tx, partition)
-		if err != nil || now != from || ok != begun {
-			return err
-		}
-		positions, err := tx.CreateBucketIfNotExists(positionsBucket)
-		if err != nil {
-			return err
-		}
-		all, err := tx.CreateBucketIfNotExists(valuesBucket)
-		if err != nil {
-			return err
-		}
-		b, err := all.CreateBucketIfNotExists(partitionKey(partition))
-		if err != nil {
-			return err
-		}
-		for _, key := range slices.Sorted(maps.Keys(values)) { // in order, as bbolt stores them
-			k, v := valueKey(key), values[key]
-			was := b.Get(k) != nil
-			switch {
-			case v != nil:
-				if err := b.Put(k, seal(k, v)); err != nil {
-					return err
-				}
-				if !was {
-					now.keys++
-				}
-			case was:
-				if err := b.Delete(k); err != nil {
-					return err
-				}
-				now.keys--
+			if more, err := fn(it.Key()[len(prefix):], v); err != nil || !more {
+				return err
 			}
 		}
-		k := partitionKey(partition)
-		v := binary.BigEndian.AppendUint64(nil, uint64(next))
-		v = binary.BigEndian.AppendUint64(v, uint64(now.keys))
-		moved = true
-		return positions.Put(k, seal(k, v))
+		return nil
 	})
-	return moved && err == nil, err
-}
-
-func partitionKey(partition int32) []byte {
-	return binary.BigEndian.AppendUint32(nil, uint32(partition))
-}
-
-// valueKey has a byte before the key, because bbolt refuses an empty one.
-func valueKey(key string) []byte {
-	return append([]byte{'='}, key...)
-}
-
-func checksum(k, v []byte) uint32 {
-	return crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, v)
-}
-
-func seal(k, v []byte) []byte {
-	sealed := make([]byte, 0, len(v)+4)
-	return binary.BigEndian.AppendUint32(append(sealed, v...), checksum(k, v))
-}
-
-func unseal(k, sealed []byte) ([]byte, error) {
-	n := len(sealed) - 4
-	if n < 0 || binary.BigEndian.Uint32(sealed[n:]) != checksum(k, sealed[:n]) {
-		return nil, fmt.Errorf("%w (the checksum of %.40q is wrong)", ErrCorrupt, k)
-	}
-	return sealed[:n], nil
 }

@@ -421,7 +421,7 @@ func (c *Comparer) Same(before, after []byte) (bool, error) {
 	if err := c.read(before, after); err != nil {
 		return false, err
 	}
-	return c.same(), nil
+	return c.same(false, nil), nil
 }
 
 func (c *Comparer) read(before, after []byte) error {
@@ -458,12 +458,67 @@ func (c *Comparer) appendPatch(dst []byte, invertible bool) ([]byte, bool) {
 const fewChanges = 256
 
 // same says whether what differs between the texts that were read does not count.
-func (c *Comparer) same() bool {
-	if c.rules == nil {
+// evolved says that the second was written with another schema, this one.
+func (c *Comparer) same(evolved bool, schema schemas.Schema) bool {
+	if c.rules == nil && !evolved {
 		return c.equal(0, 0)
 	}
-	s := same{a: &c.a, b: &c.b}
-	return s.values(0, 0, c.rules, ways{})
+	s, w := same{a: &c.a, b: &c.b}, ways{watched: c.rules == nil}
+	if evolved {
+		s.free = evolution(schema.Model())
+	}
+	return s.values(0, 0, c.rules, w)
+}
+
+// evolution says of members that only one value has whether it is the schema
+// that has changed: the new value has a new field with its default, or lacks one
+// that is no more.
+func evolution(model *schemas.Node) func(path [][]byte, before, after *node) bool {
+	return func(path [][]byte, before, after *node) bool {
+		record := model
+		for _, name := range path[:len(path)-1] {
+			f, _ := fieldOf(record, name)
+			if f == nil {
+				return false
+			}
+			record = f.Node
+		}
+		f, known := fieldOf(record, path[len(path)-1])
+		if before != nil {
+			return known && f == nil
+		}
+		if f == nil || !f.HasDefault {
+			return false
+		}
+		text, err := schemas.AppendJSON(nil, f.Default)
+		return err == nil && bytes.Equal(text, after.raw)
+	}
+}
+
+// fieldOf returns the field of that name of a record, or of the record that an
+// array has as its items, or a union beside null. known says that there is such a
+// record, and that it lists all of its fields.
+func fieldOf(n *schemas.Node, name []byte) (f *schemas.Field, known bool) {
+	for n != nil && (n.Kind == schemas.Union || n.Kind == schemas.Array) {
+		if n.Kind == schemas.Array {
+			n = n.Items
+			continue
+		}
+		others := slices.DeleteFunc(slices.Clone(n.Branches), func(b *schemas.Node) bool { return b.Kind == schemas.Null })
+		if len(others) != 1 {
+			return nil, false
+		}
+		n = others[0]
+	}
+	if n == nil || n.Kind != schemas.Record {
+		return nil, false
+	}
+	for i := range n.Fields {
+		if n.Fields[i].Name == string(name) {
+			return &n.Fields[i], true
+		}
+	}
+	return nil, !n.Open
 }
 
 // op appends an operation at the place where the walk is.

@@ -129,7 +129,7 @@ func (ls *lanes) publish(ctx context.Context, records []kgo.Record) error {
 		ls.free <- l
 		return err
 	}
-	err = transact(ctx, client, records, nil, false)
+	err = ls.broker.transact(ctx, client, records, nil, false)
 	if err == nil || errors.As(err, new(*stream.BatchError)) {
 		ls.free <- l
 		return err

@@ -105,7 +105,6 @@ func Open(ctx context.Context, c Config) (*Broker, error) {
 		// Publish hands over all it has at once, and then waits: to linger
 		// would only make it wait longer.
 		kgo.ProducerLinger(0),
-		kgo.RecordDeliveryTimeout(c.Timeout),
 		kgo.UnknownTopicRetries(2),
 		kgo.AllowIdempotentProduceCancellation(), // so that the timeout holds, and ctx
 	)...)
@@ -376,7 +375,7 @@ func translate(ctx context.Context, err error) error {
 		return stream.ErrClosed
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InvalidTopicException):
 		return fmt.Errorf("%w (%w)", stream.ErrNoTopic, err)
-	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries),
+	case errors.Is(err, kgo.ErrRecordRetries),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF), errors.As(err, &network):
 		return fmt.Errorf("%w: %w", stream.ErrUnreachable, err)
 	}

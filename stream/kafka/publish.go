@@ -23,8 +23,12 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	p := publication{broker: b, topics: map[string]*topic{}, missing: map[string]error{}}
 	out := toKafka(records)
 	done := p.done
+	// Not the client's own timeout: it counts from a record's Time, which may be
+	// long ago.
+	asked, cancel := b.ask(ctx)
+	defer cancel()
 	for i := range out {
-		p.write(ctx, &out[i], done)
+		p.write(asked, &out[i], done)
 	}
 	p.waiting.Wait()
 	if len(p.failed) == 0 {
@@ -33,7 +37,7 @@ func (b *Broker) Publish(ctx context.Context, records ...stream.Record) error {
 	}
 	if again := p.again(out); len(again) > 0 {
 		for _, r := range again {
-			p.write(ctx, r, done)
+			p.write(asked, r, done)
 		}
 		p.waiting.Wait()
 	}

@@ -35,10 +35,17 @@ const hour = time.Hour
 // input over takes its transactional id over, which ends the transactions of the
 // one before.
 func (b *Broker) Resume(ctx context.Context, topic, input string) (stream.Transactor, stream.Position, error) {
+	return b.resume(ctx, topic, input)
+}
+
+func (b *Broker) resume(ctx context.Context, topic, input string, more ...string) (stream.Transactor, stream.Position, error) {
 	var at stream.Position
 	w, err := b.newWriter(ctx, topic, input, PositionsTopic)
 	if err != nil {
 		return nil, at, err
+	}
+	if w.more = more; len(more) > 0 {
+		w.most = stream.MaxSpan
 	}
 	x := &transactor{w}
 	key := []byte("position/" + w.id)
@@ -74,7 +81,7 @@ func (b *Broker) newWriter(ctx context.Context, topic, name, log string) (*write
 		return nil, fmt.Errorf("topic %q: %w", log, err)
 	}
 	id := t.id.String() + "/" + name
-	return &writer{broker: b, topic: topic, log: log, id: id, partition: stream.PartitionFor([]byte(id), l.partitions)}, nil
+	return &writer{broker: b, topic: topic, most: stream.MaxCommit, log: log, id: id, partition: stream.PartitionFor([]byte(id), l.partitions)}, nil
 }
 
 func (b *Broker) makeLog(ctx context.Context, log string) error {
@@ -112,9 +119,11 @@ type writer struct {
 	broker     *Broker
 	client     *kgo.Client // nil until it is taken
 	topic, log string
-	id         string // of the topic, and a name
-	partition  int32  // of the log
-	over       bool   // after an error
+	more       []string // topics that it writes to as well
+	most       int      // records of a transaction
+	id         string   // of the topic, and a name
+	partition  int32    // of the log
+	over       bool     // after an error
 }
 
 // transactor implements stream.Transactor.
@@ -136,7 +145,6 @@ func (b *Broker) transactional(id string) (*kgo.Client, error) {
 		kgo.ProducerBatchMaxBytesFn(b.maxBatchBytes),
 		kgo.ProducerLinger(0),
 		kgo.RetryTimeout(b.config.Timeout),
-		kgo.RecordDeliveryTimeout(b.config.Timeout),
 	)...)
 }
 
@@ -201,6 +209,9 @@ func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.
 	if err == nil {
 		err = x.write(ctx, records, x.logged([]byte("position/"+x.id), value))
 	}
+	if err == nil {
+		place(out, records)
+	}
 	return committed(err)
 }
 
@@ -214,14 +225,14 @@ func committed(err error) error {
 
 // admit returns records as the client takes them, if they may be written.
 func (x *writer) admit(ctx context.Context, out []stream.Record) ([]kgo.Record, error) {
-	if len(out) > stream.MaxCommit {
-		return nil, fmt.Errorf("%d records, expected %d at most", len(out), stream.MaxCommit)
+	if len(out) > x.most {
+		return nil, fmt.Errorf("%d records, expected %d at most", len(out), x.most)
 	}
 	p := publication{broker: x.broker, topics: map[string]*topic{}, missing: map[string]error{}}
 	records := toKafka(out)
 	var failed stream.BatchError
 	for i := range records {
-		if out[i].Topic != x.topic {
+		if out[i].Topic != x.topic && !slices.Contains(x.more, out[i].Topic) {
 			return nil, fmt.Errorf("a record of topic %q, expected those of %q", out[i].Topic, x.topic)
 		}
 		if err := p.admit(ctx, &records[i]); errors.Is(err, stream.ErrTooLarge) {
@@ -239,7 +250,7 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 	if x.over {
 		return stream.ErrClosed
 	}
-	err := transact(ctx, x.client, records, more, x.log == EntriesTopic)
+	err := x.broker.transact(ctx, x.client, records, more, x.log == EntriesTopic)
 	x.over = err != nil && !errors.As(err, new(*stream.BatchError))
 	return err
 }
@@ -248,12 +259,14 @@ func (x *writer) write(ctx context.Context, records []kgo.Record, more func() *k
 // more is called when it is known where the others lie. After a *stream.BatchError
 // the client can be used again, and after other errors not; nothing was written
 // unless it wraps stream.ErrUnknownOutcome.
-func transact(ctx context.Context, client *kgo.Client, records []kgo.Record, more func() *kgo.Record, apart bool) error {
+func (b *Broker) transact(ctx context.Context, client *kgo.Client, records []kgo.Record, more func() *kgo.Record, apart bool) error {
 	if err := client.BeginTransaction(); err != nil {
 		return fencedOr(ctx, err)
 	}
 	// The client does not give up what it has begun to send, but for its end.
 	defer context.AfterFunc(ctx, client.Close)()
+	asked, cancel := b.ask(ctx)
+	defer cancel()
 	var (
 		mu     sync.Mutex
 		failed = map[*kgo.Record]error{}
@@ -264,7 +277,7 @@ func transact(ctx context.Context, client *kgo.Client, records []kgo.Record, mor
 	produce := func(r *kgo.Record) {
 		sent = append(sent, r)
 		done.Add(1)
-		client.Produce(ctx, r, func(r *kgo.Record, err error) {
+		client.Produce(asked, r, func(r *kgo.Record, err error) {
 			if err != nil {
 				mu.Lock()
 				failed[r] = err

@@ -129,9 +129,7 @@ func (x *book) Commit(ctx context.Context, out []stream.Record, note []byte) err
 	if err := x.put(ctx, messages, storedEntry{Note: note, Partitions: partitions}); err != nil {
 		return err
 	}
-	for i, p := range partitions {
-		out[i].Partition, out[i].Offset = int32(p), int64(x.last)-int64(len(out)-i)
-	}
+	place(out, partitions, x.last)
 	x.read = x.last
 	return nil
 }

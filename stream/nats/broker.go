@@ -43,6 +43,7 @@ const (
 const (
 	topicKey      = "penstock.topic"
 	partitionsKey = "penstock.partitions"
+	logKey        = "penstock.log" // of a log, see CreateLog
 )
 
 // Options hold for Open and OpenDir alike. The zero value is good.
@@ -305,6 +306,7 @@ type topic struct {
 	partitions int
 	foreign    bool     // not made by Penstock: one partition
 	subjects   []string // by partition; of a foreign stream the only one, if it has no wildcard
+	log        bool     // each key has a subject below that of its partition
 	atomic     bool     // the stream takes atomic batches
 	maxMessage int      // the stream's own limit on header and value; -1: none
 }
@@ -328,7 +330,7 @@ func newTopic(name string, info *jetstream.StreamInfo) *topic {
 		}
 		return t
 	}
-	t.partitions = n
+	t.partitions, t.log = n, info.Config.Metadata[logKey] != ""
 	for i := range n {
 		t.subjects = append(t.subjects, subject(t.stream, i))
 	}
@@ -340,6 +342,9 @@ func newTopic(name string, info *jetstream.StreamInfo) *topic {
 func (t *topic) filter(partition int) string {
 	if t.foreign {
 		return ""
+	}
+	if t.log {
+		return t.subjects[partition] + ".*"
 	}
 	return t.subjects[partition]
 }
@@ -405,6 +410,11 @@ func (b *Broker) Create(ctx context.Context, name string, partitions int) error 
 	if partitions < 0 || partitions > maxPartitions {
 		return fmt.Errorf("create topic %q: %d partitions: expected 1 to %d", name, partitions, maxPartitions)
 	}
+	return b.create(ctx, name, partitions, func(*jetstream.StreamConfig) {})
+}
+
+// create makes a topic, in a stream that change may change.
+func (b *Broker) create(ctx context.Context, name string, partitions int, change func(*jetstream.StreamConfig)) error {
 	_, _, err := b.lookup(ctx, name)
 	if !errors.Is(err, stream.ErrNoTopic) {
 		return err
@@ -425,6 +435,7 @@ func (b *Broker) Create(ctx context.Context, name string, partitions int) error 
 	for i := range partitions {
 		config.Subjects = append(config.Subjects, subject(config.Name, i))
 	}
+	change(&config)
 	_, err = b.js.CreateStream(asking, config)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return fmt.Errorf("create topic %q: %w", name, b.explain(ctx, err))
@@ -439,7 +450,7 @@ func (b *Broker) Ranges(ctx context.Context, name string) ([]stream.Range, error
 	if err != nil {
 		return nil, err
 	}
-	if t.foreign {
+	if t.foreign || t.log {
 		state := s.CachedInfo().State
 		r := stream.Range{Partition: b.partition(t, 0), Start: int64(state.FirstSeq), End: int64(state.LastSeq) + 1, Records: int64(state.Msgs)}
 		if state.Msgs == 0 {

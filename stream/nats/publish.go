@@ -136,6 +136,9 @@ func (b *Broker) message(t *topic, r stream.Record) (*nats.Msg, int, error) {
 		}
 	}
 	m := encode(r, t.subjects[p])
+	if t.log {
+		ofKey(m, r)
+	}
 	// Room for the headers of a batch.
 	size := messageSize(m) + 128
 	if n := size - len(m.Data); n > maxHeaderBytes {

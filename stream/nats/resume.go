@@ -131,11 +131,22 @@ func (x *transactor) Commit(ctx context.Context, out []stream.Record, in stream.
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	messages, _, err := x.messages(out)
+	messages, partitions, err := x.messages(out)
 	if err != nil {
 		return err
 	}
-	return x.commit(ctx, messages, &nats.Msg{Subject: x.subject, Data: value, Header: nats.Header{}})
+	if err := x.commit(ctx, messages, &nats.Msg{Subject: x.subject, Data: value, Header: nats.Header{}}); err != nil {
+		return err
+	}
+	place(out, partitions, x.last)
+	return nil
+}
+
+// place says where the records of a batch lie, whose last message is last.
+func place(out []stream.Record, partitions []int, last uint64) {
+	for i, p := range partitions {
+		out[i].Partition, out[i].Offset = int32(p), int64(last)-int64(len(out)-i)
+	}
 }
 
 // messages encodes records, and says for which partitions.

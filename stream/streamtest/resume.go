@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -77,7 +78,9 @@ func (s *suite) resumeInput() {
 	}
 	s.must("commit", x.Commit(s.ctx, keyed(topic, "1", "2", "3"), stream.Position{Next: 3, Note: `{"sum":"1"}`}))
 	s.must("commit", x.Commit(s.ctx, nil, stream.Position{Next: 4}))
-	s.must("commit", x.Commit(s.ctx, keyed(topic, "5"), stream.Position{Next: 5, Note: "five"}))
+	five := keyed(topic, "5")
+	five[0].Time = time.UnixMilli(1000) // long ago
+	s.must("commit", x.Commit(s.ctx, five, stream.Position{Next: 5, Note: "five"}))
 	if _, at := s.resuming(topic, "another"); at != (stream.Position{}) {
 		s.Errorf("another input is at %+v", at)
 	}

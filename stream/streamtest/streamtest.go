@@ -32,7 +32,7 @@ type Features struct {
 	Fenced bool
 	// Releases says that its sources are stream.Releasers.
 	Releases bool
-	// Resumes says that the broker is a stream.Resumer and a stream.Keeper.
+	// Resumes says that the broker is a stream.Resumer, a stream.Keeper and has stream.Logs.
 	Resumes bool
 	// Surveys says that it is a stream.Surveyor.
 	Surveys bool
@@ -72,6 +72,8 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"resume/records and position", (*suite).resumeInput},
 		{"resume/taken over", (*suite).resumeFenced},
 		{"resume/too large", (*suite).resumeTooLarge},
+		{"logs/read", (*suite).logs},
+		{"logs/with records", (*suite).spans},
 		{"keep/records and entries", (*suite).keepEntries},
 		{"keep/taken over", (*suite).keepFenced},
 		{"atomic/of several topics", (*suite).atomicTopics},
