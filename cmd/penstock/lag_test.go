@@ -137,7 +137,7 @@ func get(ctx context.Context, t *testing.T, url string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := (&http.Client{Timeout: 20 * time.Second}).Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -425,7 +425,7 @@ func TestSecureRoundIsGivenUp(t *testing.T) {
 func (s *secureTraining) untilAbort() {
 	l := s.log("watch", nil)
 	control := l.tail("lab.control", nil)
-	defer control.close()
+	defer func() { _ = control.close() }()
 	for {
 		m, err := control.pop(s.ctx)
 		if err != nil {
