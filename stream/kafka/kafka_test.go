@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -200,5 +201,9 @@ func TestServerBalances(t *testing.T) {
 	groups, err := b.admin.DescribeConsumerGroups(t.Context(), topic)
 	if err != nil || len(groups[topic].Members) != 1 {
 		t.Errorf("the group has members %v as a consumer group, %v, want one", groups[topic].Members, err)
+	}
+	seen, err := b.Groups(t.Context(), topic)
+	if err != nil || !slices.Contains(seen, stream.Group{Name: topic, Members: 1}) {
+		t.Errorf("the topic is read by %v, %v, want the group with its member", seen, err)
 	}
 }

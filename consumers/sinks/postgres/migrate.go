@@ -157,7 +157,9 @@ func (m *migration) isKey(name string) bool {
 	if !slices.Contains(m.key, name) {
 		return false
 	}
-	m.notes = append(m.notes, fmt.Sprintf("%s is part of the key: to change it, write to a new table", name))
+	if note := name + " is part of the key: to change it, write to a new table"; !slices.Contains(m.notes, note) {
+		m.notes = append(m.notes, note)
+	}
 	return true
 }
 
@@ -267,8 +269,11 @@ func (m *migration) retype(f *schemas.Field, from, to sqlsink.Column, declared s
 		m.notes = append(m.notes, fmt.Sprintf("%s: PostgreSQL makes no %v of %v: give the field a new name", f.Name, to, from))
 		return false
 	}
+	// A sink keeps the types of columns in mind, and COPY takes bytes for what the
+	// column is: a long for a double.
+	m.notes = append(m.notes, fmt.Sprintf("%s: stop the consumers before the columns change places, and start them again afterwards: one that runs would write the old type's bytes", f.Name))
 	if !m.d.Fits(from, declared) {
-		m.notes = append(m.notes, fmt.Sprintf("%s: a column of %v does not hold all of %v: stop who writes by the old schema before the columns change places", f.Name, to, from))
+		m.notes = append(m.notes, fmt.Sprintf("%s: a column of %v does not hold all of %v: by then nobody may write by the old schema", f.Name, to, from))
 	}
 	follow, next, last := m.made(f.Name, "follow"), f.Name+"__new", f.Name+"__old"
 	m.alter(Expand, Catalog, why+"; a change in place would rewrite the table while everybody waits, so a second column is filled beside the first", "ADD COLUMN IF NOT EXISTS %s %s", m.id(next), declared)
@@ -276,7 +281,7 @@ func (m *migration) retype(f *schemas.Field, from, to sqlsink.Column, declared s
 	m.step(Expand, shareRowExclusive, Catalog, "it follows what is written", "CREATE FUNCTION %[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.%[2]s := %[3]s; RETURN NEW; END $$;\nCREATE TRIGGER %[1]s BEFORE INSERT OR UPDATE ON %[4]s FOR EACH ROW EXECUTE FUNCTION %[1]s()",
 		follow, m.id(next), inRow, m.table)
 	m.fill(Backfill, next, value, "rows from before it followed")
-	m.step(Backfill, accessExclusive, Catalog, "the columns change places, in one transaction: stop the consumers for that moment, since they know the types of columns; from here on events of the new schema can be stored",
+	m.step(Backfill, accessExclusive, Catalog, "the columns change places, in one transaction, with no consumer running; from here on events of the new schema can be stored",
 		"DROP TRIGGER %[1]s ON %[2]s;\nDROP FUNCTION %[1]s();\nALTER TABLE %[2]s ALTER COLUMN %[3]s DROP NOT NULL;\nALTER TABLE %[2]s RENAME COLUMN %[3]s TO %[4]s;\nALTER TABLE %[2]s RENAME COLUMN %[5]s TO %[3]s",
 		follow, m.table, name, m.id(last), m.id(next))
 	m.alter(Contract, Catalog, "nobody needs what it was", "DROP COLUMN IF EXISTS %s", m.id(last))
