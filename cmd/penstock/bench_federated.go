@@ -16,6 +16,7 @@ type benchFederatedCmd struct {
 	Updates    int `default:"16" placeholder:"N" help:"Updates to fold (default ${default})."`
 	Parameters int `default:"2000000" placeholder:"N" help:"Parameters of each (default ${default})."`
 	Pairs      int `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
+	Secure     int `placeholder:"N" help:"Measure a round of secure aggregation among N clients, once, and nothing else."`
 }
 
 // Help says how to read the figures.
@@ -27,12 +28,19 @@ that at which they are folded, run by run, on one core and on two.
   federated fold          weighted sum of the updates
   federated fold checked  and the norm of each, and whether it is finite
 
-Example:
-  penstock bench federated --updates 100`
+With --secure a round of secure aggregation is run in memory, as many clients dropping
+out as may; its raw side makes as many masks by AES and adds them to nothing.
+
+Examples:
+  penstock bench federated --updates 100
+  penstock bench federated --secure 100 --parameters 1000000`
 }
 
 // Run measures both rows on one core and on two.
 func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
+	if c.Secure != 0 {
+		return c.secure(ctx, t)
+	}
 	if c.Updates < 2 || c.Updates%2 == 1 || c.Parameters < 1 || c.Pairs < 1 || c.Updates > 1<<33/c.Parameters {
 		return usagef("expected an even number of updates, at least one parameter and run, and at most 32 GiB of updates")
 	}

@@ -122,7 +122,7 @@ func (c *dlqListCmd) Run(ctx context.Context, t *terminal) error {
 		return nil
 	})
 	if errors.Is(err, errEnough) {
-		t.notef("there are more; --limit says how many to list")
+		t.notef("there are more; --limit says how many to list\n")
 		return nil
 	}
 	return err

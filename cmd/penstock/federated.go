@@ -120,13 +120,13 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
 			OnModel: func(m federated.Model) {
 				if m.Aborted != "" && !m.Final() {
-					t.notef("round %d, attempt %d: %s", m.Round, m.Attempt+1, m.Aborted)
+					t.notef("round %d, attempt %d: %s\n", m.Round, m.Attempt+1, m.Aborted)
 					return
 				}
 				if m.Final() && m.Privacy != nil && m.Round < c.Rounds {
-					t.notef("the training ends with round %d: %s", m.Round, m.Aborted)
+					t.notef("the training ends with round %d: %s\n", m.Round, m.Aborted)
 				}
-				t.notef("model of round %d of %d: %d updates", m.Round, m.Rounds, len(m.Contributions))
+				t.notef("model of round %d of %d: %d updates\n", m.Round, m.Rounds, len(m.Contributions))
 			},
 		})
 		if err != nil {
@@ -134,7 +134,7 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		if !a.Model().Final() {
 			j := job{topic: c.updates(), group: group, sink: a, owner: a}
-			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v", why.Err) }
+			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v\n", why.Err) }
 			if err := finished(aggregating(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })); err != nil {
 				return err
 			}
@@ -218,7 +218,7 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", consumers.ErrStop, err)
 		}
-		t.notef("round %d of %d: trained on %d examples", m.Round, m.Rounds, len(shares[i-1]))
+		t.notef("round %d of %d: trained on %d examples\n", m.Round, m.Rounds, len(shares[i-1]))
 		return parameters, int64(len(shares[i-1])), nil
 	}
 	if c.Secure != "" {

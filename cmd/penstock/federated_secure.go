@@ -60,7 +60,7 @@ func (c *federatedAggregateCmd) securely(ctx context.Context, t *terminal, initi
 			SecureLog: tr.secureLog(t, "aggregator"), Key: key, Clients: clients, Threshold: c.Threshold, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, Clip: c.Clip, MaxWeight: c.MaxWeight, Patience: c.Patience,
 			OnModel: func(m federated.Model) {
-				t.notef("model of round %d of %d: the sum of %d updates", m.Round, m.Rounds, len(m.Contributions))
+				t.notef("model of round %d of %d: the sum of %d updates\n", m.Round, m.Rounds, len(m.Contributions))
 			},
 		})
 		if err != nil {
@@ -91,7 +91,7 @@ func (t training) secureLog(to *terminal, name string) federated.SecureLog {
 	return federated.SecureLog{
 		Training: t.Training, Models: t.models(), Broker: t.broker, Registry: t.reg, Group: t.Training + ".secure." + name,
 		Publisher: eventPublisher{producers.New(t.broker, t.reg, producers.Config{})},
-		Note:      func(text string) { to.notef("%s", text) },
+		Note:      func(text string) { to.notef("%s\n", text) },
 	}
 }
 

@@ -2,6 +2,7 @@ package federated
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -81,17 +82,21 @@ type SecureLog struct {
 	Broker    Broker
 	Registry  consumers.Registry
 	Publisher Publisher
-	// Group begins the names of the groups that read: one for each process.
+	// Group begins the names of the groups that read. Each run has its own, as it
+	// shares no partition and keeps no position in the broker: it need not wait
+	// until the broker gives up one that was killed.
 	Group string
 	// Note is called with each message that is passed over, and why, and at each
 	// step. nil is nobody.
 	Note func(text string)
 }
 
+// check says what is missing, and makes the groups those of this run.
 func (l *SecureLog) check() error {
 	if l.Training == "" || l.Models == "" || l.Group == "" || l.Broker == nil || l.Registry == nil || l.Publisher == nil {
 		return errors.New("the training, the topic of the models, the group, the broker, the registry and the publisher are needed")
 	}
+	l.Group += "." + rand.Text()
 	return nil
 }
 

@@ -155,7 +155,7 @@ func (c *secureClient) mask(ctx context.Context, newest bool) ([]secagg.Message,
 		if err != nil {
 			return nil, err
 		}
-		if m.After != c.machine.Roster() || m.Sender == c.Name {
+		if m.After != c.machine.Roster() || c.machine.Owns(m.Message) {
 			continue // of another attempt, or its own
 		}
 		if _, err := c.machine.Receive(m.Message); err != nil {

@@ -353,6 +353,9 @@ func (c *Client) Roster() Hash { return c.roster.Hash() }
 // Masked says that there is a vector under masks, and Mask returns it.
 func (c *Client) Masked() bool { return len(c.state.masked) > 0 }
 
+// Owns says that m is a message of this client's.
+func (c *Client) Owns(m Message) bool { return m.Sender == c.config.Name }
+
 // Missing says that Shares of clients are needed before a vector can be masked.
 func (c *Client) Missing() bool { return c.shared != nil && len(c.got) < len(c.shared) }
 
@@ -441,11 +444,7 @@ func (c *Client) Mask(values []float32, weight uint32) ([]Message, error) {
 			return nil, fmt.Errorf("mask vector: %w", err)
 		}
 		apply(v, seeds)
-		b := make([]byte, 0, 4*len(v))
-		for _, x := range v {
-			b = binary.LittleEndian.AppendUint32(b, x)
-		}
-		c.state.shared, c.state.masked = c.sharedHash, b
+		c.state.shared, c.state.masked = c.sharedHash, appendElements(make([]byte, 0, 4*len(v)), v)
 	}
 	return c.masked(), nil
 }

@@ -403,6 +403,13 @@ func appendMasked(b []byte, whole, from int, part []byte) []byte {
 	return append(b, part...)
 }
 
+func appendElements(b []byte, v []uint32) []byte {
+	for _, x := range v {
+		b = binary.LittleEndian.AppendUint32(b, x)
+	}
+	return b
+}
+
 // readMasked returns where the part begins, and its bytes: at least one element
 // and no more than MaxChunk, within the whole.
 func readMasked(payload []byte, whole int) (from int, part []byte, err error) {
