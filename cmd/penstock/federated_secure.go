@@ -40,9 +40,6 @@ func (c *federatedAggregateCmd) securely(ctx context.Context, t *terminal, initi
 	if c.MaxNorm != 0 {
 		return usagef("--max-norm with --secure: nobody but the client sees an update; --clip bounds how far a parameter moves")
 	}
-	if c.Quorum != 0 || c.Deadline != 0 || c.Fraction != 0 {
-		return usagef("--quorum, --deadline and --fraction are for rounds without --secure: expected --threshold and --patience in their place")
-	}
 	key, err := readPrivateKey(c.Secure, aggregatorName)
 	if err != nil {
 		return err
