@@ -185,8 +185,9 @@ const digitFeatures, digitClasses = 64, 10
 // federatedJoinCmd trains a classifier of digits on a share of them.
 type federatedJoinCmd struct {
 	trainingFlags
-	Name  string `required:"" placeholder:"NAME" help:"As the aggregator expects it."`
-	Share string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
+	Name     string `required:"" placeholder:"NAME" help:"As the aggregator expects it."`
+	Compress string `placeholder:"fp16|int8|top:SHARE" help:"Send differences from the model in fewer bytes; what is left out is made up for later."`
+	Share    string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
 	secureSumFlags
 }
 
@@ -221,7 +222,14 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		t.notef("round %d of %d: trained on %d examples\n", m.Round, m.Rounds, len(shares[i-1]))
 		return parameters, int64(len(shares[i-1])), nil
 	}
+	compression, err := federated.ParseCompression(c.Compress)
+	if err != nil {
+		return usagef("--compress: %v", err)
+	}
 	if c.Secure != "" {
+		if c.Compress != "" {
+			return usagef("--secure does not go with --compress")
+		}
 		return c.securely(ctx, t, train)
 	}
 	return c.connect(ctx, t, func(tr training) error {
@@ -231,7 +239,7 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		member, err := federated.NewClient(federated.ClientConfig{
 			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
-			Train: train,
+			Train: train, Compression: compression,
 		})
 		if err != nil {
 			return err

@@ -371,6 +371,11 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, e
 	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
 		return refuse(WrongShape, "%v", err)
 	}
+	if err := unpack(u.Parameters, a.model.Parameters); errors.Is(err, errNotFinite) {
+		return refuse(NotFinite, "%v", err)
+	} else if err != nil {
+		return refuse(Malformed, "%v", err)
+	}
 	norm := kernels.Distance(flat(u.Parameters), a.base)
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)

@@ -173,7 +173,7 @@ func updateOf(client string, m Model) Update {
 		for i := range values {
 			values[i] = values[i]*0.9 + float32(math.Sin(float64(7*n+i)))*float32(math.Pow(10, float64(n%5)))/3
 		}
-		u.Parameters = append(u.Parameters, Tensor{t.Name, t.Shape, values})
+		u.Parameters = append(u.Parameters, Tensor{Name: t.Name, Shape: t.Shape, Values: values})
 	}
 	return u
 }
@@ -486,7 +486,7 @@ func (s *simulation) expected() []Model {
 				out[j] = float32(values[j])
 			}
 			values = values[len(out):]
-			m.Parameters = append(m.Parameters, Tensor{t.Name, t.Shape, out})
+			m.Parameters = append(m.Parameters, Tensor{Name: t.Name, Shape: t.Shape, Values: out})
 		}
 		m.Hash = hashOf(m.Parameters)
 		models = append(models, m)

@@ -21,6 +21,8 @@ type ClientConfig struct {
 	// that wraps consumers.ErrStop ends the run; after any other it is called
 	// again.
 	Train func(ctx context.Context, m Model) (parameters []Tensor, samples int64, err error)
+	// Compression makes updates smaller; nil sends them whole.
+	Compression *Compression
 }
 
 // Client takes part in a training: it answers each model with an update. It is
@@ -87,6 +89,9 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 		parameters, samples, err := c.config.Train(ctx, m)
 		if err != nil {
 			return fmt.Errorf("train for round %d: %w", m.Round, err)
+		}
+		if parameters, err = c.config.Compression.pack(parameters, m.Parameters); err != nil {
+			return fmt.Errorf("update for round %d: %w: %w", m.Round, consumers.ErrStop, err)
 		}
 		c.update = &Update{Client: c.config.Name, Round: m.Round, Base: m.Hash, Samples: samples, Parameters: parameters}
 		c.sent = false

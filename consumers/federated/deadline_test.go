@@ -38,8 +38,13 @@ func newHall(t *testing.T, clients int, rounds int64, change func(c *Config)) *h
 // send writes what a client makes of model m, and returns why it is refused.
 func (h *hall) send(client string, m Model) error {
 	h.t.Helper()
-	p := partitionOf(client)
-	msg := message(h.t, h.publisher.registry, client, updateOf(client, m).value())
+	return h.write(updateOf(client, m))
+}
+
+func (h *hall) write(u Update) error {
+	h.t.Helper()
+	p := partitionOf(u.Client)
+	msg := message(h.t, h.publisher.registry, u.Client, u.value())
 	msg.Partition, msg.Offset = p, h.next[p]
 	b := consumers.Batch{Topic: "updates", Partition: p, First: msg.Offset, Next: msg.Offset + 1, Messages: []consumers.Message{msg}}
 	h.next[p]++

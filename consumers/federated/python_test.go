@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"penstock/servertest"
@@ -65,6 +67,71 @@ print(payload.hex(), model.hash.hex(), *[broker.partition_for(bytes.fromhex(k), 
 	}
 	if got := python(t, script, ask); got != fmt.Sprintln(want...) {
 		t.Errorf("got\n%s\nwant\n%s", got, fmt.Sprintln(want...))
+	}
+}
+
+// So do their compressions, round after round.
+func TestPythonCompressesToTheSameBytes(t *testing.T) {
+	const script = `
+import json, sys
+import numpy as np
+from penstock.compress import Compression
+ask = json.load(sys.stdin)
+floats = lambda bits: np.array(bits, "<u4").view("<f4")
+for text in ask["kinds"]:
+    c = Compression(text)
+    for bits in ask["rounds"]:
+        print(*[t["dtype"] + " " + t["data"].hex() for t in c.pack({"w": floats(bits)}, {"w": floats(ask["base"])})])
+`
+	random := rand.New(rand.NewPCG(1, 2))
+	numbers := func() []float32 {
+		out := make([]float32, 700)
+		for i := range out {
+			out[i] = float32(random.NormFloat64() * math.Exp(4*random.NormFloat64()))
+			if random.IntN(5) == 0 {
+				out[i] = float32(random.IntN(3)) // so that some are alike
+			}
+		}
+		return out
+	}
+	base := numbers()
+	kinds, rounds := []string{"fp16", "int8", "top:0.1", "top:1"}, [][]float32{numbers(), numbers(), base, numbers()}
+	tensor := func(values []float32) []Tensor {
+		return []Tensor{{Name: "w", Shape: []int{len(values)}, Values: values}}
+	}
+	bits := func(values []float32) []uint32 {
+		out := make([]uint32, len(values))
+		for i, v := range values {
+			out[i] = math.Float32bits(v)
+		}
+		return out
+	}
+	ask := map[string]any{"kinds": kinds, "base": bits(base)}
+	var all [][]uint32
+	for _, r := range rounds {
+		all = append(all, bits(r))
+	}
+	ask["rounds"] = all
+	var want strings.Builder
+	for _, text := range kinds {
+		c, err := ParseCompression(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rounds {
+			packed, err := c.pack(tensor(r), tensor(base))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&want, "%s %x\n", packed[0].DType, packed[0].Packed)
+		}
+	}
+	input, err := json.Marshal(ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := python(t, script, input); got != want.String() {
+		t.Errorf("got\n%.300s\nwant\n%.300s", got, want.String())
 	}
 }
 

@@ -149,7 +149,7 @@ func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Updat
 			return fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
 		}
 		seen[u.Client] = true
-		if err := sameShape(u.Parameters, base.Parameters); err != nil {
+		if err := fit(u.Parameters, base.Parameters); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 		values := flat(u.Parameters)

@@ -2,6 +2,7 @@ package federated
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -15,7 +16,6 @@ import (
 const (
 	maxTensors = 10_000 // in a model
 	maxDims    = 16     // of a tensor
-	float32s   = "float32"
 )
 
 // Tensor is a named array of numbers.
@@ -23,6 +23,11 @@ type Tensor struct {
 	Name   string
 	Shape  []int
 	Values []float32 // in row-major order
+
+	// Of an update that says differences, until it is unpacked: DType is Half, Eighth
+	// or Largest, and there are no Values.
+	DType  string
+	Packed []byte
 }
 
 // Hash is the SHA-256 of a model's parameters: of each tensor in turn its name,
@@ -71,10 +76,13 @@ func tensorValues(tensors []Tensor) []any {
 		for i, n := range t.Shape {
 			shape[i] = int64(n)
 		}
-		data := appendFloats(nil, t.Values)
+		data := t.Packed
+		if t.DType == "" {
+			data = appendFloats(nil, t.Values)
+		}
 		out[i] = map[string]any{
 			"name":  t.Name,
-			"dtype": float32s,
+			"dtype": cmp.Or(t.DType, float32s),
 			"shape": shape,
 			"data":  data,
 			"crc":   int64(crc32.ChecksumIEEE(data)),
@@ -117,8 +125,9 @@ func readTensor(v any) (Tensor, error) {
 	if !(ok1 && ok2 && ok3 && ok4 && ok5) {
 		return t, errors.New("expected a tensor with name, dtype, shape, data and crc")
 	}
-	if dtype != float32s {
-		return t, fmt.Errorf("expected dtype float32, found %.40q", dtype)
+	packed := dtype == Half || dtype == Eighth || dtype == Largest
+	if dtype != float32s && !packed {
+		return t, fmt.Errorf("%w, found %.40q", errPacked, dtype)
 	}
 	if len(shape) > maxDims {
 		return t, fmt.Errorf("expected at most %d dimensions, found %d", maxDims, len(shape))
@@ -135,11 +144,15 @@ func readTensor(v any) (Tensor, error) {
 			return t, fmt.Errorf("expected at most %d elements, found shape %v", math.MaxInt32, shape)
 		}
 	}
-	if uint64(len(data)) != 4*elements {
+	if !packed && uint64(len(data)) != 4*elements {
 		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", 4*elements, shape, len(data))
 	}
 	if got := crc32.ChecksumIEEE(data); int64(got) != crc {
 		return t, fmt.Errorf("expected data with CRC-32 %d, found %d: it was damaged on the way", crc, got)
+	}
+	if packed {
+		t.DType, t.Packed = dtype, data
+		return t, nil
 	}
 	t.Values = make([]float32, elements)
 	for i := range t.Values {

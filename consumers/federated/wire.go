@@ -224,6 +224,11 @@ func readModel(v any) (m Model, err error) {
 	if m.Parameters, err = readTensors(fields["parameters"]); err != nil {
 		return m, err
 	}
+	for i, t := range m.Parameters {
+		if t.DType != "" {
+			return m, fmt.Errorf("at /parameters/%d: %w, found %q", i, errPacked, t.DType)
+		}
+	}
 	if hash := hashOf(m.Parameters); hash != m.Hash {
 		return m, fmt.Errorf("expected parameters with hash %v, found %v", m.Hash, hash)
 	}

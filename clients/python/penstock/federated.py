@@ -14,6 +14,7 @@ import numpy as np
 
 from . import avro
 from .broker import BrokerError, embedded, open_broker
+from .compress import Compression
 from .registry import Registry
 
 _MAGIC = b"\0"  # before the four bytes of a schema's id
@@ -145,12 +146,15 @@ class Training:
     train anew and, its training being random, say something else. Without it an
     update lives as long as the Training, and is sent again as it is while it does.
 
+    compress is fp16, int8 or top:SHARE: updates then say differences from the model,
+    in fewer bytes; what is left out is made up for by later ones.
+
     The methods block, and try again for as long as the broker or the registry
     cannot be reached; give_up (seconds) bounds that, and the error is then the last
     one seen.
     """
 
-    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, **options):
+    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, **options):
         self.name = name
         self.models_topic, self.updates_topic = training + ".models", training + ".updates"
         self.refusals_topic = f"{self.updates_topic}.{training}.aggregator.dlq"
@@ -161,6 +165,7 @@ class Training:
         self._registry_url, self._registry = registry, None
         self._keep = None if keep is None else os.path.join(keep, f"{training}.{name}.update".replace(os.sep, "_"))
         self._give_up = give_up
+        self._compression = Compression(compress) if compress else None
         self._position = None
         self._sent = None  # the round, the base and the bytes of the last update
         self._done = None  # the model whose answer is durable
@@ -204,7 +209,10 @@ class Training:
             raise Refused(f"the training does not expect client {self.name!r}, but {model.clients}")
         payload = self.kept(model)
         if payload is None:
-            payload = self._encode(self._update(model, parameters, samples, loss, steps))
+            value = self._update(model, parameters, samples, loss, steps).value()
+            if self._compression is not None:
+                value["parameters"] = self._compression.pack(parameters, model.parameters)
+            payload = self._encode(value)
             self._remember(model, payload)
         self._persist(lambda: self._broker.publish(self.updates_topic, self.name.encode(), payload))
 
@@ -265,9 +273,9 @@ class Training:
                 raise ValueError(f"parameter {name!r}: expected shape {model.parameters[name].shape}, found {np.shape(array)}")
         return Update(self.name, model.round, model.hash, int(samples), parameters, loss, int(steps))
 
-    def _encode(self, update):
+    def _encode(self, value):
         number, schema = self._persist(self._update_schema)
-        return _MAGIC + struct.pack(">I", number) + avro.encode(schema, update.value())
+        return _MAGIC + struct.pack(">I", number) + avro.encode(schema, value)
 
     def _update_schema(self):
         found = self._known().latest(self.updates_topic + "-value")
