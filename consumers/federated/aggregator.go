@@ -296,33 +296,29 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 		return err
 	}
 	var refused stream.BatchError
-	var updates []Update
-	var values [][]float32
-	var counted []Contribution
+	var arrivals []arrival
 	here := map[string]bool{}
 	for i, m := range b.Messages {
 		if p.begun && m.Offset < p.next {
 			continue
 		}
-		u, err := a.judge(m, here)
+		u, norm, err := a.judge(m, here)
 		if err != nil {
 			refused.Fail(i, err)
 			continue
 		}
 		here[u.Client] = true
-		updates = append(updates, u)
-		v := flat(u.Parameters)
-		c := Contribution{Client: u.Client, Samples: u.Samples, Partition: b.Partition, Offset: m.Offset, Norm: kernels.Distance(v, a.base)}
-		values, counted = append(values, v), append(counted, c)
+		arrivals = append(arrivals, arrival{u, flat(u.Parameters),
+			Contribution{Client: u.Client, Samples: u.Samples, Partition: b.Partition, Offset: m.Offset, Norm: norm}})
 	}
 	if err := refused.OrNil(); err != nil {
 		return err
 	}
-	for i, u := range updates {
-		if err := p.add(a.strategy, a.model, a.base, u, values[i], counted[i]); err != nil {
-			return fmt.Errorf("fold update of client %q: %w: %w", u.Client, consumers.ErrStop, err)
-		}
-		a.arrived[u.Client] = true
+	if err := p.add(a.strategy, a.model, a.base, arrivals...); err != nil {
+		return fmt.Errorf("fold updates: %w: %w", consumers.ErrStop, err)
+	}
+	for client := range here {
+		a.arrived[client] = true
 	}
 	if !p.begun || b.Next > p.next {
 		p.next = b.Next
@@ -331,12 +327,12 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	return a.endRound(ctx, false)
 }
 
-// judge reads an update, and returns a *Refusal if it does not count. here are
+// judge reads an update and how far it is from the model, and returns a *Refusal if it does not count. here are
 // the clients that are counted in the same batch.
-func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, error) {
+func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update, norm float64, err error) {
 	u, ok, err := readUpdate(m.Data)
-	refuse := func(why Reason, format string, args ...any) (Update, error) {
-		return u, &Refusal{Reason: why, Client: u.Client, Round: u.Round, Detail: fmt.Sprintf(format, args...)}
+	refuse := func(why Reason, format string, args ...any) (Update, float64, error) {
+		return u, 0, &Refusal{Reason: why, Client: u.Client, Round: u.Round, Detail: fmt.Sprintf(format, args...)}
 	}
 	round := a.model.Round
 	switch {
@@ -376,7 +372,7 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, e
 	} else if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
-	norm := kernels.Distance(flat(u.Parameters), a.base)
+	norm = kernels.Distance(flat(u.Parameters), a.base)
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
 	}
@@ -385,7 +381,7 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (Update, e
 			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
 		}
 	}
-	return u, nil
+	return u, norm, nil
 }
 
 // endRound publishes the next model once the round closes, unless it is on the

@@ -20,31 +20,49 @@ type partial struct {
 	whole   int // updates that did not have to be clipped
 }
 
-// add folds in an update of base's round, whose report is u's. It may change values.
-func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, u Update, values []float32, c Contribution) error {
-	if base.Privacy != nil {
-		if privacy.Clip(values, flatBase, base.Privacy.Clip) <= base.Privacy.Clip {
-			p.whole++
+// arrival is an update that counts.
+type arrival struct {
+	Update
+	values []float32
+	Contribution
+}
+
+// add folds in updates of base's round, several at a time where there are several. It
+// may change their values.
+func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arrivals ...arrival) error {
+	linear, isLinear := s.(strategies.Linear)
+	values, weights := make([][]float32, len(arrivals)), make([]float64, len(arrivals))
+	for i, a := range arrivals {
+		u, c := a.Update, a.Contribution
+		if base.Privacy != nil {
+			if privacy.Clip(a.values, flatBase, base.Privacy.Clip) <= base.Privacy.Clip {
+				p.whole++
+			}
+			c.Samples, c.Norm = 1, 0
+			u.Samples, u.Loss, u.Steps = 1, 0, 0
 		}
-		c.Samples, c.Norm = 1, 0
-		u.Samples, u.Loss, u.Steps = 1, 0, 0
+		p.counted = append(p.counted, c)
+		values[i] = a.values
+		if !isLinear {
+			continue
+		}
+		r := u.report(c.Norm)
+		weight, scalar, err := linear.Weigh(r)
+		if err != nil {
+			return fmt.Errorf("update of client %q: %w", u.Client, err)
+		}
+		weights[i] = weight
+		p.totals.Add(r, weight, scalar)
 	}
-	p.counted = append(p.counted, c)
-	linear, ok := s.(strategies.Linear)
-	if !ok {
-		p.updates = append(p.updates, values)
-		return nil
+	switch {
+	case !isLinear:
+		p.updates = append(p.updates, values...)
+	case len(arrivals) > 0:
+		if p.sum == nil {
+			p.sum = make([]float64, len(flatBase))
+		}
+		kernels.Fold(p.sum, values, weights)
 	}
-	r := u.report(c.Norm)
-	weight, scalar, err := linear.Weigh(r)
-	if err != nil {
-		return err
-	}
-	if p.sum == nil {
-		p.sum = make([]float64, len(values))
-	}
-	kernels.Fold(p.sum, [][]float32{values}, []float64{weight})
-	p.totals.Add(r, weight, scalar)
 	return nil
 }
 
@@ -156,7 +174,7 @@ func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Updat
 		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
 			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
 		}
-		if err := partials[len(partials)-1].add(strategy, base, flatBase, u, values, c); err != nil {
+		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{u, values, c}); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 	}
