@@ -69,6 +69,35 @@ def _escape(name):
     return out
 
 
+def _headers(message):
+    """The headers of a record: those of the message, and those that it has no place for,
+    which are listed in one of its own."""
+    out = dict(message)
+    data, at = base64.b64decode(out.pop("Penstock-Headers", "")), 0
+
+    def length():
+        nonlocal at
+        n = shift = 0
+        while True:
+            b = data[at]
+            at += 1
+            n |= (b & 0x7F) << shift
+            shift += 7
+            if b < 0x80:
+                return n
+
+    def text(n):
+        nonlocal at
+        at += n
+        return data[at - n : at]
+
+    while at < len(data):
+        name = text(length()).decode()
+        if n := length():  # 0 is one that stands in the message as it is
+            out[name] = text(n - 1)
+    return out
+
+
 class Nats:
     """A connection to NATS, on a thread and a loop of its own."""
 
@@ -180,9 +209,8 @@ class Nats:
         while seq <= info.state.last_seq and info.state.messages:
             try:
                 m = await js.get_msg(stream, seq)
-                headers = m.headers or {}
-                key = headers.get("Penstock-Key")
-                out.append((base64.b64decode(key) if key else None, m.data, headers))
+                key = (m.headers or {}).get("Penstock-Key")
+                out.append((base64.b64decode(key) if key else None, m.data, _headers(m.headers or {})))
             except nats.js.errors.NotFoundError:
                 pass
             seq += 1
