@@ -66,6 +66,10 @@ type Sink struct {
 	Table       string   `json:"table,omitempty"`
 	Mode        string   `json:"mode,omitempty"`
 	Key         []string `json:"key,omitempty"`
+	SoftDelete  string   `json:"soft-delete,omitempty"`
+	Widen       bool     `json:"widen,omitempty"`
+	Constrain   bool     `json:"constrain,omitempty"`
+	Index       []string `json:"index,omitempty"`
 	PartitionBy []string `json:"partition-by,omitempty"`
 	Secret      string   `json:"secret,omitempty"`
 }
@@ -223,6 +227,10 @@ func (p Pipeline) Check() error {
 		return refuse("/sink/mode", "append", "upsert", fmt.Sprintf("what goes to a %s sink is only added to; use append, or a database", kind))
 	case len(p.Sink.Key) > 0 && p.Sink.Mode != Upsert:
 		return refuse("/sink/key", "no key columns where rows are appended", fmt.Sprintf("%q", p.Sink.Key), "use mode upsert, or leave the key out")
+	case p.Sink.SoftDelete != "" && p.Sink.Mode != Upsert:
+		return refuse("/sink/soft-delete", "no column for tombstones where rows are appended", fmt.Sprintf("%q", p.Sink.SoftDelete), "use mode upsert, or leave it out")
+	case (p.Sink.Widen || p.Sink.Constrain || len(p.Sink.Index) > 0) && kind != Postgres:
+		return refuse("/sink/url", "PostgreSQL, whose tables can be widened, constrained and indexed", fmt.Sprintf("a sink of kind %s", kind), "leave widen, constrain and index out")
 	case len(p.Sink.PartitionBy) > 0 && kind != Parquet:
 		return refuse("/sink/partition-by", "a sink of Parquet files", fmt.Sprintf("one of kind %s", kind), "leave it out, or write parquet:DIR")
 	case p.Sink.Secret != "" && kind != Webhook:

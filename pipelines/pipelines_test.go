@@ -86,6 +86,8 @@ dir/orders.yaml:5:3: /sink/tabel: expected a field of the schema, found the unkn
 		{"itself", "source: {topic: t}\nsink: {url: 'topic:t'}\n", `dir/orders.yaml:2:13: /sink/url: expected another topic`},
 		{"upsert to files", "source: {topic: t}\nsink: {url: 'parquet:d', mode: upsert}\n", `dir/orders.yaml:2:32: /sink/mode: expected append, found upsert`},
 		{"key", "source: {topic: t}\nsink: {url: 'sqlite:d', key: [id]}\n", `dir/orders.yaml:2:30: /sink/key: expected no key columns`},
+		{"soft delete", "source: {topic: t}\nsink: {url: 'sqlite:d', soft-delete: gone}\n", `/sink/soft-delete: expected no column for tombstones where rows are appended`},
+		{"widen", "source: {topic: t}\nsink: {url: 'sqlite:d', widen: true}\n", `/sink/url: expected PostgreSQL, whose tables can be widened`},
 		{"folders", "source: {topic: t}\nsink: {url: 'sqlite:d', partition-by: [id]}\n", `/sink/partition-by: expected a sink of Parquet files`},
 		{"secret", "source: {topic: t}\nsink: {url: 'sqlite:d', secret: f}\n", `/sink/secret: expected a sink that is posted to`},
 		{"map to nothing", good + "map-to: x\n", `dir/orders.yaml:3:9: /map-to: expected map beside it`},

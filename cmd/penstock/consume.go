@@ -49,6 +49,7 @@ type readFlags struct {
 type microbatchCmd struct {
 	subscriptionFlags
 	To string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
+	Plan bool `help:"Print the statements that would make or change the table for the topic's newest schema, and run none."`
 	storeFlags
 	metricsFlag
 }
@@ -58,6 +59,10 @@ type storeFlags struct {
 	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. Default: the topic's name."`
 	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
+	Soft   string        `name:"soft-delete" placeholder:"COLUMN" help:"For --mode upsert: note in this column when a tombstone was written, and keep the row."`
+	Widen  bool          `help:"Change columns of PostgreSQL that are too narrow for a schema to wider types; most such changes write the whole table anew."`
+	Checks bool          `name:"constrain" help:"Make a new table of PostgreSQL with what the schema says of values: NOT NULL, bounds, symbols."`
+	Index  []string      `placeholder:"COLUMN,…" help:"Columns of PostgreSQL that get an index for searching within them (GIN)."`
 	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour)."`
 	Secret string        `placeholder:"FILE" help:"File with the secret that signs what is posted."`
 	Filter string        `placeholder:"CEL" help:"Store the records of which this is true, as in 'message.amount > 0'."`
@@ -95,6 +100,9 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.Plan {
+		return c.plan(ctx, t, p)
+	}
 	w, err := newWiring(t, c.registryFlag, c.outputFlag, c.metricsFlag, "stored in "+p.Sink.Table)
 	if err != nil {
 		return err
@@ -114,7 +122,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 			BySchema: s.BySchema, Coalesce: s.Coalesce, Cut: s.Cut, Keys: s.Keys,
 		},
 		Filter: s.Filter, Map: s.Map, MapTo: s.MapTo,
-		Sink: pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, PartitionBy: s.By, Secret: s.Secret},
+		Sink: pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Secret: s.Secret},
 	}.WithDefaults()
 	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
 		flag := *problem
@@ -126,7 +134,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 
 // flagOf are the flags by what they say of a pipeline.
 var flagOf = map[string]string{
-	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/partition-by": "partition-by",
+	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/soft-delete": "soft-delete", "/sink/partition-by": "partition-by",
 	"/sink/secret": "secret", "/source/until": "until", "/filter": "filter", "/map": "map", "/map-to": "map-to", "/batch/cut": "cut", "/batch/keys": "keys",
 }
 

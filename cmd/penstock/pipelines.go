@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"io"
 	"os"
 	"os/signal"
@@ -347,10 +348,17 @@ func (w *wiring) open(ctx context.Context, p pipelines.Pipeline, broker stream.B
 		sink, err = parquet.Open(ctx, s.Rest(), parquet.Config{Pipeline: group, PartitionBy: s.PartitionBy, Logger: w.t.log})
 		return sink, s.Rest(), err
 	}
-	sink, err = openSink(ctx, s.URL, sqlsink.Config{
-		Table: s.Table, Pipeline: group, Mode: sqlsink.Mode(s.Mode), Key: s.Key, Logger: w.t.log,
-	})
+	sink, err = openSink(ctx, s.URL, tableOf(p, w.t.log))
 	return sink, s.Table, err
+}
+
+// tableOf is the table that a pipeline writes to.
+func tableOf(p pipelines.Pipeline, log *slog.Logger) sqlsink.Config {
+	s := p.Sink
+	return sqlsink.Config{
+		Table: s.Table, Pipeline: p.Source.Group, Mode: sqlsink.Mode(s.Mode), Key: s.Key, SoftDelete: s.SoftDelete,
+		Widen: s.Widen, Constrain: s.Constrain, Index: s.Index, Logger: log,
+	}
 }
 
 // openWebhook opens an endpoint to post to.

@@ -28,8 +28,8 @@ func TestFlagsAndFile(t *testing.T) {
 			  filter: message.a > 1, map: '{"a": 1}', map-to: s,
 			  sink: {url: "parquet:d", table: t, partition-by: [a, "b:day"]}}`,
 		},
-		"upsert": {[]string{"--to", "postgres://h/d", "--mode", "upsert", "--key", "a,b"},
-			`{source: {topic: orders}, sink: {url: "postgres://h/d", mode: upsert, key: [a, b]}}`},
+		"upsert": {[]string{"--to", "postgres://h/d", "--mode", "upsert", "--key", "a,b", "--soft-delete", "gone", "--widen", "--constrain", "--index", "c,d"},
+			`{source: {topic: orders}, sink: {url: "postgres://h/d", mode: upsert, key: [a, b], soft-delete: gone, widen: true, constrain: true, index: [c, d]}}`},
 		"secret": {[]string{"--to", "https://h/", "--secret", "f", "--keys", "9"}, `{source: {topic: orders}, batch: {keys: 9}, sink: {url: "https://h/", secret: f}}`},
 	} {
 		t.Run(name, func(t *testing.T) {

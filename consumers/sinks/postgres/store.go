@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -34,10 +35,10 @@ func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement)
 	})
 }
 
-// remove deletes the rows of the keys. A key that came as text is read by the
-// server as the column's type.
+// remove deletes the rows of the keys, or marks them. A key that came as text is
+// read by the server as the column's type.
 func remove(ctx context.Context, pg *pgx.Conn, key string, s sqlsink.Statement) (err error) {
-	texts, raw := make([]string, len(s.Rows)), make([][]byte, len(s.Rows))
+	texts, raw, times := make([]string, len(s.Rows)), make([][]byte, len(s.Rows)), make([]time.Time, len(s.Rows))
 	for i, row := range s.Rows {
 		switch v := row.Values[0].(type) {
 		case string:
@@ -45,13 +46,25 @@ func remove(ctx context.Context, pg *pgx.Conn, key string, s sqlsink.Statement) 
 		case []byte:
 			raw[i] = v
 		}
+		if s.Mark != "" {
+			times[i], _ = row.Values[1].(time.Time)
+		}
 	}
+	var keys any = texts
+	kind, cast := "text[]", "::"+s.Columns[0].Declared
 	if s.Columns[0].Declared == "bytea" {
-		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+key+" = ANY($1::bytea[])", raw)
-	} else {
-		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+key+
-			" IN (SELECT k::"+s.Columns[0].Declared+" FROM unnest($1::text[]) AS k)", texts)
+		keys, kind, cast = raw, "bytea[]", ""
 	}
+	if s.Mark == "" {
+		_, err = pg.Exec(ctx, "DELETE FROM "+s.Table+" WHERE "+key+" IN (SELECT k"+cast+" FROM unnest($1::"+kind+") AS k)", keys)
+		return err
+	}
+	mark, err := dialect{}.Identifier(s.Mark)
+	if err != nil {
+		return err
+	}
+	_, err = pg.Exec(ctx, "UPDATE "+s.Table+" SET "+mark+" = d.at FROM unnest($1::"+kind+", $2::timestamptz[]) AS d (k, at) WHERE "+
+		key+" = d.k"+cast+" AND "+mark+" IS NULL", keys, times)
 	return err
 }
 

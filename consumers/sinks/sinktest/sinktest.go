@@ -254,6 +254,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"upsert by record key", upsertRecordKey},
 		{"upsert several schemas", upsertSchemas},
 		{"upsert model", upsertModel},
+		{"soft delete", softDelete},
+		{"plan", plan},
 		{"upsert needs a unique index", upsertNoIndex},
 		{"upsert key", upsertKey},
 		{"configuration", configuration},
@@ -869,6 +871,54 @@ func upsertModel(s suite) {
 			t.Fatalf("one by one, and in a batch (-one +batch):\n%s", diff)
 		}
 	})
+}
+
+// A tombstone marks its row by its own time, once, and a later message takes the
+// mark away.
+func softDelete(s suite) {
+	at := func(second int, m consumers.Message) consumers.Message {
+		m.Time = time.Date(2026, 1, 2, 3, 4, second, 0, time.UTC)
+		return m
+	}
+	for i, key := range [][]string{{"id"}, nil} {
+		table := fmt.Sprintf("soft_%d", i)
+		c := sqlsink.Config{Table: table, Pipeline: table, Mode: sqlsink.Upsert, Key: key, SoftDelete: "gone"}
+		sink := s.claim(c)
+		s.write(sink, Batch(0, 4, keyed("1", row(0, 1, "a")), keyed("2", row(1, 2, "b")), at(5, tombstone(2, "2")), keyed("3", row(3, 3, "c"))))
+		s.write(sink, Batch(4, 6, at(6, tombstone(4, "1")), at(7, tombstone(5, "2")))) // the second is gone already
+		query := "SELECT id, name, CASE WHEN gone IS NULL THEN 'here' ELSE substr(CAST(gone AS text), 18, 2) END FROM " + table + " ORDER BY id"
+		s.want(query, "1 a 06", "2 b 05", "3 c here")
+		s.write(sink, Batch(6, 8, keyed("1", row(6, 1, "d")), at(8, tombstone(7, "9"))))
+		s.want(query, "1 d here", "2 b 05", "3 c here")
+		s.write(sink, Batch(8, 11, at(9, tombstone(8, "3")), keyed("3", row(9, 3, "e")), at(10, tombstone(10, "3")))) // the last counts
+		s.want(query, "1 d here", "2 b 05", "3 e 10")
+		s.write(s.claim(c), Batch(6, 11, keyed("1", row(6, 1, "old")))) // stored before
+		s.want(query, "1 d here", "2 b 05", "3 e 10")
+	}
+}
+
+// plan says what Write would do, and does nothing.
+func plan(s suite) {
+	sink := s.claim(sqlsink.Config{})
+	statements, err := sink.Plan(s.t.Context(), simple)
+	if err != nil || len(statements) != 1 || !strings.Contains(statements[0], "CREATE TABLE") {
+		s.t.Fatalf("plan of a new table: %q, %v", statements, err)
+	}
+	s.write(sink, Batch(0, 1, row(0, 1, "a")))
+	if statements, err = sink.Plan(s.t.Context(), simple); err != nil || len(statements) != 0 {
+		s.t.Errorf("plan of what is there: %q, %v", statements, err)
+	}
+	wider := Record(append(slices.Clone(simple.Tree.Fields), Optional("more", text))...)
+	statements, err = sink.Plan(s.t.Context(), wider)
+	if err != nil || len(statements) != 1 || !strings.Contains(statements[0], "ADD COLUMN") {
+		s.t.Errorf("plan of one more column: %q, %v", statements, err)
+	}
+	s.write(sink, Batch(1, 2, row(1, 2, "b"))) // nothing was changed
+	s.want("SELECT * FROM events ORDER BY id", "1 a", "2 b")
+	other := Record(Field("id", text))
+	if _, err := sink.Plan(s.t.Context(), other); err == nil || !strings.Contains(err.Error(), "id") {
+		s.t.Errorf("plan of a column of another type: %v", err)
+	}
 }
 
 func upsertNoIndex(s suite) {

@@ -176,7 +176,11 @@ func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement)
 	atOnce := max(1, min(rowsAtOnce, maxParameters/len(columns)))
 	if s.Delete {
 		build = func(int) string {
-			return "DELETE FROM " + s.Table + " WHERE " + columns[0] + " IN (?1, CAST(?1 AS BLOB))"
+			row := " WHERE " + columns[0] + " IN (?1, CAST(?1 AS BLOB))"
+			if s.Mark != "" {
+				return "UPDATE " + s.Table + " SET " + columns[1] + " = ?2" + row + " AND " + columns[1] + " IS NULL"
+			}
+			return "DELETE FROM " + s.Table + row
 		}
 		atOnce = 1
 	}

@@ -65,7 +65,7 @@ func (c *catalog) same(sh *shape) *shape {
 
 func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
 	model, _ = model.Nullable()
-	sh := &shape{columns: ColumnsOf(model), record: model.Kind == schemas.Record}
+	sh := &shape{columns: ColumnsOf(model), record: model.Kind == schemas.Record, model: model}
 	if sh.record {
 		sh.symbols = make([][]string, len(sh.columns))
 		for i, f := range model.Fields {
@@ -78,6 +78,10 @@ func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
 		key = []string{KeyColumn}
 		sh.columns = append([]Column{recordKey}, sh.columns...)
 		sh.keyed = true
+	}
+	if s.config.SoftDelete != "" {
+		sh.columns = append(sh.columns, Column{Name: s.config.SoftDelete, Type: Timestamp})
+		sh.soft = true
 	}
 	if len(sh.columns) == 0 {
 		return nil, fmt.Errorf("a record without fields has no columns")
@@ -108,11 +112,14 @@ func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
 
 // union is the shape with the columns of a, then those that only b has.
 func (c *catalog) union(a, b *shape) *shape {
-	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true}
+	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true, soft: a.soft, model: a.model}
 	for _, col := range b.columns {
 		if !slices.ContainsFunc(a.columns, func(o Column) bool { return o.Name == col.Name }) {
 			sh.columns = append(sh.columns, col)
 		}
+	}
+	if last := len(a.columns) - 1; sh.soft { // it stays the last
+		sh.columns = append(slices.Delete(sh.columns, last, last+1), a.columns[last])
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,11 +127,14 @@ func (c *catalog) union(a, b *shape) *shape {
 }
 
 // deletion is the shape of a tombstone that finds its row by this column.
-func (c *catalog) deletion(key Column) *shape {
+func (c *catalog) deletion(s *Sink, key Column) *shape {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.deletions == nil {
 		c.deletions = &shape{columns: []Column{key}, key: []int{0}, remove: true}
+		if s.config.SoftDelete != "" {
+			c.deletions.columns = append(c.deletions.columns, Column{Name: s.config.SoftDelete, Type: Timestamp})
+		}
 	}
 	return c.deletions
 }
@@ -133,44 +143,49 @@ func (c *catalog) deletion(key Column) *shape {
 // returns the declared types of all its columns. It reads the table only where
 // what is known does not suffice.
 func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []operation) (map[string]string, error) {
-	var needed [][]Column
+	var needed []*shape
 	for i, op := range ops { // sorted by shape
 		if !op.shape.remove && (i == 0 || ops[i-1].shape != op.shape) {
-			needed = append(needed, op.shape.columns)
+			needed = append(needed, op.shape)
 		}
 	}
 	declared := c.known()
-	missing := s.missing(declared, needed)
-	if declared == nil || len(missing) > 0 {
+	lacks := func() bool { return len(s.missing(declared, needed)) > 0 || len(s.narrow(declared, needed)) > 0 }
+	if declared == nil || lacks() {
 		var err error
 		if declared, err = s.dialect.Columns(ctx, conn, s.table); err != nil {
 			return nil, err
 		}
-		if missing = s.missing(declared, needed); len(missing) > 0 {
+		if lacks() {
 			if declared, err = s.extend(ctx, conn, needed); err != nil {
 				return nil, err
 			}
 		}
 	}
-	for _, columns := range needed {
-		for _, col := range columns {
+	for _, sh := range needed {
+		for _, col := range sh.columns {
 			if have := declared[s.dialect.Fold(col.Name)]; !s.dialect.Fits(col, have) {
-				return nil, fmt.Errorf("column %q of table %s: expected a type that holds every %v, such as %s, found %s; change the column or write to another table: %w",
-					col.Name, s.table, col, s.dialect.TypeName(col), have, consumers.ErrStop)
+				return nil, s.misfit(col, have)
 			}
 		}
 	}
 	return declared, nil
 }
 
+// misfit says that a column cannot hold what is needed of it.
+func (s *Sink) misfit(col Column, have string) error {
+	return fmt.Errorf("column %q of table %s: expected a type that holds every %v, such as %s, found %s; change the column or write to another table: %w",
+		col.Name, s.table, col, s.dialect.TypeName(col), have, consumers.ErrStop)
+}
+
 // missing lists the columns that are needed and not declared, each once. Where
 // schemas disagree about a type, it is one that holds the values of all, if
 // there is such a one.
-func (s *Sink) missing(declared map[string]string, needed [][]Column) []Column {
+func (s *Sink) missing(declared map[string]string, needed []*shape) []Column {
 	var list []Column
 	at := map[string]int{}
-	for _, columns := range needed {
-		for _, col := range columns {
+	for _, sh := range needed {
+		for _, col := range sh.columns {
 			name := s.dialect.Fold(col.Name)
 			if _, ok := declared[name]; ok {
 				continue
@@ -188,9 +203,41 @@ func (s *Sink) missing(declared map[string]string, needed [][]Column) []Column {
 	return list
 }
 
-// extend makes the table or adds columns to it, while no one else does, and
-// returns what the table is then.
-func (s *Sink) extend(ctx context.Context, conn *sql.Conn, needed [][]Column) (map[string]string, error) {
+// narrow lists the columns that may be widened to hold what is needed, with the
+// types to give them as Declared. Key columns stay as they are.
+func (s *Sink) narrow(declared map[string]string, needed []*shape) []Column {
+	evolver, ok := s.dialect.(Evolver)
+	if !ok || !s.config.Widen {
+		return nil
+	}
+	var list []Column
+	for _, sh := range needed {
+		for _, col := range sh.columns {
+			have, there := declared[s.dialect.Fold(col.Name)]
+			// Text fits a column of limited length only as long as it is short.
+			if !there || s.dialect.Fits(col, have) && col.Type != Text || slices.Contains(s.config.Key, col.Name) {
+				continue
+			}
+			i := slices.IndexFunc(list, func(o Column) bool { return s.dialect.Fold(o.Name) == s.dialect.Fold(col.Name) })
+			if i >= 0 {
+				have = list[i].Declared
+			}
+			col.Declared = evolver.Widened(col, have)
+			switch {
+			case col.Declared == "":
+			case i >= 0:
+				list[i] = col
+			default:
+				list = append(list, col)
+			}
+		}
+	}
+	return list
+}
+
+// extend makes the table or changes it, while no one else does, and returns what
+// the table is then.
+func (s *Sink) extend(ctx context.Context, conn *sql.Conn, needed []*shape) (map[string]string, error) {
 	if err := s.lock(ctx, conn); err != nil {
 		return nil, err
 	}
@@ -198,30 +245,55 @@ func (s *Sink) extend(ctx context.Context, conn *sql.Conn, needed [][]Column) (m
 	if err != nil {
 		return nil, err
 	}
-	missing := s.missing(declared, needed)
+	statements, err := s.changes(declared, needed)
+	if err != nil || len(statements) == 0 { // somebody else was faster
+		return declared, err
+	}
+	for _, statement := range statements {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
+			return nil, err
+		}
+		s.log.Info("change table", "table", s.table, "statement", statement)
+	}
+	return s.dialect.Columns(ctx, conn, s.table)
+}
+
+// changes are the statements that make the table what is needed of it.
+func (s *Sink) changes(declared map[string]string, needed []*shape) (statements []string, err error) {
 	key := s.config.Key
 	if s.config.Mode == Upsert && len(key) == 0 {
 		key = []string{KeyColumn}
 	}
-	var definitions []string
-	for _, col := range missing {
+	evolver, _ := s.dialect.(Evolver)
+	var definitions, indexes []string
+	for _, col := range s.missing(declared, needed) {
 		name, err := s.dialect.Identifier(col.Name)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", err, consumers.ErrStop)
 		}
 		definition := name + " " + s.dialect.TypeName(col)
-		if slices.Contains(key, col.Name) {
-			if len(declared) > 0 {
-				return nil, fmt.Errorf("table %s: expected key column %q with a unique index, found no such column: %w", s.table, col.Name, consumers.ErrStop)
-			}
+		switch {
+		case slices.Contains(key, col.Name) && len(declared) > 0:
+			return nil, fmt.Errorf("table %s: expected key column %q with a unique index, found no such column: %w", s.table, col.Name, consumers.ErrStop)
+		case slices.Contains(key, col.Name):
 			definition += " NOT NULL"
+		case s.config.Constrain && len(declared) == 0: // rows that are there have no value for a new column
+			constraints, err := constraintsOf(evolver, needed, col.Name)
+			if err != nil {
+				return nil, err
+			}
+			definition += constraints
 		}
 		definitions = append(definitions, definition)
+		if slices.Contains(s.config.Index, col.Name) {
+			index, err := evolver.Index(s.table, col.Name)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", err, consumers.ErrStop)
+			}
+			indexes = append(indexes, index)
+		}
 	}
-	switch {
-	case len(definitions) == 0: // somebody else was faster
-		return declared, nil
-	case len(declared) == 0:
+	if len(declared) == 0 && len(definitions) > 0 {
 		if len(key) > 0 {
 			quoted := make([]string, len(key))
 			for i, k := range key {
@@ -231,19 +303,62 @@ func (s *Sink) extend(ctx context.Context, conn *sql.Conn, needed [][]Column) (m
 			}
 			definitions = append(definitions, "PRIMARY KEY ("+strings.Join(quoted, ", ")+")")
 		}
-		if _, err := conn.ExecContext(ctx, "CREATE TABLE "+s.table+" (\n\t"+strings.Join(definitions, ",\n\t")+"\n)"); err != nil {
+		return append([]string{"CREATE TABLE " + s.table + " (\n\t" + strings.Join(definitions, ",\n\t") + "\n)"}, indexes...), nil
+	}
+	for _, d := range definitions {
+		statements = append(statements, "ALTER TABLE "+s.table+" ADD COLUMN "+d)
+	}
+	for _, col := range s.narrow(declared, needed) {
+		name, err := s.dialect.Identifier(col.Name)
+		if err != nil {
 			return nil, err
 		}
-		s.log.Info("make table", "table", s.table, "columns", len(missing))
-	default:
-		for i, d := range definitions {
-			if _, err := conn.ExecContext(ctx, "ALTER TABLE "+s.table+" ADD COLUMN "+d); err != nil {
-				return nil, err
-			}
-			s.log.Info("add column", "table", s.table, "column", missing[i].Name, "type", s.dialect.TypeName(missing[i]))
+		statements = append(statements, "ALTER TABLE "+s.table+" ALTER COLUMN "+name+" TYPE "+col.Declared)
+	}
+	return append(statements, indexes...), nil
+}
+
+// constraintsOf are what follows the type of a column: of a field that every one of
+// the schemas has, by the last of them.
+func constraintsOf(evolver Evolver, needed []*shape, column string) (constraints string, err error) {
+	for _, sh := range needed {
+		f := sh.model.Field(column)
+		if !sh.record || f == nil {
+			return "", nil
+		}
+		if constraints, err = evolver.Constraints(f); err != nil {
+			return "", fmt.Errorf("%w: %w", err, consumers.ErrStop)
 		}
 	}
-	return s.dialect.Columns(ctx, conn, s.table)
+	return constraints, nil
+}
+
+// Plan returns the statements by which the table would be made or changed for
+// values of a schema, and carries out none.
+func (s *Sink) Plan(ctx context.Context, schema schemas.Schema) (statements []string, err error) {
+	sh, err := s.catalog.shape(s, schema.Model())
+	if err != nil {
+		return nil, fmt.Errorf("plan table %s: %w", s.table, err)
+	}
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("plan table %s: %w", s.table, err)
+	}
+	defer conn.Close()
+	declared, err := s.dialect.Columns(ctx, conn, s.table)
+	if err == nil {
+		statements, err = s.changes(declared, []*shape{sh})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("plan table %s: %w", s.table, err)
+	}
+	for _, col := range sh.columns {
+		have, there := declared[s.dialect.Fold(col.Name)]
+		if there && !s.dialect.Fits(col, have) && !slices.ContainsFunc(s.narrow(declared, []*shape{sh}), func(o Column) bool { return o.Name == col.Name }) {
+			return statements, s.misfit(col, have)
+		}
+	}
+	return statements, nil
 }
 
 func (c *catalog) known() map[string]string {

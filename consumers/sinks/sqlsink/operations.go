@@ -22,7 +22,9 @@ type shape struct {
 	record  bool       // the value is a record of the columns; else it is the only one
 	keyed   bool       // the first column is the record's key
 	key     []int      // which columns are the key
-	remove  bool       // rows to be deleted; the only column is the key
+	remove  bool       // rows to be deleted, or marked; the first column is the key
+	soft    bool       // the last column is Config.SoftDelete, and no field
+	model   *schemas.Node
 }
 
 // statement is what a Dialect is told of rows of this shape.
@@ -33,6 +35,9 @@ func (sh *shape) statement(s *Sink, declared map[string]string) Statement {
 	}
 	for _, k := range sh.key {
 		st.Key = append(st.Key, sh.columns[k].Name)
+	}
+	if sh.remove {
+		st.Mark = s.config.SoftDelete
 	}
 	return st
 }
@@ -134,6 +139,9 @@ func (sh *shape) fill(values []any, m consumers.Message) (err error) {
 	}
 	field := 0
 	for i := range sh.columns {
+		if sh.soft && i == len(sh.columns)-1 {
+			continue // not deleted
+		}
 		if m.Cells != nil && !(sh.keyed && i == 0) {
 			if values[i], err = sh.columns[i].ConvertCell(m.Cells[field], sh.symbols[field], m.Value); err != nil {
 				return err
@@ -171,11 +179,19 @@ func (s *Sink) deletion(m consumers.Message) (*shape, []any, error) {
 	case m.Key == nil:
 		return nil, nil, errNoKey
 	case len(s.config.Key) == 0:
-		return s.catalog.deletion(recordKey), []any{m.Key}, nil
+		return s.catalog.deletion(s, recordKey), s.marked(m, m.Key), nil
 	case len(s.config.Key) > 1:
 		return nil, nil, fmt.Errorf("expected a tombstone whose key is one column, found %d key columns; its row cannot be found", len(s.config.Key))
 	}
-	return s.catalog.deletion(Column{Name: s.config.Key[0], Type: Text}), []any{string(m.Key)}, nil
+	return s.catalog.deletion(s, Column{Name: s.config.Key[0], Type: Text}), s.marked(m, string(m.Key)), nil
+}
+
+// marked are the values of a tombstone's operation.
+func (s *Sink) marked(m consumers.Message, key any) []any {
+	if s.config.SoftDelete == "" {
+		return []any{key}
+	}
+	return []any{key, m.Time.UTC().Truncate(time.Microsecond)}
 }
 
 // coalesce leaves one row of each key: what the messages, one after the other,
@@ -198,6 +214,10 @@ func (s *Sink) coalesce(ops []operation) []operation {
 		}
 		at, seen := last[key]
 		switch {
+		case op.shape.remove && seen && s.config.SoftDelete != "":
+			row := &kept[at].row
+			row.Values = slices.Clone(row.Values)
+			row.Values[len(row.Values)-1] = op.row.Values[1]
 		case op.shape.remove:
 			if !deleted[key] {
 				deleted[key] = true

@@ -78,8 +78,36 @@ type Config struct {
 	// row if there is one Key column, and the record's key is what the database
 	// writes for its value as text.
 	Key []string
+	// SoftDelete, in Upsert, names a column that says when a row's tombstone was
+	// written, NULL where there is none: the row stays. A later message of the
+	// key has it NULL again.
+	SoftDelete string
+	// Widen has columns that are too narrow for a schema changed to a type that
+	// holds all that they did and what the schema has, in the transaction that
+	// stores the first record with it. Else they are an error. Most such changes
+	// write the whole table anew, and nobody reads or writes it meanwhile.
+	Widen bool
+	// Constrain makes a new table check what the schema says of a field's
+	// values: NOT NULL, bounds and symbols. Records of later schemas that allow
+	// more are then refused, until somebody changes the constraints.
+	Constrain bool
+	// Index names columns that get an index for searching within them.
+	Index []string
 	// Logger is told when a table or column is made; nil is silent.
 	Logger *slog.Logger
+}
+
+// Evolver is a Dialect that knows more of tables than their columns.
+type Evolver interface {
+	Dialect
+	// Widened is a type that holds all that a column declared so does, and all of
+	// c; empty is none.
+	Widened(c Column, declared string) string
+	// Constraints follow the type of a field's column.
+	Constraints(f *schemas.Field) (string, error)
+	// Index is the statement that makes an index of a column for searching
+	// within its values, unless it is there.
+	Index(table, column string) (string, error)
 }
 
 // Class says what an error of the database means for the batch.
@@ -131,14 +159,18 @@ type Dialect interface {
 type Statement struct {
 	Table string // as an identifier
 	// Columns describes the values of each row. Of a Delete it is the key
-	// alone, as Bytes, or as Text that is to be read as the column's own type.
+	// alone, as Bytes, or as Text that is to be read as the column's own type,
+	// and where Mark is set a Timestamp behind it.
 	Columns []Column
 	// Symbols are, by column, what a schemas.CellSymbol counts; nil of others.
 	Symbols [][]string
 	// Key names the columns on which rows conflict; empty in Append.
 	Key    []string
 	Delete bool
-	Rows   []Row
+	// Mark, of a Delete, names the column that gets the row's second value, where
+	// it is NULL, in the place of a deletion.
+	Mark string
+	Rows []Row
 }
 
 // Row is the values of one row: by column, as Columns describes them.
@@ -186,6 +218,11 @@ func New(ctx context.Context, db *sql.DB, d Dialect, c Config) (*Sink, error) {
 		return nil, fmt.Errorf("open sink: mode %q is neither %q nor %q", c.Mode, Append, Upsert)
 	case c.Mode == Append && len(c.Key) > 0:
 		return nil, fmt.Errorf("open sink: key columns %q mean nothing in mode %q; use mode %q", c.Key, Append, Upsert)
+	case c.Mode == Append && c.SoftDelete != "":
+		return nil, fmt.Errorf("open sink: nothing is deleted in mode %q; use mode %q, or no column for soft deletion", Append, Upsert)
+	}
+	if _, ok := d.(Evolver); !ok && (c.Widen || c.Constrain || len(c.Index) > 0) {
+		return nil, errors.New("open sink: this database's tables cannot be widened, constrained or indexed here; use PostgreSQL, or leave that out")
 	}
 	target, positions, err := d.Tables(c.Table)
 	if err != nil {
