@@ -40,7 +40,7 @@ var Promises = []Promise{
 	{
 		Kind: Postgres, Sink: "`postgres://…`", Delivery: ExactlyOnce,
 		Why:   positions + "; after a COMMIT whose answer is lost, the position is read",
-		Proof: "`consumers/sinks/postgres`: TestCrash, TestOnce, TestLostCommit, TestTerminated, TestRebalance, TestSuite/zombie",
+		Proof: "`consumers/sinks/postgres`: TestKilledAtEachStep, TestZombie, TestLostCommit, TestDiskFull, TestServerRestarted, TestCrash, TestOnce, TestTerminated, TestRebalance, TestSuite/zombie",
 		Breaks: []string{
 			"rows or the table penstock_positions restored one without the other",
 			"rows of penstock_positions deleted or changed: the topic is stored anew, or in part not at all",
