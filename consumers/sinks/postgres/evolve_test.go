@@ -26,7 +26,7 @@ func TestWiden(t *testing.T) {
 	of := sinktest.Record(
 		sinktest.Field("small", schemas.Node{Kind: schemas.Int, Bits: 32}), sinktest.Field("int", schemas.Node{Kind: schemas.Int, Bits: 64}),
 		sinktest.Field("real", schemas.Node{Kind: schemas.Float, Bits: 64}), sinktest.Field("short", schemas.Node{Kind: schemas.Enum, Symbols: []string{"LONGER"}}),
-		sinktest.Field("digits", schemas.Node{Kind: schemas.Bytes, Logical: schemas.Decimal, Precision: 6, Scale: 3}),
+		sinktest.Field("digits", schemas.Node{Kind: schemas.Bytes, Logical: schemas.Decimal, Precision: 5, Scale: 3}),
 		sinktest.Field("number", schemas.Node{Kind: schemas.Bytes, Logical: schemas.Decimal, Precision: 4, Scale: 1}))
 	data := map[string]any{"small": int64(1 << 20), "int": int64(1 << 40), "real": 0.1, "short": "LONGER", "digits": big.NewRat(1234, 1000), "number": big.NewRat(15, 10)}
 	b := sinktest.Batch(0, 1, sinktest.Message(0, 1, of, data))
