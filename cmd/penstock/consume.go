@@ -48,15 +48,15 @@ type readFlags struct {
 // microbatchCmd stores records in a database.
 type microbatchCmd struct {
 	subscriptionFlags
-	To string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
-	Plan bool `help:"Print the statements that would make or change the table for the topic's newest schema, and run none."`
+	To   string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
+	Plan bool   `help:"Print the statements that would make or change the table for the topic's newest schema, and run none."`
 	storeFlags
 	metricsFlag
 }
 
 // storeFlags say how records are stored.
 type storeFlags struct {
-	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. Default: the topic's name."`
+	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. {topic}, {header:NAME} and {field:NAME} in it have records say which. Default: the topic's name."`
 	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
 	Soft   string        `name:"soft-delete" placeholder:"COLUMN" help:"For --mode upsert: note in this column when a tombstone was written, and keep the row."`

@@ -256,6 +256,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"upsert model", upsertModel},
 		{"soft delete", softDelete},
 		{"plan", plan},
+		{"several tables", severalTables},
 		{"upsert needs a unique index", upsertNoIndex},
 		{"upsert key", upsertKey},
 		{"configuration", configuration},
@@ -894,6 +895,56 @@ func softDelete(s suite) {
 		s.want(query, "1 d here", "2 b 05", "3 e 10")
 		s.write(s.claim(c), Batch(6, 11, keyed("1", row(6, 1, "old")))) // stored before
 		s.want(query, "1 d here", "2 b 05", "3 e 10")
+	}
+}
+
+// Records say which table they go to; a batch is stored in all of them, or in none.
+func severalTables(s suite) {
+	tenant := func(name string, m consumers.Message) consumers.Message {
+		m.Headers = []stream.Header{{Key: "tenant", Value: []byte(name)}}
+		return m
+	}
+	sink := s.claim(sqlsink.Config{Table: "t_{topic}_{header:tenant}", Pipeline: "headers"})
+	s.write(sink, Batch(0, 3, tenant("a", row(0, 1, "x")), tenant("b", row(1, 2, "y")), tenant("a", row(2, 3, "z"))))
+	s.want("SELECT id, name FROM t_events_a ORDER BY id", "1 x", "3 z")
+	s.want("SELECT id, name FROM t_events_b ORDER BY id", "2 y")
+	s.Exec(s.t, "CREATE TABLE t_events_c (id bigint CHECK (id > 10), name text)")
+	b := Batch(3, 8, tenant("a", row(3, 4, "no")), tenant("c", row(4, 5, "too small")), row(5, 6, "no tenant"), tenant("a.b", row(6, 7, "a dot")),
+		tenant(strings.Repeat("a", 41), row(7, 8, "too long")))
+	if diff := cmp.Diff([]int{2, 3, 4}, s.refused(sink.Write(s.t.Context(), b))); diff != "" {
+		s.t.Errorf("refused (-want +got):\n%s", diff)
+	}
+	b.Messages = b.Messages[:2]
+	if diff := cmp.Diff([]int{1}, s.refused(sink.Write(s.t.Context(), b))); diff != "" {
+		s.t.Errorf("refused by one table (-want +got):\n%s", diff)
+	}
+	s.want("SELECT count(*) FROM t_events_a", "2")
+	s.write(sink, Batch(3, 8, b.Messages[0]))
+	s.want("SELECT count(*) FROM t_events_a", "3")
+	s.want("SELECT count(*) FROM t_events_c", "0")
+	s.want("SELECT next_offset FROM penstock_positions WHERE pipeline = 'headers'", "8")
+
+	// By a field, of values and of cells; keys of one table are none of another's.
+	c := sqlsink.Config{Table: "f_{field:name}", Pipeline: "fields", Mode: sqlsink.Upsert, Key: []string{"id"}}
+	sink = s.claim(c)
+	s.write(sink, Batch(0, 4, row(0, 1, "a"), Celled(row(1, 1, "b")), row(2, 1, "a"), row(3, 2, "b")))
+	s.want("SELECT id FROM f_a", "1")
+	s.want("SELECT id FROM f_b ORDER BY id", "1", "2")
+	if diff := cmp.Diff([]int{0, 1}, s.refused(sink.Write(s.t.Context(), Batch(4, 6, tombstone(4, "1"), row(5, 3, nil))))); diff != "" {
+		s.t.Errorf("refused (-want +got):\n%s", diff)
+	}
+	c.Table, c.Pipeline, c.SoftDelete = "g_{header:tenant}", "soft", "gone"
+	sink = s.claim(c)
+	s.write(sink, Batch(0, 4, tenant("a", row(0, 1, "x")), tenant("b", row(1, 1, "y")), tenant("a", tombstone(2, "1")), tenant("b", row(3, 2, "z"))))
+	s.want("SELECT count(*), count(gone) FROM g_a", "1 1")
+	s.want("SELECT count(*), count(gone) FROM g_b", "2 0")
+	if _, err := sink.Plan(s.t.Context(), simple); err == nil {
+		s.t.Error("a plan of tables that records name")
+	}
+	for _, table := range []string{"{tenant}", "{header:}", "{topic:a}", "{field:a}.b"} {
+		if _, err := s.Open(s.t.Context(), sqlsink.Config{Table: table, Pipeline: "p"}); err == nil || !strings.Contains(err.Error(), table) {
+			s.t.Errorf("table %s: %v, want an error that names it", table, err)
+		}
 	}
 }
 

@@ -12,9 +12,10 @@ import (
 	"penstock/schemas"
 )
 
-// catalog is what a sink knows of schemas and of its table.
+// catalog is what a sink knows of schemas and of one table.
 type catalog struct {
-	mu sync.Mutex
+	table string // as an identifier
+	mu    sync.Mutex
 	// shapes by the model of the schema. Schemas that come and go (a Protobuf
 	// message may be a new Schema each time) must not fill it.
 	shapes    map[*schemas.Node]*shape
@@ -35,7 +36,7 @@ func (c *catalog) shape(s *Sink, model *schemas.Node) (*shape, error) {
 	if sh := c.shapes[model]; sh != nil {
 		return sh, nil
 	}
-	sh, err := s.newShape(model)
+	sh, err := c.newShape(s, model)
 	if err != nil {
 		return nil, err
 	}
@@ -63,9 +64,9 @@ func (c *catalog) same(sh *shape) *shape {
 	return sh
 }
 
-func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
+func (c *catalog) newShape(s *Sink, model *schemas.Node) (*shape, error) {
 	model, _ = model.Nullable()
-	sh := &shape{columns: ColumnsOf(model), record: model.Kind == schemas.Record, model: model}
+	sh := &shape{columns: ColumnsOf(model), record: model.Kind == schemas.Record, model: model, in: c}
 	if sh.record {
 		sh.symbols = make([][]string, len(sh.columns))
 		for i, f := range model.Fields {
@@ -112,7 +113,7 @@ func (s *Sink) newShape(model *schemas.Node) (*shape, error) {
 
 // union is the shape with the columns of a, then those that only b has.
 func (c *catalog) union(a, b *shape) *shape {
-	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true, soft: a.soft, model: a.model}
+	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true, soft: a.soft, model: a.model, in: c}
 	for _, col := range b.columns {
 		if !slices.ContainsFunc(a.columns, func(o Column) bool { return o.Name == col.Name }) {
 			sh.columns = append(sh.columns, col)
@@ -131,7 +132,7 @@ func (c *catalog) deletion(s *Sink, key Column) *shape {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.deletions == nil {
-		c.deletions = &shape{columns: []Column{key}, key: []int{0}, remove: true}
+		c.deletions = &shape{columns: []Column{key}, key: []int{0}, remove: true, in: c}
 		if s.config.SoftDelete != "" {
 			c.deletions.columns = append(c.deletions.columns, Column{Name: s.config.SoftDelete, Type: Timestamp})
 		}
@@ -139,9 +140,30 @@ func (c *catalog) deletion(s *Sink, key Column) *shape {
 	return c.deletions
 }
 
-// ensure makes the table, or adds the columns to it, that operations need, and
-// returns the declared types of all its columns. It reads the table only where
-// what is known does not suffice.
+// ensure makes the tables, or changes them, as operations need it, and returns the
+// declared types of all their columns. It reads a table only where what is known
+// does not suffice.
+func (s *Sink) ensure(ctx context.Context, conn *sql.Conn, ops []operation) (tables, error) {
+	found := tables{}
+	for len(ops) > 0 {
+		n := 1
+		for n < len(ops) && ops[n].shape.in == ops[0].shape.in {
+			n++
+		}
+		c := ops[0].shape.in
+		declared, err := c.ensure(ctx, s, conn, ops[:n])
+		if err != nil {
+			return nil, err
+		}
+		found[c], ops = declared, ops[n:]
+	}
+	return found, nil
+}
+
+// tables are the declared types of the columns of tables.
+type tables map[*catalog]map[string]string
+
+// ensure is Sink.ensure for this table.
 func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []operation) (map[string]string, error) {
 	var needed []*shape
 	for i, op := range ops { // sorted by shape
@@ -153,11 +175,11 @@ func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []ope
 	lacks := func() bool { return len(s.missing(declared, needed)) > 0 || len(s.narrow(declared, needed)) > 0 }
 	if declared == nil || lacks() {
 		var err error
-		if declared, err = s.dialect.Columns(ctx, conn, s.table); err != nil {
+		if declared, err = s.dialect.Columns(ctx, conn, c.table); err != nil {
 			return nil, err
 		}
 		if lacks() {
-			if declared, err = s.extend(ctx, conn, needed); err != nil {
+			if declared, err = c.extend(ctx, s, conn, needed); err != nil {
 				return nil, err
 			}
 		}
@@ -165,7 +187,7 @@ func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []ope
 	for _, sh := range needed {
 		for _, col := range sh.columns {
 			if have := declared[s.dialect.Fold(col.Name)]; !s.dialect.Fits(col, have) {
-				return nil, s.misfit(col, have)
+				return nil, c.misfit(s, col, have)
 			}
 		}
 	}
@@ -173,9 +195,9 @@ func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []ope
 }
 
 // misfit says that a column cannot hold what is needed of it.
-func (s *Sink) misfit(col Column, have string) error {
+func (c *catalog) misfit(s *Sink, col Column, have string) error {
 	return fmt.Errorf("column %q of table %s: expected a type that holds every %v, such as %s, found %s; change the column or write to another table: %w",
-		col.Name, s.table, col, s.dialect.TypeName(col), have, consumers.ErrStop)
+		col.Name, c.table, col, s.dialect.TypeName(col), have, consumers.ErrStop)
 }
 
 // missing lists the columns that are needed and not declared, each once. Where
@@ -237,15 +259,15 @@ func (s *Sink) narrow(declared map[string]string, needed []*shape) []Column {
 
 // extend makes the table or changes it, while no one else does, and returns what
 // the table is then.
-func (s *Sink) extend(ctx context.Context, conn *sql.Conn, needed []*shape) (map[string]string, error) {
+func (c *catalog) extend(ctx context.Context, s *Sink, conn *sql.Conn, needed []*shape) (map[string]string, error) {
 	if err := s.lock(ctx, conn); err != nil {
 		return nil, err
 	}
-	declared, err := s.dialect.Columns(ctx, conn, s.table)
+	declared, err := s.dialect.Columns(ctx, conn, c.table)
 	if err != nil {
 		return nil, err
 	}
-	statements, err := s.changes(declared, needed)
+	statements, err := c.changes(s, declared, needed)
 	if err != nil || len(statements) == 0 { // somebody else was faster
 		return declared, err
 	}
@@ -253,13 +275,13 @@ func (s *Sink) extend(ctx context.Context, conn *sql.Conn, needed []*shape) (map
 		if _, err := conn.ExecContext(ctx, statement); err != nil {
 			return nil, err
 		}
-		s.log.Info("change table", "table", s.table, "statement", statement)
+		s.log.Info("change table", "table", c.table, "statement", statement)
 	}
-	return s.dialect.Columns(ctx, conn, s.table)
+	return s.dialect.Columns(ctx, conn, c.table)
 }
 
 // changes are the statements that make the table what is needed of it.
-func (s *Sink) changes(declared map[string]string, needed []*shape) (statements []string, err error) {
+func (c *catalog) changes(s *Sink, declared map[string]string, needed []*shape) (statements []string, err error) {
 	key := s.config.Key
 	if s.config.Mode == Upsert && len(key) == 0 {
 		key = []string{KeyColumn}
@@ -274,7 +296,7 @@ func (s *Sink) changes(declared map[string]string, needed []*shape) (statements 
 		definition := name + " " + s.dialect.TypeName(col)
 		switch {
 		case slices.Contains(key, col.Name) && len(declared) > 0:
-			return nil, fmt.Errorf("table %s: expected key column %q with a unique index, found no such column: %w", s.table, col.Name, consumers.ErrStop)
+			return nil, fmt.Errorf("table %s: expected key column %q with a unique index, found no such column: %w", c.table, col.Name, consumers.ErrStop)
 		case slices.Contains(key, col.Name):
 			definition += " NOT NULL"
 		case s.config.Constrain && len(declared) == 0: // rows that are there have no value for a new column
@@ -286,7 +308,7 @@ func (s *Sink) changes(declared map[string]string, needed []*shape) (statements 
 		}
 		definitions = append(definitions, definition)
 		if slices.Contains(s.config.Index, col.Name) {
-			index, err := evolver.Index(s.table, col.Name)
+			index, err := evolver.Index(c.table, col.Name)
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", err, consumers.ErrStop)
 			}
@@ -303,17 +325,17 @@ func (s *Sink) changes(declared map[string]string, needed []*shape) (statements 
 			}
 			definitions = append(definitions, "PRIMARY KEY ("+strings.Join(quoted, ", ")+")")
 		}
-		return append([]string{"CREATE TABLE " + s.table + " (\n\t" + strings.Join(definitions, ",\n\t") + "\n)"}, indexes...), nil
+		return append([]string{"CREATE TABLE " + c.table + " (\n\t" + strings.Join(definitions, ",\n\t") + "\n)"}, indexes...), nil
 	}
 	for _, d := range definitions {
-		statements = append(statements, "ALTER TABLE "+s.table+" ADD COLUMN "+d)
+		statements = append(statements, "ALTER TABLE "+c.table+" ADD COLUMN "+d)
 	}
 	for _, col := range s.narrow(declared, needed) {
 		name, err := s.dialect.Identifier(col.Name)
 		if err != nil {
 			return nil, err
 		}
-		statements = append(statements, "ALTER TABLE "+s.table+" ALTER COLUMN "+name+" TYPE "+col.Declared)
+		statements = append(statements, "ALTER TABLE "+c.table+" ALTER COLUMN "+name+" TYPE "+col.Declared)
 	}
 	return append(statements, indexes...), nil
 }
@@ -336,26 +358,30 @@ func constraintsOf(evolver Evolver, needed []*shape, column string) (constraints
 // Plan returns the statements by which the table would be made or changed for
 // values of a schema, and carries out none.
 func (s *Sink) Plan(ctx context.Context, schema schemas.Schema) (statements []string, err error) {
-	sh, err := s.catalog.shape(s, schema.Model())
+	c := s.fixed
+	if c == nil {
+		return nil, fmt.Errorf("plan table %q: records say which table it is; name one", s.config.Table)
+	}
+	sh, err := c.shape(s, schema.Model())
 	if err != nil {
-		return nil, fmt.Errorf("plan table %s: %w", s.table, err)
+		return nil, fmt.Errorf("plan table %s: %w", c.table, err)
 	}
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("plan table %s: %w", s.table, err)
+		return nil, fmt.Errorf("plan table %s: %w", c.table, err)
 	}
 	defer conn.Close()
-	declared, err := s.dialect.Columns(ctx, conn, s.table)
+	declared, err := s.dialect.Columns(ctx, conn, c.table)
 	if err == nil {
-		statements, err = s.changes(declared, []*shape{sh})
+		statements, err = c.changes(s, declared, []*shape{sh})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("plan table %s: %w", s.table, err)
+		return nil, fmt.Errorf("plan table %s: %w", c.table, err)
 	}
 	for _, col := range sh.columns {
 		have, there := declared[s.dialect.Fold(col.Name)]
 		if there && !s.dialect.Fits(col, have) && !slices.ContainsFunc(s.narrow(declared, []*shape{sh}), func(o Column) bool { return o.Name == col.Name }) {
-			return statements, s.misfit(col, have)
+			return statements, c.misfit(s, col, have)
 		}
 	}
 	return statements, nil

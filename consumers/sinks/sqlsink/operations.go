@@ -1,6 +1,7 @@
 package sqlsink
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,11 +26,12 @@ type shape struct {
 	remove  bool       // rows to be deleted, or marked; the first column is the key
 	soft    bool       // the last column is Config.SoftDelete, and no field
 	model   *schemas.Node
+	in      *catalog // of its table
 }
 
 // statement is what a Dialect is told of rows of this shape.
 func (sh *shape) statement(s *Sink, declared map[string]string) Statement {
-	st := Statement{Table: s.table, Columns: slices.Clone(sh.columns), Symbols: sh.symbols, Delete: sh.remove}
+	st := Statement{Table: sh.in.table, Columns: slices.Clone(sh.columns), Symbols: sh.symbols, Delete: sh.remove}
 	for i := range st.Columns {
 		st.Columns[i].Declared = declared[s.dialect.Fold(st.Columns[i].Name)]
 	}
@@ -56,18 +58,25 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 	refused := &stream.BatchError{}
 	var room []any // for the values of many rows at once
 	var model *schemas.Node
-	var sh *shape // of model
+	var sh *shape // of model, in its table
 	for i, m := range b.Messages {
 		if m.Offset < next || m.Schema == nil && s.config.Mode == Append {
 			continue
 		}
 		op := operation{index: i}
-		var err error
+		in, err := s.catalogOf(m)
+		if errors.Is(err, consumers.ErrStop) {
+			return nil, err
+		}
+		if err != nil {
+			refused.Fail(i, err)
+			continue
+		}
 		if m.Schema == nil {
-			op.shape, op.row.Values, err = s.deletion(m)
+			op.shape, op.row.Values, err = s.deletion(in, m)
 		} else {
-			if mm := m.Schema.Model(); mm != model {
-				if sh, err = s.catalog.shape(s, mm); err != nil {
+			if mm := m.Schema.Model(); mm != model || sh.in != in {
+				if sh, err = in.shape(s, mm); err != nil {
 					return nil, fmt.Errorf("schema %d: %w: %w", m.SchemaID, err, consumers.ErrStop)
 				}
 				model = mm
@@ -100,8 +109,9 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 	return group(ops), nil
 }
 
-// group sorts operations by their shape, in the order of their first, and
-// deletions before all.
+// group sorts operations by their table, so that all take their locks in one
+// order, and then by their shape: deletions first, the others in the order of their
+// first.
 func group(ops []operation) []operation {
 	order := map[*shape]int{}
 	for _, op := range ops {
@@ -113,7 +123,9 @@ func group(ops []operation) []operation {
 		}
 	}
 	if len(order) > 1 {
-		slices.SortStableFunc(ops, func(a, b operation) int { return order[a.shape] - order[b.shape] })
+		slices.SortStableFunc(ops, func(a, b operation) int {
+			return cmp.Or(cmp.Compare(a.shape.in.table, b.shape.in.table), order[a.shape]-order[b.shape])
+		})
 	}
 	return ops
 }
@@ -174,16 +186,16 @@ func (sh *shape) fill(values []any, m consumers.Message) (err error) {
 var errNoKey = errors.New("expected a record key, found none; name key columns, or publish with a key")
 
 // deletion is the operation of a tombstone.
-func (s *Sink) deletion(m consumers.Message) (*shape, []any, error) {
+func (s *Sink) deletion(in *catalog, m consumers.Message) (*shape, []any, error) {
 	switch {
 	case m.Key == nil:
 		return nil, nil, errNoKey
 	case len(s.config.Key) == 0:
-		return s.catalog.deletion(s, recordKey), s.marked(m, m.Key), nil
+		return in.deletion(s, recordKey), s.marked(m, m.Key), nil
 	case len(s.config.Key) > 1:
 		return nil, nil, fmt.Errorf("expected a tombstone whose key is one column, found %d key columns; its row cannot be found", len(s.config.Key))
 	}
-	return s.catalog.deletion(s, Column{Name: s.config.Key[0], Type: Text}), s.marked(m, string(m.Key)), nil
+	return in.deletion(s, Column{Name: s.config.Key[0], Type: Text}), s.marked(m, string(m.Key)), nil
 }
 
 // marked are the values of a tombstone's operation.
@@ -211,6 +223,9 @@ func (s *Sink) coalesce(ops []operation) []operation {
 		key := op.shape.keyOf(op.row.Values)
 		if op.shape.remove && column != nil {
 			key = column.keyFrom(key)
+		}
+		if s.fixed == nil {
+			key = op.shape.in.table + " " + key
 		}
 		at, seen := last[key]
 		switch {
@@ -244,7 +259,7 @@ func (s *Sink) overlay(earlier, later operation) operation {
 	if earlier.shape == later.shape {
 		return later
 	}
-	sh := s.catalog.union(later.shape, earlier.shape)
+	sh := later.shape.in.union(later.shape, earlier.shape)
 	values := make([]any, len(sh.columns))
 	for _, op := range []operation{earlier, later} {
 		for i, c := range op.shape.columns {

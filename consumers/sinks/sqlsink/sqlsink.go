@@ -65,7 +65,13 @@ var recordKey = Column{Name: KeyColumn, Type: Bytes}
 
 // Config says what a sink writes to.
 type Config struct {
-	// Table is the target table's name. It is made if it is not there.
+	// Table is the target table's name. It is made if it is not there. Where the
+	// name has {topic}, {header:NAME} or {field:NAME} in it, each record says
+	// which table it goes to, by the topic it is of, a header (the first of its
+	// name) or a field; what a batch stores in several goes into one transaction.
+	// What is filled in is 1 to 40 letters, digits, "-" and "_" (of a topic, dots are
+	// taken for "_"); a record that has it otherwise is refused. There are 1,000 such tables at most. The name of a
+	// schema has none of these.
 	Table string
 	// Pipeline is the name under which positions are kept, that of the
 	// consumer group.
@@ -197,10 +203,12 @@ type Sink struct {
 	config  Config
 	log     *slog.Logger
 
-	table, positions string // as identifiers
-	cells            bool   // the dialect takes rows of cells
-	claims           claims
-	catalog          catalog
+	positions string // as an identifier
+	cells     bool   // the dialect takes rows of cells
+	claims    claims
+	name      []namePart
+	fixed     *catalog // of the one table; nil if there are several
+	several   several
 }
 
 // New checks the configuration and makes sure that the table of positions is
@@ -224,11 +232,18 @@ func New(ctx context.Context, db *sql.DB, d Dialect, c Config) (*Sink, error) {
 	if _, ok := d.(Evolver); !ok && (c.Widen || c.Constrain || len(c.Index) > 0) {
 		return nil, errors.New("open sink: this database's tables cannot be widened, constrained or indexed here; use PostgreSQL, or leave that out")
 	}
-	target, positions, err := d.Tables(c.Table)
+	name, err := parseName(c.Table)
 	if err != nil {
 		return nil, fmt.Errorf("open sink: %w", err)
 	}
-	s := &Sink{db: db, dialect: d, config: c, log: c.Logger, table: target, positions: positions}
+	target, positions, err := d.Tables(blank.ReplaceAllString(c.Table, "x"))
+	if err != nil {
+		return nil, fmt.Errorf("open sink: %w", err)
+	}
+	s := &Sink{db: db, dialect: d, config: c, log: c.Logger, positions: positions, name: name}
+	if len(name) == 1 && name[0].of == "" {
+		s.fixed = &catalog{table: target}
+	}
 	if _, ok := d.(CellDialect); ok && c.Mode == Append {
 		s.cells = true
 	}

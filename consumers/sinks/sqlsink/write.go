@@ -52,9 +52,9 @@ func (s *Sink) write(ctx context.Context, c *claim, b consumers.Batch) error {
 // store carries out the operations and moves the position, in one transaction.
 // A careful one finds out which of the operations the database refuses.
 func (s *Sink) store(ctx context.Context, c *claim, next int64, ops []operation, careful bool) error {
-	var found map[string]string
+	var found tables
 	err := s.transact(ctx, careful, func(conn *sql.Conn) (err error) {
-		if found, err = s.catalog.ensure(ctx, s, conn, ops); err != nil {
+		if found, err = s.ensure(ctx, conn, ops); err != nil {
 			return err
 		}
 		if careful {
@@ -69,16 +69,20 @@ func (s *Sink) store(ctx context.Context, c *claim, next int64, ops []operation,
 	})
 	c.doubt = errors.Is(err, errCommit)
 	if err != nil {
-		s.catalog.forget() // what it knows may be why
+		for _, op := range ops {
+			op.shape.in.forget() // what it knows may be why
+		}
 		return err
 	}
-	s.catalog.learn(found)
+	for c, declared := range found {
+		c.learn(declared)
+	}
 	c.next, c.written = next, true
 	return nil
 }
 
 // apply carries out the operations, one statement for each run of a kind.
-func (s *Sink) apply(ctx context.Context, conn *sql.Conn, declared map[string]string, ops []operation) error {
+func (s *Sink) apply(ctx context.Context, conn *sql.Conn, found tables, ops []operation) error {
 	for len(ops) > 0 {
 		n := 1
 		for n < len(ops) && ops[n].shape == ops[0].shape {
@@ -86,6 +90,7 @@ func (s *Sink) apply(ctx context.Context, conn *sql.Conn, declared map[string]st
 		}
 		run := ops[:n]
 		ops = ops[n:]
+		declared := found[run[0].shape.in]
 		if len(declared) == 0 { // nothing to delete from
 			continue
 		}
@@ -105,7 +110,7 @@ func (s *Sink) apply(ctx context.Context, conn *sql.Conn, declared map[string]st
 // messages of the others in a *stream.BatchError. It halves what fails, so that
 // one bad message among n costs about 2·log2(n) statements; the good halves
 // stay, since a later row may conflict with one of them.
-func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, declared map[string]string, ops []operation) error {
+func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, found tables, ops []operation) error {
 	refused := &stream.BatchError{}
 	var try func(ops []operation) error
 	try = func(ops []operation) error {
@@ -115,7 +120,7 @@ func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, declared map[string]
 		if _, err := conn.ExecContext(ctx, "SAVEPOINT penstock"); err != nil {
 			return err
 		}
-		err := s.apply(ctx, conn, declared, ops)
+		err := s.apply(ctx, conn, found, ops)
 		if err == nil {
 			_, err = conn.ExecContext(ctx, "RELEASE SAVEPOINT penstock")
 			return err
