@@ -76,6 +76,7 @@ var mayImport = map[string][]string{
 	"consumers/federated/privacy":    {},
 	"consumers/federated/secagg":     {},
 	"consumers/federated/strategies": {},
+	"consumers/handlers":             {"consumers", "stream", "stream/watermill", "github.com/ThreeDotsLabs/watermill"},
 	"consumers/microbatch":           {"consumers", "schemas", "stream"},
 	"consumers/sinks/parquet": {
 		"consumers", "consumers/sinks/sqlsink", "schemas", "stream", // sqlsink: columns and their values

@@ -36,7 +36,9 @@
 // from HTTP, MQTT, tables and Watermill. [penstock/consumers]
 // runs the loop that decodes, sets aside what cannot pass, and settles; its
 // three jobs are below it (microbatch, diffing, federated), and so are the
-// sinks, which store a batch and the position behind it in one transaction.
+// sinks, which store a batch and the position behind it in one transaction, and
+// handlers, for functions of one record at a time. [penstock/pipelines] holds
+// the way from a topic to a sink as a value, read from YAML.
 //
 // Neither producers nor consumers see a broker, a registry or each other. Only
 // cmd/penstock knows everything: it reads the command line and plugs one of

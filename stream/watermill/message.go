@@ -65,12 +65,13 @@ func encode(topic string, m *message.Message) (stream.Record, error) {
 	return stream.Record{Topic: topic, Value: m.Payload, Headers: headers}, nil
 }
 
-// decode returns r as a new message, whose payload the handler may change.
+// NewMessage returns r as a message, whose payload the handler may change. Its
+// context is derived from ctx.
 //
 // A record that nobody gave a UUID has its position in the place of one, so
 // that it is the same each time the record is delivered. Of headers with one
 // name the first becomes metadata, as in stream.Record.Header.
-func decode(ctx context.Context, r stream.Record) *message.Message {
+func NewMessage(ctx context.Context, r stream.Record) *message.Message {
 	m := message.NewMessage(fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset), bytes.Clone(r.Value))
 	if id, ok := r.Header(uuidHeader); ok {
 		m.UUID = string(id)

@@ -39,7 +39,7 @@ func TestEncodeDecode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(contentOf(m), contentOf(decode(t.Context(), r))); diff != "" {
+		if diff := cmp.Diff(contentOf(m), contentOf(NewMessage(t.Context(), r))); diff != "" {
 			t.Errorf("sent and received differ (-sent +received):\n%s", diff)
 		}
 	})
@@ -67,7 +67,7 @@ func TestDecodeForeignRecord(t *testing.T) {
 		Topic: "flights", Partition: 3, Offset: 41, Key: []byte("k"), Value: []byte("v"),
 		Headers: []stream.Header{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte{}}, {Key: "a", Value: []byte("2")}},
 	}
-	m := decode(t.Context(), r)
+	m := NewMessage(t.Context(), r)
 	want := content{"flights/3/41", message.Metadata{"a": "1", "b": ""}, message.Payload("v")}
 	if diff := cmp.Diff(want, contentOf(m)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -129,7 +129,7 @@ func TestKeys(t *testing.T) {
 	f(KeyFromMetadata("other"), plain, nil)
 
 	made := message.NewMessage("id", nil)
-	made.SetContext(decode(t.Context(), stream.Record{Key: []byte("k")}).Context())
+	made.SetContext(NewMessage(t.Context(), stream.Record{Key: []byte("k")}).Context())
 	f(nil, made, []byte("k"))
 	f(func(*message.Message) []byte { return nil }, made, nil)
 }

@@ -248,7 +248,7 @@ func (s *subscription) deliver(r stream.Record, ack stream.AckFunc) error {
 func (s *subscription) offer(r stream.Record) (acked bool, err error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	m := decode(ctx, r)
+	m := NewMessage(ctx, r)
 	select {
 	case s.out <- m:
 	case <-ctx.Done():
