@@ -65,7 +65,7 @@ func (l log) run(t *testing.T, c Config, done func() bool) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
