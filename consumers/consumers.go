@@ -93,6 +93,11 @@ var ErrStop = errors.New("the sink cannot go on")
 // and these in halves, until it is found.
 var ErrBadRecord = errors.New("a record of the batch cannot be stored")
 
+// ErrUnknown beside a *stream.BatchError in the error of a Sink says that it is not
+// known whether the records it names are at fault, or what the sink needs. See
+// Config.Attempts.
+var ErrUnknown = errors.New("it is not known whether the record is at fault")
+
 // Sink is where results end.
 type Sink interface {
 	// Write stores b whole, or not at all. Its error says what comes next:
@@ -101,6 +106,8 @@ type Sink interface {
 	//   - a *stream.BatchError names by index the messages that can never be
 	//     stored. Nothing of b is stored yet; those become dead letters, and
 	//     Write is called again with the same First and Next without them.
+	//     If it wraps ErrUnknown as well, nothing is wrong with the messages
+	//     before the first one named.
 	//   - one that wraps ErrBadRecord: Write is called for the first half of b,
 	//     with a Next of its own, and then for the second, which may be halved
 	//     in turn. A single message becomes a dead letter.

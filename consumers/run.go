@@ -28,6 +28,14 @@ type Config struct {
 	// DeadLetters takes the records that cannot pass; see DeadLetterTopic. If
 	// it is nil, the first such record ends the run with its *Reason.
 	DeadLetters stream.Publisher
+	// Ordering says what a record that cannot pass does to those behind it.
+	Ordering Ordering
+	// Attempts, if it is not 0, is how often a record is tried that fails with
+	// ErrUnknown, before it is set aside; 0 is for as long as it takes. Since
+	// none may be set aside because a server is down, the record before it in
+	// the partition must have passed: where two fail one after the other, the
+	// second is tried for as long as it takes.
+	Attempts int
 	// MaxRecords is the largest number of records in a batch; 0 is 1000.
 	MaxRecords int
 	// Limits bound the values that are decoded; a larger one becomes a dead
@@ -56,6 +64,21 @@ type Config struct {
 	StopWithin time.Duration
 	Hooks      Hooks
 }
+
+// Ordering says what happens at a record that cannot pass.
+type Ordering string
+
+// The orderings.
+const (
+	// Skip sets the record aside as a dead letter; those behind it go on. It is
+	// the default.
+	Skip Ordering = ""
+	// Block sets nothing aside: the record's batch is tried again and again, until
+	// what is wrong is mended (a schema that is registered, a constraint that is
+	// lifted), and its partition waits. The others go on while Config.InFlight
+	// has room for them.
+	Block Ordering = "block"
+)
 
 // Hooks are told what Run does. Each may be nil. They are called from several
 // goroutines, and hold up the partition they are about.
@@ -208,6 +231,10 @@ type lane struct {
 	// See (*run).settle.
 	hole     bool
 	returned int64
+
+	// doubt says that the last message was set aside because of ErrUnknown, so
+	// that it may be the sink that is at fault.
+	doubt bool
 }
 
 // job is a batch on its way.
@@ -342,7 +369,7 @@ func (r *run) decode(j *job) error {
 	}
 	never := func(error) bool { return false }
 	rest := j.records
-	return r.retry("look up schema", never, func() error {
+	return r.retry("decode", never, func() error {
 		for ; len(rest) > 0; rest = rest[1:] {
 			m, err := r.decoder.decode(r.work, rest[0], j.cells)
 			wanted := true
@@ -356,7 +383,7 @@ func (r *run) decode(j *job) error {
 				continue
 			}
 			var why *Reason
-			if !errors.As(err, &why) {
+			if !errors.As(err, &why) || r.cfg.Ordering == Block {
 				return err
 			}
 			j.deadLetters = append(j.deadLetters, deadLetter{rest[0], why})
@@ -387,7 +414,7 @@ func (r *run) settle(l *lane, j *job) {
 	start := time.Now()
 	err := j.err
 	if err == nil {
-		err = r.write(j)
+		err = r.write(l, j)
 	}
 	if err != nil {
 		r.giveBack(l, j, err)
@@ -419,20 +446,26 @@ func gone(err error) bool {
 
 // write sets dead letters aside and stores the rest. It fails if the run ends
 // first, or must end for it, or if the sink does not own the partition.
-func (r *run) write(j *job) error {
+func (r *run) write(l *lane, j *job) error {
 	if err := r.setAside(j.deadLetters); err != nil {
 		return err
 	}
-	return r.store(&j.batch)
+	return r.store(l, &j.batch)
 }
 
 // store stores a batch but for what the sink refuses, which it takes out of it
 // and sets aside.
-func (r *run) store(b *Batch) error {
+func (r *run) store(l *lane, b *Batch) error {
 	for {
 		var bad map[int]error
+		unknown, attempts := false, 0
 		final := func(err error) bool {
 			bad = refused(err, len(b.Messages))
+			attempts++
+			unknown = errors.Is(err, ErrUnknown)
+			if r.cfg.Ordering == Block || unknown && !r.despairs(l, bad, attempts) {
+				bad = nil
+			}
 			return bad != nil || errors.Is(err, ErrStop) || errors.Is(err, stream.ErrFenced)
 		}
 		err := r.retry("write", final, func() error { return r.sink.Write(r.work, *b) })
@@ -441,10 +474,13 @@ func (r *run) store(b *Batch) error {
 		}
 		// What a sink says once it is interrupted is not the records' fault.
 		if err == nil || bad == nil || r.work.Err() != nil {
+			if err == nil && len(b.Messages) > 0 {
+				l.doubt = false
+			}
 			return err
 		}
 		if bad[someRecord] != nil {
-			return r.halve(b)
+			return r.halve(l, b)
 		}
 		var letters []deadLetter
 		rest := make([]Message, 0, len(b.Messages))
@@ -458,21 +494,28 @@ func (r *run) store(b *Batch) error {
 		if err := r.setAside(letters); err != nil {
 			return err
 		}
+		l.doubt = unknown
 		b.Messages = rest
 	}
 }
 
+// despairs says of a batch that failed so often with ErrUnknown whether those of
+// its messages that are named are set aside.
+func (r *run) despairs(l *lane, bad map[int]error, attempts int) bool {
+	return r.cfg.Attempts > 0 && attempts >= r.cfg.Attempts && (bad[0] == nil || !l.doubt)
+}
+
 // halve stores the two halves of a batch, one after the other.
-func (r *run) halve(b *Batch) error {
+func (r *run) halve(l *lane, b *Batch) error {
 	first, second := *b, *b
 	middle := len(b.Messages) / 2
 	first.Next = b.Messages[middle].Offset
 	second.First = first.Next
 	first.Messages, second.Messages = b.Messages[:middle:middle], b.Messages[middle:]
-	if err := r.store(&first); err != nil {
+	if err := r.store(l, &first); err != nil {
 		return err
 	}
-	if err := r.store(&second); err != nil {
+	if err := r.store(l, &second); err != nil {
 		return err
 	}
 	b.Messages = slices.Concat(first.Messages, second.Messages)

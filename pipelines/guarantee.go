@@ -149,14 +149,15 @@ var remarks = []struct {
 	holds  func(p Pipeline, broker string) bool
 	text   string
 }{
-	{why, always, "a record that cannot be decoded or stored is not in the sink but in the dead-letter topic, once more if a kill falls between it and the position"},
+	{why, skips, "a record that cannot be decoded or stored is not in the sink but in the dead-letter topic, once more if a kill falls between it and the position"},
 	{why, func(p Pipeline, _ string) bool { return p.Sink.Mode == Upsert }, "there is one row for each key: the newest record's"},
 	{why, func(p Pipeline, _ string) bool { return p.Batch.Coalesce }, "of the records of one key in a batch only the last is stored; where batches end depends on timing, so which others are stored does too"},
 	{why, func(p Pipeline, _ string) bool { return p.Filter != "" }, "records that the filter does not want are done with, and the position moves on; another filter later does not bring them back"},
 	{order, func(p Pipeline, _ string) bool { return p.Batch.Keys > 0 }, "batches of different keys overtake one another, also within a partition"},
 	{order, always, "records of one partition are stored in their order, and so are those of one key while the topic keeps its number of partitions; partitions overtake one another"},
 	{order, func(p Pipeline, _ string) bool { return p.Sink.Kind() == Webhook }, "requests of one batch may arrive in any order; offsets in the ids say which"},
-	{order, always, "a record that was set aside and is brought back comes after those that followed it"},
+	{order, blocks, "a partition waits at a record that cannot pass, and nothing is set aside: no record overtakes another of its partition"},
+	{order, skips, "a record that was set aside and is brought back comes after those that followed it"},
 	{breaks, always, "records that the topic drops before they are read (retention, compaction): the pipeline stops where the position is gone, but cannot bring them back"},
 	{breaks, func(p Pipeline, _ string) bool { return p.Sink.Kind() != Webhook }, "another --group: it has no position yet, and stores the whole topic once more"},
 	{breaks, func(p Pipeline, _ string) bool { return p.Sink.Kind() == Webhook }, "another --group: it has no position yet, and posts the whole topic once more"},
@@ -164,7 +165,9 @@ var remarks = []struct {
 	{breaks, func(_ Pipeline, broker string) bool { return broker == "jetstream" }, "a stream of one replica whose server loses its disk"},
 }
 
-func always(Pipeline, string) bool { return true }
+func always(Pipeline, string) bool     { return true }
+func skips(p Pipeline, _ string) bool  { return p.Errors.Ordering != Block }
+func blocks(p Pipeline, _ string) bool { return p.Errors.Ordering == Block }
 
 // String is the guarantee as text.
 func (g Guarantee) String() string {

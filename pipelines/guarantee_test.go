@@ -70,6 +70,7 @@ func TestExplain(t *testing.T) {
 		"sqlite":    {with(func(p *Pipeline) { p.Sink.URL = "sqlite:f" }), ExactlyOnce, "sqlite", []string{"owner epoch"}, []string{"COMMIT"}},
 		"upsert":    {with(func(p *Pipeline) { p.Sink.Mode = Upsert }), ExactlyOnce, "postgres", []string{"the newest record"}, nil},
 		"filter":    {with(func(p *Pipeline) { p.Filter = "true" }), ExactlyOnce, "postgres", []string{"does not want"}, nil},
+		"block":     {with(func(p *Pipeline) { p.Errors.Ordering = Block }), ExactlyOnce, "postgres", []string{"a partition waits"}, []string{"dead-letter topic", "brought back"}},
 		"coalesce":  {with(func(p *Pipeline) { p.Batch.Coalesce = true }), ExactlyOnce, "postgres", []string{"only the last is stored"}, nil},
 		"kafka":     {with(func(p *Pipeline) { p.Sink.URL = "topic:u" }), ExactlyOnce, "topic on kafka", []string{"one transaction", "read_uncommitted"}, []string{"atomic batch"}},
 		"jetstream": {with(func(p *Pipeline) { p.Sink.URL, p.Source.Broker = "topic:u", "nats://h" }), ExactlyOnce, "topic on jetstream", []string{"atomic batch", "one replica whose server"}, []string{"transactional id"}},

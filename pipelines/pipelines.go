@@ -34,6 +34,7 @@ type Pipeline struct {
 	Map    string `json:"map,omitempty"`
 	MapTo  string `json:"map-to,omitempty"`
 	Batch  Batch  `json:"batch,omitzero"`
+	Errors Errors `json:"errors,omitzero"`
 	Sink   Sink   `json:"sink"`
 }
 
@@ -60,6 +61,11 @@ type Batch struct {
 	Coalesce bool     `json:"coalesce,omitempty"`
 }
 
+// Errors says what happens at a record that cannot pass.
+type Errors struct {
+	Ordering string `json:"ordering,omitempty"`
+}
+
 // Sink is where records end.
 type Sink struct {
 	URL         string   `json:"url"`
@@ -74,8 +80,10 @@ type Sink struct {
 	Secret      string   `json:"secret,omitempty"`
 }
 
-// The values of Sink.Mode, and those of Source.Until.
+// The values of Sink.Mode, of Source.Until and of Errors.Ordering.
 const (
+	Skip    = "skip"
+	Block   = "block"
 	Append  = "append"
 	Upsert  = "upsert"
 	Stopped = "stopped"
@@ -103,6 +111,7 @@ func (p Pipeline) WithDefaults() Pipeline {
 	p.Batch.Count = cmp.Or(p.Batch.Count, 5000)
 	p.Batch.Bytes = cmp.Or(p.Batch.Bytes, 4_000_000)
 	p.Batch.Linger = cmp.Or(p.Batch.Linger, Duration(500*time.Millisecond))
+	p.Errors.Ordering = cmp.Or(p.Errors.Ordering, Skip)
 	p.Sink.Table = cmp.Or(p.Sink.Table, p.Source.Topic)
 	p.Sink.Mode = cmp.Or(p.Sink.Mode, Append)
 	return p
@@ -156,6 +165,14 @@ func compile(pointer, text string, compile func(string) (*rules.Expression, erro
 		return nil, &Problem{Pointer: pointer, Expected: "an expression of CEL", Found: "a fault " + at.Error(), Hint: hint, line: at.Line, column: at.Column}
 	}
 	return e, err
+}
+
+// Ordering is what a record that cannot pass does to those behind it.
+func (p Pipeline) Ordering() consumers.Ordering {
+	if p.Errors.Ordering == Block {
+		return consumers.Block
+	}
+	return consumers.Skip
 }
 
 // equal reports whether two pipelines are the same in all.

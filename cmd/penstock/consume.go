@@ -65,6 +65,7 @@ type storeFlags struct {
 	Index  []string      `placeholder:"COLUMN,…" help:"Columns of PostgreSQL that get an index for searching within them (GIN)."`
 	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour)."`
 	Secret string        `placeholder:"FILE" help:"File with the secret that signs what is posted."`
+	Order  string        `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
 	Filter string        `placeholder:"CEL" help:"Store the records of which this is true, as in 'message.amount > 0'."`
 	Map    string        `placeholder:"CEL" help:"Store what this makes of a record, as in '{\"id\": message.id}'…"`
 	MapTo  string        `placeholder:"SUBJECT" help:"… in the newest schema of this subject. Default: the record's own."`
@@ -122,7 +123,8 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 			BySchema: s.BySchema, Coalesce: s.Coalesce, Cut: s.Cut, Keys: s.Keys,
 		},
 		Filter: s.Filter, Map: s.Map, MapTo: s.MapTo,
-		Sink: pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Secret: s.Secret},
+		Errors: pipelines.Errors{Ordering: s.Order},
+		Sink:   pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Secret: s.Secret},
 	}.WithDefaults()
 	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
 		flag := *problem

@@ -116,7 +116,8 @@ type job struct {
 	topic, group string
 	reader       consumers.Reader  // nil: as values were written
 	between      consumers.Between // nil: nothing stands there
-	byKey        bool              // the policy makes batches of one key each
+	ordering     consumers.Ordering
+	byKey        bool // the policy makes batches of one key each
 	hooks        consumers.Hooks
 	// to says in words where the results go; with it, the job announces what it
 	// reads.
@@ -158,7 +159,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Between: j.between, ByKey: j.byKey, DeadLetters: broker, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, DeadLetters: broker, Hooks: j.hooks}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}

@@ -262,7 +262,7 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
 	if j.between, err = p.Between(reg.Newest); err != nil {
 		return err
 	}
-	j.byKey = p.Batch.Keys > 0
+	j.byKey, j.ordering = p.Batch.Keys > 0, p.Ordering()
 	j.policy = &policy
 	seen := watch{t: w.t, bar: w.bar, log: log}
 	j.hooks = seen.hooks()

@@ -31,8 +31,8 @@ type Config struct {
 	// Its error, as the middleware leaves it, says what comes next, as that of a
 	// Sink does: one that wraps consumers.ErrBadRecord sets the record aside,
 	// one that wraps consumers.ErrStop ends the run, and any other, a panic too,
-	// has the record tried again later. The records before it are not
-	// handled again.
+	// has the record tried again later, as often as consumers.Config.Attempts
+	// says. The records before it are not handled again.
 	Handler message.HandlerFunc
 	// Publisher and To take the messages that Handler returns, before the record
 	// counts as handled. Without them it may return none.
@@ -176,10 +176,16 @@ func (s *Sink) stopped(b batch, offset int64) {
 // refused is what Write says of message i.
 func refused(i int, m consumers.Message, err error) error {
 	err = fmt.Errorf("handle record %d of %s/%d: %w", m.Offset, m.Topic, m.Partition, err)
-	if errors.Is(err, consumers.ErrBadRecord) {
-		return &stream.BatchError{Errs: map[int]error{i: err}}
+	named := &stream.BatchError{Errs: map[int]error{i: err}}
+	for _, known := range []error{errNacked, stream.ErrClosed, consumers.ErrStop, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, known) {
+			return err
+		}
 	}
-	return err
+	if errors.Is(err, consumers.ErrBadRecord) {
+		return named
+	}
+	return fmt.Errorf("%w: %w", consumers.ErrUnknown, named)
 }
 
 // handle hands a message to the router and waits for what becomes of it.
