@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,10 +16,10 @@ import (
 )
 
 // later knows schema 7 only once it has been asked for it often enough.
-type later struct{ missing int }
+type later struct{ missing atomic.Int64 }
 
 func (l *later) Schema(context.Context, schemas.ID) (schemas.Schema, error) {
-	if l.missing--; l.missing >= 0 {
+	if l.missing.Add(-1) >= 0 {
 		return nil, fmt.Errorf("id 7: %w", schemas.ErrNoSchema)
 	}
 	return text{}, nil
@@ -26,11 +28,13 @@ func (l *later) Schema(context.Context, schemas.ID) (schemas.Schema, error) {
 // Where a topic's order matters most, the partition waits at what cannot pass, until
 // it can, and nothing is set aside; the others go on.
 func TestBlock(t *testing.T) {
+	unknown := &later{}
+	unknown.missing.Store(5)
 	for name, c := range map[string]struct {
 		registry Registry
 		refusals int
 	}{
-		"decode": {&later{missing: 5}, 0},
+		"decode": {unknown, 0},
 		"sink":   {registry{}, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -38,8 +42,11 @@ func TestBlock(t *testing.T) {
 			other[0].Partition = 1
 			src := &script{batches: [][]stream.Record{records(0, "a", "b"), records(2, "c"), other}}
 			dlq := &nowhere{}
+			var mu sync.Mutex
 			var got []string
 			err := within(t, time.Hour, src, sinkFunc(func(_ context.Context, b Batch) error {
+				mu.Lock()
+				defer mu.Unlock()
 				if b.Partition == 0 && b.First == 0 {
 					if c.refusals--; c.refusals >= 0 {
 						return &stream.BatchError{Errs: map[int]error{1: errors.New("no such column")}}
