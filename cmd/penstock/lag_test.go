@@ -106,7 +106,6 @@ func TestMetrics(t *testing.T) {
 	metrics := freeAddr(t)
 	consumer := c.start("consume", "microbatch", "events", "--to", endpoint.URL, "--linger", "10ms", "--metrics", metrics,
 		"--filter", `message.id == "event-7" ? [true][1] : true`)
-	defer kill(t, consumer)
 	c.listening(metrics)
 	await := func(want ...string) {
 		t.Helper()
@@ -129,6 +128,12 @@ func TestMetrics(t *testing.T) {
 		`penstock_consumer_lag_records{partition="0",pipeline="microbatch",topic="events"} 0`,
 		`penstock_consumer_lag_seconds{partition="0",pipeline="microbatch",topic="events"} 0`,
 		`cause="linger",outcome="stored"`)
+	if err := consumer.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := consumer.Wait(); err != nil {
+		t.Errorf("it did not stop cleanly: %v", err)
+	}
 }
 
 func get(ctx context.Context, t *testing.T, url string) string {

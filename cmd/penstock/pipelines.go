@@ -289,7 +289,7 @@ func goal(s pipelines.Sink) string {
 
 // measure has what a job does measured, until the function that it returns is
 // called.
-func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker stream.Broker, j *job) (end func()) {
+func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker stream.Broker, j *job) func() {
 	if w.metrics == nil && !w.t.live {
 		return func() {}
 	}
@@ -306,7 +306,7 @@ func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker strea
 	ctx, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	wait.Go(func() { behind.follow(ctx, broker, func() { w.bar.add(0) }) })
-	end = func() {
+	end := func() {
 		cancel()
 		wait.Wait()
 		w.lags.remove(behind)
