@@ -1,12 +1,17 @@
 package telemetry
 
 import (
+	"context"
 	"fmt"
+	"iter"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Consumers measures what consumers do. Its methods may be called concurrently.
@@ -135,4 +140,54 @@ func (m *Consumer) Retry(what string) { m.of.retries.WithLabelValues(m.pipeline,
 // DeadLetter counts a record that was set aside; reason is one of a fixed set.
 func (m *Consumer) DeadLetter(reason string) {
 	m.of.deadLetters.WithLabelValues(m.pipeline, reason).Inc()
+}
+
+// TraceParent is the header in which a record carries the context of the trace that
+// it was published in, as W3C Trace Context has it.
+const TraceParent = "traceparent"
+
+// maxLinks is how many traces a batch is linked with at most.
+const maxLinks = 128
+
+// Batch is what became of records of one partition.
+type Batch struct {
+	Pipeline, Topic string
+	Partition       int32
+	First, Next     int64
+	Records         int
+	// Took is how long it took until now.
+	Took time.Duration
+	// Parents are the values of TraceParent of its records; what is none is passed
+	// over.
+	Parents iter.Seq[string]
+}
+
+// Batch traces a batch that was stored: one span, linked with the traces in which
+// its records were published.
+func (t *Telemetry) Batch(b Batch) {
+	var links []trace.Link
+	seen := map[string]bool{}
+	for parent := range b.Parents {
+		if len(links) == maxLinks {
+			break
+		}
+		ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{TraceParent: parent})
+		if s := trace.SpanContextFromContext(ctx); s.IsValid() && !seen[parent] {
+			seen[parent] = true
+			links = append(links, trace.Link{SpanContext: s})
+		}
+	}
+	now := time.Now()
+	_, span := t.tracer.Start(context.Background(), "process "+b.Topic,
+		trace.WithTimestamp(now.Add(-b.Took)), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithLinks(links...),
+		trace.WithAttributes(
+			attribute.String("messaging.operation.name", "process"),
+			attribute.String("messaging.destination.name", b.Topic),
+			attribute.String("messaging.destination.partition.id", strconv.Itoa(int(b.Partition))),
+			attribute.String("penstock.pipeline", b.Pipeline),
+			attribute.Int("messaging.batch.message_count", b.Records),
+			attribute.Int64("penstock.first", b.First),
+			attribute.Int64("penstock.next", b.Next),
+		))
+	span.End(trace.WithTimestamp(now))
 }

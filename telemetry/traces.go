@@ -118,6 +118,11 @@ type (
 	otlpStatus struct {
 		Code int `json:"code,omitempty"`
 	}
+	otlpLink struct {
+		TraceID string `json:"traceId"`
+		SpanID  string `json:"spanId"`
+		State   string `json:"traceState,omitempty"`
+	}
 	otlpSpan struct {
 		TraceID    string          `json:"traceId"`
 		SpanID     string          `json:"spanId"`
@@ -128,6 +133,7 @@ type (
 		Start      string          `json:"startTimeUnixNano"`
 		End        string          `json:"endTimeUnixNano"`
 		Attributes []otlpAttribute `json:"attributes,omitempty"`
+		Links      []otlpLink      `json:"links,omitempty"`
 		Status     otlpStatus      `json:"status"`
 	}
 	otlpScopeSpans struct {
@@ -164,6 +170,9 @@ func encodeSpans(spans []sdk.ReadOnlySpan) ([]byte, error) {
 		}
 		if s.Parent().IsValid() {
 			made.ParentID = s.Parent().SpanID().String()
+		}
+		for _, l := range s.Links() {
+			made.Links = append(made.Links, otlpLink{l.SpanContext.TraceID().String(), l.SpanContext.SpanID().String(), l.SpanContext.TraceState().String()})
 		}
 		if s.Status().Code == codes.Error {
 			made.Status.Code = 2

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -14,31 +15,68 @@ import (
 
 // metricsFlag is embedded by the commands that run pipelines.
 type metricsFlag struct {
-	Metrics string `placeholder:"ADDR" help:"Serve /metrics for Prometheus, and /livez, on this address."`
+	Metrics    string  `placeholder:"ADDR" help:"Serve /metrics for Prometheus, and /livez, on this address."`
+	Traces     string  `placeholder:"URL" help:"Send a trace of each batch, linked with those that its records carry, to this OpenTelemetry collector (OTLP over HTTP)."`
+	TraceRatio float64 `default:"1" placeholder:"R" help:"Part of the batches that are traced (default ${default})."`
 }
 
-// open serves the metrics, if they are asked for. Whoever calls it calls close.
-func (f metricsFlag) open(t *terminal) (c *telemetry.Consumers, close func() error, err error) {
-	close = func() error { return nil }
-	if f.Metrics == "" {
-		return nil, close, nil
+// measured is what is shown of pipelines.
+type measured struct {
+	consumers *telemetry.Consumers // nil: no metrics
+	traces    *telemetry.Telemetry // nil: no traces
+	close     func() error
+}
+
+// open serves the metrics, and begins to trace, if either is asked for. Whoever
+// calls it calls close.
+func (f metricsFlag) open(t *terminal) (m measured, err error) {
+	m.close = func() error { return nil }
+	if f.Metrics == "" && f.Traces == "" {
+		return m, nil
 	}
-	all, err := telemetry.New(telemetry.Config{Version: version, Logger: t.log})
+	all, err := telemetry.New(telemetry.Config{Version: version, Traces: f.Traces, TraceRatio: f.TraceRatio, Logger: t.log})
 	if err != nil {
-		return nil, close, err
+		return m, usageError{err}
 	}
-	if c, err = all.Consumers(); err != nil {
-		return nil, close, err
+	m.close = func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+		defer cancel()
+		return all.Close(ctx)
+	}
+	if f.Traces != "" {
+		m.traces = all
+	}
+	if f.Metrics == "" {
+		return m, nil
+	}
+	if m.consumers, err = all.Consumers(); err != nil {
+		return m, errors.Join(err, m.close())
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", all.Metrics())
 	mux.HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {})
 	s, err := serve("metrics", f.Metrics, mux, nil, t.log)
 	if err != nil {
-		return nil, close, err
+		return m, errors.Join(err, m.close())
 	}
 	t.notef("metrics  %s/metrics\n", s.url)
-	return c, s.stop, nil
+	flush := m.close
+	m.close = func() error { return errors.Join(s.stop(), flush()) }
+	return m, nil
+}
+
+// traced traces a batch that was stored.
+func (m measured) traced(pipeline string, b consumers.Batch, took time.Duration) {
+	m.traces.Batch(telemetry.Batch{
+		Pipeline: pipeline, Topic: b.Topic, Partition: b.Partition, First: b.First, Next: b.Next, Records: len(b.Messages), Took: took,
+		Parents: func(yield func(string) bool) {
+			for i := range b.Messages {
+				if v, ok := b.Messages[i].Header(telemetry.TraceParent); ok && !yield(string(v)) {
+					return
+				}
+			}
+		},
+	})
 }
 
 // lag follows how far one pipeline is behind the ends of its partitions. Of a

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -103,8 +104,15 @@ func TestMetrics(t *testing.T) {
 		}
 	}))
 	defer endpoint.Close()
+	var traced atomic.Bool
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if text, err := io.ReadAll(r.Body); err == nil && bytes.Contains(text, []byte(`"name":"process events"`)) {
+			traced.Store(true)
+		}
+	}))
+	defer collector.Close()
 	metrics := freeAddr(t)
-	consumer := c.start("consume", "microbatch", "events", "--to", endpoint.URL, "--linger", "10ms", "--metrics", metrics,
+	consumer := c.start("consume", "microbatch", "events", "--to", endpoint.URL, "--linger", "10ms", "--metrics", metrics, "--traces", collector.URL,
 		"--filter", `message.id == "event-7" ? [true][1] : true`)
 	c.listening(metrics)
 	await := func(want ...string) {
@@ -133,6 +141,35 @@ func TestMetrics(t *testing.T) {
 	}
 	if err := consumer.Wait(); err != nil {
 		t.Errorf("it did not stop cleanly: %v", err)
+	}
+	if !traced.Load() {
+		t.Error("no batch was traced")
+	}
+}
+
+// The trace of a batch is linked with those that its records carry.
+func TestTraced(t *testing.T) {
+	sent := make(chan []byte, 1)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		sent <- text
+	}))
+	defer collector.Close()
+	m, err := metricsFlag{Traces: collector.URL, TraceRatio: 1}.open(newTerminal(strings.NewReader(""), io.Discard, io.Discard, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := stream.Header{Key: "traceparent", Value: []byte("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")}
+	m.traced("shop", consumers.Batch{Topic: "orders", Messages: []consumers.Message{{}, {Record: stream.Record{Headers: []stream.Header{parent}}}}}, time.Second)
+	if err := m.close(); err != nil {
+		t.Fatal(err)
+	}
+	text := <-sent
+	if want := `"links":[{"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"b7ad6b7169203331"}]`; !bytes.Contains(text, []byte(want)) {
+		t.Errorf("sent %s, want %s in it", text, want)
 	}
 }
 

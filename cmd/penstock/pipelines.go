@@ -22,7 +22,6 @@ import (
 	"penstock/pipelines"
 	"penstock/registry/client"
 	"penstock/stream"
-	"penstock/telemetry"
 )
 
 // pipelineCommands are the commands to which --config names pipelines.
@@ -168,8 +167,7 @@ type wiring struct {
 	bar      *bar
 	several  bool // what is said names the pipeline
 	lags     lags
-	metrics  *telemetry.Consumers // nil: none are shown
-	unserve  func() error
+	measured measured
 
 	mu         sync.Mutex
 	brokers    map[string]stream.Broker
@@ -182,7 +180,7 @@ func newWiring(t *terminal, registry registryFlag, output outputFlag, metrics me
 		brokers: map[string]stream.Broker{}, registries: map[[2]string]*client.Client{},
 	}
 	var err error
-	if w.metrics, w.unserve, err = metrics.open(t); err != nil {
+	if w.measured, err = metrics.open(t); err != nil {
 		return nil, err
 	}
 	w.bar = t.progress(doing, 0)
@@ -193,7 +191,7 @@ func newWiring(t *terminal, registry registryFlag, output outputFlag, metrics me
 // close closes the connections, once no pipeline runs.
 func (w *wiring) close() error {
 	w.bar.stop()
-	errs := []error{w.unserve()}
+	errs := []error{w.measured.close()}
 	for _, c := range w.registries {
 		errs = append(errs, c.Close())
 	}
@@ -290,7 +288,16 @@ func goal(s pipelines.Sink) string {
 // measure has what a job does measured, until the function that it returns is
 // called.
 func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker stream.Broker, j *job) func() {
-	if w.metrics == nil && !w.t.live {
+	settled := j.hooks.Settled
+	if w.measured.traces != nil {
+		untraced := settled
+		settled = func(b consumers.Batch, took time.Duration) {
+			w.measured.traced(p.Name, b, took)
+			untraced(b, took)
+		}
+		j.hooks.Settled = settled
+	}
+	if w.measured.consumers == nil && !w.t.live {
 		return func() {}
 	}
 	behind := newLag(j.topic)
@@ -298,7 +305,6 @@ func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker strea
 	if j.owner != nil {
 		j.owner = followed{j.owner, behind}
 	}
-	settled := j.hooks.Settled
 	j.hooks.Settled = func(b consumers.Batch, took time.Duration) {
 		behind.settled(b)
 		settled(b, took)
@@ -311,10 +317,10 @@ func (w *wiring) measure(ctx context.Context, p pipelines.Pipeline, broker strea
 		wait.Wait()
 		w.lags.remove(behind)
 	}
-	if w.metrics == nil {
+	if w.measured.consumers == nil {
 		return end
 	}
-	m := w.metrics.Of(p.Name, behind.partitions)
+	m := w.measured.consumers.Of(p.Name, behind.partitions)
 	flushed, retry, deadLetter := j.policy.Flushed, j.hooks.Retry, j.hooks.DeadLetter
 	j.policy.Flushed = func(f microbatch.Flush) {
 		m.Flushed(string(f.Cause), f.Records, f.Bytes, f.Gathered, f.Took, f.Err)
