@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"math/big"
 	"slices"
@@ -54,7 +53,13 @@ func appendJSONValue(dst []byte, v any, path []string) ([]byte, error) {
 	switch v := v.(type) {
 	case map[string]any:
 		dst = append(dst, '{')
-		for i, name := range slices.Sorted(maps.Keys(v)) {
+		var few [32]string // of most objects, so that they need no memory
+		names := few[:0]
+		for name := range v {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for i, name := range names {
 			if i > 0 {
 				dst = append(dst, ',')
 			}

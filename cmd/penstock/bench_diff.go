@@ -2,17 +2,27 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/wI2L/jsondiff"
 
+	"penstock/consumers"
 	"penstock/consumers/diffing"
+	"penstock/consumers/sinks/topic"
 	"penstock/schemas"
 	"penstock/schemas/samples"
+	"penstock/stream"
 )
 
 // benchDiffCmd measures the differ.
@@ -25,11 +35,13 @@ type benchDiffCmd struct {
 func (benchDiffCmd) Help() string {
 	return `Rows jsondiff: pairs of flight records of 20 fields, 2 of them changed, from JSON
 texts and from decoded values to the bytes of a JSON Patch, against
-github.com/wI2L/jsondiff doing the same; and their allocations.
+github.com/wI2L/jsondiff doing the same; and their allocations. Row pipeline:
+flights from topic to topic, exactly once, with state and diff, against
+the same loop that decodes and copies.
 
 Examples:
   penstock bench diff -o json
-  penstock bench diff --diffs 100000 --pairs 20`
+  penstock bench diff --broker kafka://127.0.0.1:9092 -n 200000`
 }
 
 // Run prints the rows.
@@ -58,7 +70,93 @@ func (c *benchDiffCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 	}
-	return nil
+	return c.pipeline(ctx, t)
+}
+
+// pipeline measures the job from topic to topic.
+func (c *benchDiffCmd) pipeline(ctx context.Context, t *terminal) (err error) {
+	data, err := newBenchData()
+	if err != nil {
+		return err
+	}
+	b, err := openBench(ctx, t, c.Broker)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	for from := 0; from < c.Records; from += 5000 {
+		var records []stream.Record
+		for i := from; i < min(from+5000, c.Records); i++ {
+			key, value, err := data.record(i)
+			if err != nil {
+				return err
+			}
+			records = append(records, stream.Record{Topic: b.topic, Key: key, Value: value})
+		}
+		if err := b.broker.Publish(ctx, records...); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp("", "penstock-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	keeper, ok := b.broker.(diffing.Broker)
+	if !ok {
+		return fmt.Errorf("bench diff: %w", stream.ErrUnsupported)
+	}
+	diff := c.through(b, data, func(name, out string) (closingOwner, error) {
+		return diffing.Open(filepath.Join(dir, name), diffing.Config{Broker: keeper, Name: name, Topic: out})
+	})
+	duplicate := c.through(b, data, func(name, out string) (closingOwner, error) {
+		return topic.New(keeper, topic.Config{Topic: out, Pipeline: name})
+	})
+	return c.compare(ctx, t, "diff pipeline", "the same loop with a sink that copies, exactly once", diff, duplicate)
+}
+
+// closingOwner is a sink that keeps positions.
+type closingOwner interface {
+	consumers.Sink
+	stream.Owner
+	io.Closer
+}
+
+// through runs the topic through a sink that is opened for it. The time counts
+// from the first batch on.
+func (c *benchDiffCmd) through(b *bench, data *benchData, open func(name, out string) (closingOwner, error)) side {
+	return func(ctx context.Context) (took time.Duration, err error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		name := "bench-" + strings.ToLower(rand.Text()[:10])
+		if err := b.broker.Create(ctx, name, benchPartitions); err != nil {
+			return 0, err
+		}
+		sink, err := open(name, name)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, sink.Close()) }()
+		src, err := b.broker.Open(ctx, stream.Subscription{Topic: b.topic, Group: name, Owner: sink})
+		if err != nil {
+			return 0, err
+		}
+		timed := &timedSource{Source: src}
+		var mu sync.Mutex
+		left := c.Records
+		err = consumers.Run(ctx, timed, sink, consumers.Config{
+			Registry: oneSchema{data.ours}, MaxRecords: 5000,
+			Hooks: consumers.Hooks{Settled: func(b consumers.Batch, _ time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
+				if left -= len(b.Messages); left <= 0 && timed.end.IsZero() {
+					timed.end = time.Now()
+					cancel()
+				}
+			}},
+		})
+		return timed.end.Sub(timed.start), errors.Join(err, src.Close())
+	}
 }
 
 // diffPair is a flight and what became of it.

@@ -32,10 +32,11 @@ func (f *rulesFlags) rules() diffing.Rules {
 // diffCmd turns keyed state into change events.
 type diffCmd struct {
 	subscriptionFlags
-	To     string `required:"" placeholder:"topic:NAME" help:"Topic for the change events."`
-	Format string `enum:"debezium,json-patch,merge-patch,cloudevents" default:"debezium" help:"debezium, json-patch (RFC 6902), merge-patch (RFC 7396) or cloudevents."`
-	Tests  bool   `name:"invertible" help:"Put tests of the old values into JSON patches, so that they can be turned round."`
-	Key    string `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
+	To      string `placeholder:"topic:NAME" help:"Topic for the change events."`
+	Compare string `placeholder:"OTHER" help:"Compare what two topics hold now, OTHER and TOPIC, by key, and say what is missing in TOPIC, extra, or different. Exit code 1 if anything is."`
+	Format  string `enum:"debezium,json-patch,merge-patch,cloudevents" default:"debezium" help:"debezium, json-patch (RFC 6902), merge-patch (RFC 7396) or cloudevents."`
+	Tests   bool   `name:"invertible" help:"Put tests of the old values into JSON patches, so that they can be turned round."`
+	Key     string `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
 	rulesFlags
 	Version  string        `placeholder:"POINTER" help:"Number, time or text by which the records of a key are ordered; older ones are left out. Default: as they come."`
 	TTL      time.Duration `placeholder:"TIME" help:"Delete keys of which no record has come for so long, by the time of the records. Default: never."`
@@ -50,6 +51,7 @@ func (diffCmd) Help() string {
   penstock consume diff weather --to topic:weather.changes --ignore /time_hour
   penstock consume diff orders --to topic:orders.changes --key id --format json-patch
   penstock consume diff sensors --to topic:sensors.changes --tolerance /celsius=0.5 --set /tags
+  penstock consume diff --compare orders orders.migrated --ignore /updated_at
 
 Each change is emitted once, also after a kill -9 and where partitions move: the
 state is kept in topics beside the input, TOPIC.GROUP.state.N, and --state is a
@@ -59,6 +61,12 @@ to the topic TOPIC.GROUP.dlq with the reason.`
 
 // Run emits change events until it is stopped.
 func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
+	if c.Compare != "" {
+		if c.To != "" {
+			return usagef("--to: expected none with --compare, which writes nothing")
+		}
+		return c.compare(ctx, t)
+	}
 	topic, ok := strings.CutPrefix(c.To, "topic:")
 	if !ok || topic == "" {
 		return usagef("--to %q is no topic; write topic:NAME", c.To)

@@ -70,15 +70,46 @@ func TestKafkaToPostgres(t *testing.T) {
 	}
 }
 
+// Two topics are compared by key, and changes are emitted once, however often the
+// differ runs.
+func TestDiffAndCompare(t *testing.T) {
+	broker, url := "embedded:"+t.TempDir(), memoryRegistry(t)
+	at := []string{"--broker", broker, "--registry", url}
+	with := func(args ...string) string { t.Helper(); return call(t, append(args, at...)...) }
+	with("produce", "weather", "--sample", "weather", "-n", "600")
+	with("produce", "copy", "--sample", "weather", "-n", "600", "--subject", "weather-value")
+	diff := []string{"consume", "diff", "weather", "--to", "topic:weather.changes", "--format", "json-patch", "--state", t.TempDir(), "--until", "end", "-o", "json"}
+	if out := with(diff...); !strings.Contains(out, `"done":600`) {
+		t.Errorf("the first run says %s", out)
+	}
+	events := strings.Count(with("consume", "tail", "weather.changes", "--until", "end"), "\n")
+	diff[8] = t.TempDir() // as on another machine
+	if out := with(diff...); !strings.Contains(out, `"done":0`) {
+		t.Errorf("the second run says %s", out)
+	}
+	if again := strings.Count(with("consume", "tail", "weather.changes", "--until", "end"), "\n"); events != 600 || again != events {
+		t.Errorf("%d events, and then %d", events, again)
+	}
+	compare := []string{"consume", "diff", "--compare", "weather", "copy", "-o", "json"}
+	if out := with(compare...); !strings.Contains(out, `"same":3`) {
+		t.Errorf("the same topics: %s", out)
+	}
+	with("produce", "copy", "--sample", "weather", "-n", "1", "--subject", "weather-value")
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), append(compare, at...), strings.NewReader(""), &out, &errs); code != exitNo || !strings.Contains(out.String(), `"different":1`) || !strings.Contains(out.String(), `"what":"different"`) {
+		t.Errorf("topics that differ: exit code %d: %s%s", code, out.String(), errs.String())
+	}
+}
+
 func TestBenchDiff(t *testing.T) {
-	out := call(t, "bench", "diff", "--diffs", "2000", "--pairs", "1", "-o", "json")
+	out := call(t, "bench", "diff", "--broker", "embedded:"+t.TempDir(), "--diffs", "2000", "-n", "2000", "--pairs", "1", "-o", "json")
 	for line := range strings.Lines(out) {
 		var row figure
 		if err := json.Unmarshal([]byte(line), &row); err != nil || row.Ratio <= 0 || row.Records != 2000 {
 			t.Errorf("%v: %s", err, line)
 		}
 	}
-	if !strings.Contains(out, "diff jsondiff bytes") || !strings.Contains(out, "diff jsondiff values") {
+	if !strings.Contains(out, "diff jsondiff bytes") || !strings.Contains(out, "diff jsondiff values") || !strings.Contains(out, "diff pipeline") {
 		t.Errorf("rows are missing: %s", out)
 	}
 }

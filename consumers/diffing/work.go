@@ -20,6 +20,7 @@ type work struct {
 	origins []int          // which message an update comes from, the last one
 	at      map[string]int // a key's place in updates
 	time    int64          // that of the newest record
+	room    []byte         // for values, which are kept until the commit
 	refused stream.BatchError
 }
 
@@ -69,7 +70,7 @@ func (w *work) add(i int, m consumers.Message) error {
 	w.time = max(w.time, m.Time.UnixMilli())
 	now := entry{schema: m.SchemaID}
 	if m.Value != nil {
-		if now.value, err = schemas.AppendJSON(nil, m.Data); err != nil {
+		if now.value, err = w.text(m); err != nil {
 			w.refused.Fail(i, err)
 			return nil
 		}
@@ -113,7 +114,7 @@ func (w *work) add(i int, m consumers.Message) error {
 		}
 		return nil
 	}
-	value := ch.append(nil, c, &l.compare)
+	value := ch.append(make([]byte, 0, len(ch.before)+len(ch.after)+fewChanges), c, &l.compare)
 	if len(value) > c.MaxValueBytes {
 		w.refused.Fail(i, fmt.Errorf("the event of this change has %d bytes, of at most %d: %w", len(value), c.MaxValueBytes, stream.ErrTooLarge))
 		return nil
@@ -132,6 +133,20 @@ func (w *work) add(i int, m consumers.Message) error {
 		w.put(i, key, &now)
 	}
 	return nil
+}
+
+// text is the value of a message as canonical JSON.
+func (w *work) text(m consumers.Message) ([]byte, error) {
+	if cap(w.room)-len(w.room) < 4*len(m.Value)+fewChanges {
+		w.room = make([]byte, 0, max(64<<10, 4*len(m.Value)+fewChanges))
+	}
+	from := len(w.room)
+	out, err := schemas.AppendJSON(w.room, m.Data)
+	if err != nil {
+		return nil, err
+	}
+	w.room = out
+	return out[from:len(out):len(out)], nil
 }
 
 // get returns the entry of a key as it is after what was added.
