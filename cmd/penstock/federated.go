@@ -69,6 +69,7 @@ type federatedAggregateCmd struct {
 	Deadline time.Duration `placeholder:"TIME" help:"End a round after TIME with the updates that there are; the rest are refused as late."`
 	Fraction float64       `placeholder:"0…1" help:"Ask this share of the clients in each round, drawn at random. Default: all."`
 	Strategy string        `default:"fedavg" placeholder:"NAME[:KEY=VALUE,…]" help:"What makes the next model of the updates (default ${default})."`
+	Sum      string        `default:"float64" enum:"float64,exact" placeholder:"float64|exact" help:"How updates are added up: in the log's order, or in fixed point, in any order (default ${default})."`
 	MaxNorm  float64       `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
 	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
 	Sample   string        `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
@@ -98,8 +99,8 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if c.Secure != "" {
-		if private != nil || c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 {
-			return usagef("--secure does not go with --clip-norm, --quorum, --deadline or --fraction")
+		if private != nil || c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 || c.Sum == "exact" {
+			return usagef("--secure does not go with --clip-norm, --quorum, --deadline, --fraction or --sum")
 		}
 		return c.securely(ctx, t, initial)
 	}
@@ -116,7 +117,7 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm,
-			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key,
+			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key, Sum: map[string]string{"exact": federated.SumExact}[c.Sum],
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
 			OnModel: func(m federated.Model) {
 				if m.Aborted != "" && !m.Final() {

@@ -45,6 +45,9 @@ type Config struct {
 	// which has no rounds. For scaffold the second half of the parameters are
 	// the controls.
 	Strategy string
+	// Sum is how updates are added up: "" in float64, in the order of the log, or
+	// SumExact, in any order.
+	Sum string
 	// MaxNorm is the largest distance of an update from its model, 0 being any.
 	MaxNorm float64
 	// Privacy protects the clients, by noise from NoiseKey; nil is not at all.
@@ -122,6 +125,7 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 			State:      strategies.State{},
 			Parameters: config.Initial,
 			Privacy:    config.Privacy,
+			Sum:        config.Sum,
 		}
 		if last, err = a.opened(last); err != nil {
 			return nil, err
@@ -170,6 +174,9 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if c.Quorum > 0 || c.Deadline > 0 {
 		fewest = max(1, c.Quorum)
 	}
+	if err := checkSum(c.Sum, s); err != nil {
+		return nil, err
+	}
 	if c.Privacy != nil {
 		if err := c.Privacy.check(s, c.NoiseKey); err != nil {
 			return nil, err
@@ -181,6 +188,9 @@ func (c *Config) check() (strategies.Strategy, error) {
 // accepts says why m does not belong to the training.
 func (a *Aggregator) accepts(m Model) error {
 	c := a.config
+	if m.Sum != c.Sum {
+		return fmt.Errorf("it has the sum %q, not %q", m.Sum, c.Sum)
+	}
 	if !m.Privacy.same(c.Privacy) {
 		return errors.New("its privacy settings are others, or its noise key")
 	}
@@ -377,8 +387,14 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
 	}
 	if linear, ok := a.strategy.(strategies.Linear); ok {
-		if _, _, err := linear.Weigh(u.report(norm)); err != nil {
+		weight, _, err := linear.Weigh(u.report(norm))
+		if err != nil {
 			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
+		}
+		if a.model.Sum == SumExact {
+			if err := fitsExact(flat(u.Parameters), weight, len(a.model.Clients)); err != nil {
+				return refuse(OutOfRange, "%v", err)
+			}
 		}
 	}
 	return u, norm, nil

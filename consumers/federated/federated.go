@@ -69,6 +69,7 @@ const (
 	WrongShape    Reason = "wrong-shape"    // its parameters are not those of the model
 	NotFinite     Reason = "not-finite"     // it holds NaN or an infinity
 	BadSamples    Reason = "bad-samples"    // its number of examples is out of range
+	OutOfRange    Reason = "out-of-range"   // it is too large for an exact sum
 	OverNorm      Reason = "over-norm"      // it is too far from the model
 	BadReport     Reason = "bad-report"     // the strategy needs a loss or steps that it lacks
 )

@@ -15,6 +15,7 @@ import (
 type partial struct {
 	counted []Contribution
 	sum     []float64
+	exact   []int64 // instead, where the sum is to be exact
 	totals  strategies.Totals
 	updates [][]float32
 	whole   int // updates that did not have to be clipped
@@ -57,6 +58,13 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 	switch {
 	case !isLinear:
 		p.updates = append(p.updates, values...)
+	case base.Sum == SumExact:
+		if p.exact == nil {
+			p.exact = make([]int64, len(flatBase))
+		}
+		for i, v := range values {
+			foldExact(p.exact, v, weights[i])
+		}
 	case len(arrivals) > 0:
 		if p.sum == nil {
 			p.sum = make([]float64, len(flatBase))
@@ -77,7 +85,7 @@ func (u Update) report(norm float64) strategies.Report {
 func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey) (Model, error) {
 	next := Model{
 		Round: base.Round + 1, Rounds: base.Rounds, Base: base.Hash, Clients: base.Clients,
-		Strategy: base.Strategy, State: base.State.Clone(),
+		Strategy: base.Strategy, State: base.State.Clone(), Sum: base.Sum,
 	}
 	values := make([]float64, 0, elements(base.Parameters))
 	for _, t := range base.Parameters {
@@ -90,12 +98,22 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 		sum := make([]float64, len(values))
 		var totals strategies.Totals
 		whole := 0
+		var exact []int64
 		for _, p := range partials {
+			if exact == nil {
+				exact = make([]int64, len(p.exact))
+			}
+			for i, v := range p.exact {
+				exact[i] += v
+			}
 			for i, v := range p.sum {
 				sum[i] += v
 			}
 			totals.Merge(p.totals)
 			whole += p.whole
+		}
+		for i, v := range exact {
+			sum[i] = float64(v) / exactUnit
 		}
 		if base.Privacy != nil {
 			var err error

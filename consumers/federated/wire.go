@@ -47,6 +47,7 @@ type Model struct {
 	Aborted  string   // why the attempt before came to nothing
 	// Closed is why the round before ended: Complete, ByQuorum, or ByDeadline.
 	Closed string
+	Sum    string // how updates are added up: "" in float64, in the log's order, or SumExact
 	// Privacy is how the round protects its clients; nil is not at all. Its
 	// contributions then have the weight 1 and no norm: either would tell on a client.
 	Privacy *Privacy
@@ -97,6 +98,7 @@ func (m Model) value() map[string]any {
 		"attempt":    m.Attempt,
 		"aborted":    m.Aborted,
 		"closed":     m.Closed,
+		"sum":        m.Sum,
 		"privacy":    m.Privacy.value(),
 	}
 	state := []any{}
@@ -188,6 +190,7 @@ func readModel(v any) (m Model, err error) {
 	m.Attempt, _ = fields["attempt"].(int32)
 	m.Aborted, _ = fields["aborted"].(string)
 	m.Closed, _ = fields["closed"].(string)
+	m.Sum, _ = fields["sum"].(string)
 	if m.Privacy, err = readPrivacy(fields["privacy"]); err != nil {
 		return m, err
 	}
