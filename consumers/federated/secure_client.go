@@ -1,9 +1,12 @@
 package federated
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -144,7 +147,40 @@ func (c *secureClient) answer(ctx context.Context, m secagg.Message, newest bool
 	if !newest {
 		return nil, nil
 	}
+	if m.Stage == secagg.Shared {
+		if err := c.claim(out); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
+}
+
+// claim sees that of an attempt one vector is sent, also where two copies of the
+// client are at work on one folder: the first to claim may. A claim stays for
+// ever, as does what it is about on the log.
+func (c *secureClient) claim(vector []secagg.Message) error {
+	sum := sha256.New()
+	for _, m := range vector {
+		sum.Write(m.Payload)
+	}
+	ours, attempt := sum.Sum(nil), c.attempt.Hash()
+	name := c.file() + "." + hex.EncodeToString(attempt[:8]) + ".sent"
+	draft := name + "." + rand.Text()
+	if err := writeFile(draft, ours); err != nil {
+		return fmt.Errorf("claim attempt: %w", err)
+	}
+	err := os.Link(draft, name)
+	if errors.Is(err, os.ErrExist) {
+		err = nil
+	}
+	first, err2 := os.ReadFile(name)
+	if err := errors.Join(err, err2, os.Remove(draft)); err != nil {
+		return fmt.Errorf("claim attempt: %w", err)
+	}
+	if !bytes.Equal(first, ours) {
+		return &secagg.Refusal{Reason: secagg.NotOurs, Stage: secagg.Masked, Sender: c.Name, Detail: "another copy of this client has sent a vector of its own; it sits the attempt out"}
+	}
+	return nil
 }
 
 // mask reads the shares of the others, trains, and masks the difference to the
@@ -216,9 +252,10 @@ func (c *secureClient) load() ([]byte, error) {
 	return kept, err
 }
 
-// writeFile writes a file that is there whole, and durable, or not at all.
+// writeFile writes a file that is there whole, and durable, or not at all. What a
+// kill leaves of it ends in .new, and is in nobody's way.
 func writeFile(name string, data []byte) (err error) {
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.new")
 	if err != nil {
 		return err
 	}
@@ -226,7 +263,7 @@ func writeFile(name string, data []byte) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(name+".new", name); err != nil {
+	if err := os.Rename(f.Name(), name); err != nil {
 		return err
 	}
 	folder, err := os.Open(filepath.Dir(name))

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,6 +84,8 @@ type secureTraining struct {
 	keys     map[string]ed25519.PrivateKey
 	work     sync.WaitGroup
 	folder   string
+	trained  atomic.Int32
+	differ   bool            // clients train differently each time
 	ctx      context.Context // ends after an hour, which is no time within synctest
 }
 
@@ -166,6 +169,9 @@ func (s *secureTraining) client(name string, dies func(string) int) {
 						t.Values = slices.Clone(t.Values)
 						for i := range t.Values {
 							t.Values[i] += float32(moves(name, m.Round, k))
+							if s.differ {
+								t.Values[i] += float32(s.trained.Add(1))
+							}
 							k++
 						}
 						out = append(out, t)
@@ -355,6 +361,32 @@ func TestSecureDrops(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Two copies of a client, on one folder, train differently: of each attempt one
+// vector lies on the log, since two under the same masks give away their
+// difference.
+func TestTwoCopiesOfAClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSecureTraining(t, 4, 2)
+		s.differ = true
+		for name := range s.keys {
+			s.client(name, nil)
+		}
+		s.client("c0", nil)
+		s.server("server", nil)
+		s.work.Wait()
+		vectors := map[string]string{}
+		for _, r := range recordsOf(t, s.broker, "lab.masked") {
+			if old, ok := vectors[string(r.Key)]; ok && old != string(r.Value) {
+				t.Errorf("%s: two vectors", r.Key)
+			}
+			vectors[string(r.Key)] = string(r.Value)
+		}
+		if len(vectors) == 0 {
+			t.Error("no vectors")
+		}
+	})
 }
 
 // Two servers work on one training: the first list of a stage counts for both,
