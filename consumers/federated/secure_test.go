@@ -84,9 +84,11 @@ type secureTraining struct {
 	keys     map[string]ed25519.PrivateKey
 	work     sync.WaitGroup
 	folder   string
-	trained  atomic.Int32
-	differ   bool            // clients train differently each time
-	ctx      context.Context // ends after an hour, which is no time within synctest
+	// both, if not nil, is where two copies of a client wait for one another as
+	// they train, each differently.
+	both    chan struct{}
+	trained atomic.Int32
+	ctx     context.Context // ends after an hour, which is no time within synctest
 }
 
 func testKey(name string) ed25519.PrivateKey {
@@ -163,14 +165,20 @@ func (s *secureTraining) client(name string, dies func(string) int) {
 				SecureLog: s.log(name, dies), Name: name, Key: s.keys[name], Server: s.config.Key.Public().(ed25519.PublicKey),
 				Trusted: s.config.Clients, Folder: s.folder,
 				Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
+					if s.both != nil && name == "c0" {
+						select {
+						case s.both <- struct{}{}:
+						case <-s.both:
+						}
+					}
 					var out []Tensor
 					k := 0
 					for _, t := range m.Parameters {
 						t.Values = slices.Clone(t.Values)
 						for i := range t.Values {
 							t.Values[i] += float32(moves(name, m.Round, k))
-							if s.differ {
-								t.Values[i] += float32(s.trained.Add(1))
+							if s.both != nil {
+								t.Values[i] += float32(s.trained.Add(1)) / 8
 							}
 							k++
 						}
@@ -368,12 +376,20 @@ func TestSecureDrops(t *testing.T) {
 // difference.
 func TestTwoCopiesOfAClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSecureTraining(t, 4, 2)
-		s.differ = true
-		for name := range s.keys {
+		s := newSecureTraining(t, 4, 1)
+		s.both = make(chan struct{})
+		for _, name := range names(4, 0) {
 			s.client(name, nil)
 		}
-		s.client("c0", nil)
+		copied := false
+		s.client("c0", func(stage string) int {
+			if stage != "shares" || copied {
+				return 0
+			}
+			copied = true
+			s.client("c0", nil) // from the same state
+			return 2
+		})
 		s.server("server", nil)
 		s.work.Wait()
 		vectors := map[string]string{}
