@@ -346,3 +346,36 @@ func TestCellsOtherTypes(t *testing.T) {
 		t.Errorf("row (-want +got):\n%s", diff)
 	}
 }
+
+// A column that becomes of another type while the sink runs gets no bytes of the old
+// one, even where they are as long.
+func TestTypeChangesMeanwhile(t *testing.T) {
+	for mode, key := range map[sqlsink.Mode][]string{sqlsink.Append: nil, sqlsink.Upsert: {"id"}} {
+		for kind, want := range map[string]string{"double precision": "42", "timestamp USING to_timestamp(n) AT TIME ZONE 'UTC'": "1970-01-01 00:00:42"} {
+			t.Run(string(mode)+" "+kind, func(t *testing.T) {
+				d := schema(t, servertest.Postgres(t))
+				s := open(t, d.url, sqlsink.Config{Mode: mode, Key: key})
+				assign(t, s)
+				of := sinktest.Record(
+					sinktest.Field("id", schemas.Node{Kind: schemas.Int, Bits: 64}), sinktest.Field("n", schemas.Node{Kind: schemas.Int, Bits: 64}))
+				batch := func(o int64) consumers.Batch {
+					return sinktest.Batch(o, o+1, sinktest.Message(o, 1, of, map[string]any{"id": o, "n": 42 + o}))
+				}
+				if err := s.Write(t.Context(), batch(0)); err != nil {
+					t.Fatal(err)
+				}
+				d.Exec(t, "ALTER TABLE events ALTER COLUMN n TYPE "+kind)
+				if err := s.Write(t.Context(), batch(1)); err == nil || !strings.Contains(err.Error(), `column "n"`) {
+					t.Errorf("the first time: %v", err)
+				}
+				// Now it knows the type, and that the schema's values have no place there.
+				if err := s.Write(t.Context(), batch(1)); !errors.Is(err, consumers.ErrStop) || !strings.Contains(err.Error(), `column "n"`) {
+					t.Errorf("again: %v", err)
+				}
+				if got := column(d, t, "SELECT n::text FROM events ORDER BY id"); !slices.Equal(got, []string{want}) {
+					t.Errorf("the column holds %q, want %q", got, want)
+				}
+			})
+		}
+	}
+}

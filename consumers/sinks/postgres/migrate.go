@@ -271,7 +271,7 @@ func (m *migration) retype(f *schemas.Field, from, to sqlsink.Column, declared s
 	}
 	// A sink keeps the types of columns in mind, and COPY takes bytes for what the
 	// column is: a long for a double.
-	m.notes = append(m.notes, fmt.Sprintf("%s: stop the consumers before the columns change places, and start them again afterwards: one that runs would write the old type's bytes", f.Name))
+	m.notes = append(m.notes, fmt.Sprintf("%s: stop the consumers before the columns change places, and start them again afterwards: one that runs stops by itself where the new type does not hold what its schema has", f.Name))
 	if !m.d.Fits(from, declared) {
 		m.notes = append(m.notes, fmt.Sprintf("%s: a column of %v does not hold all of %v: by then nobody may write by the old schema", f.Name, to, from))
 	}

@@ -158,7 +158,7 @@ func TestMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNotes := []string{
-		"distance: stop the consumers before the columns change places, and start them again afterwards: one that runs would write the old type's bytes",
+		"distance: stop the consumers before the columns change places, and start them again afterwards: one that runs stops by itself where the new type does not hold what its schema has",
 		"distance: a column of 64-bit float does not hold all of 64-bit integer: by then nobody may write by the old schema",
 		"gate: the table does not check the pattern",
 		"code is required, and rows of old events have none: fill them before it can be NOT NULL",

@@ -23,7 +23,7 @@ func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement)
 			return err
 		}
 	}
-	return conn.Raw(func(c any) error {
+	err := conn.Raw(func(c any) error {
 		pg := c.(*stdlib.Conn).Conn()
 		switch {
 		case s.Delete:
@@ -33,6 +33,26 @@ func (d dialect) Store(ctx context.Context, conn *sql.Conn, s sqlsink.Statement)
 		}
 		return copyRows(ctx, pg, s.Table, strings.Join(columns, ", "), s)
 	})
+	if err != nil || s.Delete {
+		return err
+	}
+	return d.unchanged(ctx, conn, s)
+}
+
+// unchanged sees that the table's columns are still of the types whose bytes COPY
+// wrote, which the server takes for those of any type as long. From here to the end
+// of the transaction they stay: it holds the table by what it wrote.
+func (d dialect) unchanged(ctx context.Context, conn *sql.Conn, s sqlsink.Statement) error {
+	declared, err := d.Columns(ctx, conn, s.Table)
+	if err != nil {
+		return err
+	}
+	for _, c := range s.Columns {
+		if now := declared[d.Fold(c.Name)]; now != c.Declared {
+			return fmt.Errorf("column %q of table %s became %s while it was written as %s", c.Name, s.Table, now, c.Declared)
+		}
+	}
+	return nil
 }
 
 // remove deletes the rows of the keys, or marks them. A key that came as text is
