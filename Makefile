@@ -41,7 +41,7 @@ test:
 # Every test, on real servers, under the race detector, and again without it
 # those that have to be smaller there.
 race:
-	$(SERVERS) env CGO_ENABLED=1 go run ./servertest/noskip -race ./...
+	$(SERVERS) env CGO_ENABLED=1 go run ./servertest/noskip -race -timeout 25m ./...
 	$(SERVERS) go run ./servertest/noskip -run '^TestHostileSchemas|^TestIdleConnections' ./registry ./cmd/penstock
 
 # Every seeded defect must make its test fail.

@@ -226,11 +226,7 @@ type lane struct {
 
 	// next is the Next of the last batch that was written, -1 for none.
 	next int64
-	// hole says that a batch was given back and has not been written since,
-	// and returned is the end of what the source has taken back since then.
-	// See (*run).settle.
-	hole     bool
-	returned int64
+	hole hole
 
 	// doubt says that the last message was set aside because of ErrUnknown, so
 	// that it may be the sink that is at fault.
@@ -345,7 +341,7 @@ func (r *run) drain(l *lane) {
 		r.mu.Lock()
 		if len(l.queue) == 0 {
 			l.busy = false
-			if r.cfg.ByKey && !l.hole { // else there would be one for each key that ever was
+			if r.cfg.ByKey && !l.hole.open { // else there would be one for each key that ever was
 				delete(r.lanes, l.key)
 			}
 			r.mu.Unlock()
@@ -392,18 +388,9 @@ func (r *run) decode(j *job) error {
 	})
 }
 
-// settle writes a batch and acknowledges it, or gives it back.
-//
-// A batch that is given back leaves a hole, and none behind it may be written
-// before the hole is filled: it may have been fetched under an assignment of
-// the partition that has ended, and a sink that meanwhile holds the partition
-// under a new one cannot tell the hole from offsets at which nothing lies. So
-// what follows is given back as well, but for what the source has taken back
-// and delivers again, until all of that is written. Of an ended assignment the
-// source takes nothing back; of the next one it takes the first batch back, and
-// delivers it again.
+// settle writes a batch and acknowledges it, or gives it back: see hole.
 func (r *run) settle(l *lane, j *job) {
-	if l.hole && j.batch.First >= l.returned {
+	if l.hole.bars(j.batch.First) {
 		r.giveBack(l, j, errHole)
 		return
 	}
@@ -421,7 +408,7 @@ func (r *run) settle(l *lane, j *job) {
 		return
 	}
 	l.next = j.batch.Next
-	l.hole = l.hole && l.next < l.returned
+	l.hole.written(l.next)
 	err = r.retry("acknowledge", gone, func() error { return j.ack(r.work, nil) })
 	switch {
 	case err == nil:
@@ -561,8 +548,9 @@ func refused(err error, n int) map[int]error {
 
 // giveBack has the source deliver a batch again.
 func (r *run) giveBack(l *lane, j *job, why error) {
-	if !l.hole || !errors.Is(why, errHole) {
-		l.hole, l.returned = true, 0
+	behind := errors.Is(why, errHole)
+	if !behind {
+		l.hole.begin()
 	}
 	if r.cfg.Hooks.GivenBack != nil {
 		r.cfg.Hooks.GivenBack(j.batch, why)
@@ -578,9 +566,11 @@ func (r *run) giveBack(l *lane, j *job, why error) {
 	})
 	switch {
 	case err == nil:
-		l.returned = max(l.returned, j.batch.Next)
+		for i := range j.records {
+			l.hole.returned(j.records[i].Offset, behind)
+		}
 	case gone(err):
-		l.returned = 0 // with the assignment ended what was to come again
+		l.hole.gone()
 		return
 	}
 	if r.intake.Err() != nil {

@@ -32,14 +32,9 @@ func (b *Broker) trim(ctx context.Context, name string, t *topic, ranges []strea
 			}
 			from := max(r.Start, r.End-back)
 			last, err := b.lastRecord(ctx, name, t, leaders[int32(i)], int32(i), from, r.End)
-			if kerr.IsRetriable(err) {
-				// The leader has moved; ctx bounds how long a new one is looked for.
-				select {
-				case <-ctx.Done():
-				case <-time.After(50 * time.Millisecond):
-					leaders, back = nil, max(back/4, 1)
-					continue
-				}
+			if moved(err) && wait(ctx) {
+				leaders, back = nil, max(back/4, 1)
+				continue
 			}
 			if err != nil {
 				return translate(ctx, fmt.Errorf("partition %d: %w", i, err))
@@ -54,6 +49,23 @@ func (b *Broker) trim(ctx context.Context, name string, t *topic, ranges []strea
 		}
 	}
 	return nil
+}
+
+// moved reports whether an error says that a partition has another leader, or none
+// yet.
+func moved(err error) bool {
+	return kerr.IsRetriable(err) && !errors.Is(err, kerr.UnknownTopicOrPartition) && !errors.Is(err, kerr.UnknownTopicID)
+}
+
+// wait gives a new leader a moment, and says whether ctx, which bounds how long one
+// is looked for, still holds.
+func wait(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(50 * time.Millisecond):
+		return true
+	}
 }
 
 // lastRecord is the offset of the last committed record of a partition from an

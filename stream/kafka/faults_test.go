@@ -50,8 +50,14 @@ func (l *logBuffer) String() string {
 
 func newFixture(t *testing.T, partitions int32, topics ...string) *fixture {
 	t.Helper()
+	return newCluster(t, 1, time.Second, partitions, topics...)
+}
+
+// newCluster is a fixture of so many brokers, and of a patience for them.
+func newCluster(t *testing.T, brokers int, patience time.Duration, partitions int32, topics ...string) *fixture {
+	t.Helper()
 	t.Parallel()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...))
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.SeedTopics(partitions, topics...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +65,7 @@ func newFixture(t *testing.T, partitions int32, topics ...string) *fixture {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	f := &fixture{T: t, cluster: cluster, ctx: ctx}
-	f.b, err = Open(ctx, Config{Seeds: cluster.ListenAddrs(), Timeout: time.Second, Logger: slog.New(slog.NewTextHandler(&f.log, nil))})
+	f.b, err = Open(ctx, Config{Seeds: cluster.ListenAddrs(), Timeout: patience, Logger: slog.New(slog.NewTextHandler(&f.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +125,55 @@ func (f *fixture) committed(group, topic string) int64 {
 		return -1
 	}
 	return o.At
+}
+
+// While partitions change their leaders again and again, no record that was
+// acknowledged is lost or doubled, and those of a key keep their order.
+func TestLeadersMove(t *testing.T) {
+	const batches, keys, each = 30, 10, 5
+	f := newCluster(t, 3, 15*time.Second, 4, "t")
+	moving, stop := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(moving)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				f.cluster.ShufflePartitionLeaders()
+			}
+		}
+	}()
+	for i := range batches {
+		var records []stream.Record
+		for j := range keys * each {
+			records = append(records, stream.Record{Topic: "t", Key: []byte{byte(j % keys)}, Value: fmt.Appendf(nil, "%d %d", j%keys, i*each+j/keys)})
+		}
+		if err := f.b.Publish(f.ctx, records...); err != nil {
+			f.Fatal(err)
+		}
+	}
+	close(stop)
+	<-moving
+	var next [keys]int
+	for _, v := range f.take(f.open(stream.Subscription{Topic: "t", Group: "g"}), batches*keys*each) {
+		var key, n int
+		if _, err := fmt.Sscan(v, &key, &n); err != nil || n != next[key] {
+			f.Fatalf("read %q, want number %d of the key", v, next[key])
+		}
+		next[key]++
+	}
+	ranges, err := f.b.Ranges(f.ctx, "t")
+	if err != nil {
+		f.Fatal(err)
+	}
+	var there int64
+	for _, r := range ranges {
+		there += r.End - r.Start
+	}
+	if there != batches*keys*each {
+		f.Errorf("the topic holds %d records, want %d", there, batches*keys*each)
+	}
 }
 
 func TestUnreachable(t *testing.T) {

@@ -327,27 +327,40 @@ func (b *Broker) ranges(ctx context.Context, name string) ([]stream.Range, error
 	}
 	asked, cancel := b.ask(ctx)
 	defer cancel()
-	starts, err := b.admin.ListStartOffsets(asked, name)
-	if err != nil {
-		return nil, translate(ctx, err)
+	for {
+		ranges, err := b.listed(asked, name, t)
+		switch {
+		case err == nil:
+			return ranges, b.trim(asked, name, t, ranges)
+		case !moved(err) || !wait(asked):
+			return nil, translate(ctx, err)
+		}
 	}
-	ends, err := b.admin.ListCommittedOffsets(asked, name)
+}
+
+// listed are the ranges up to where transactions have ended.
+func (b *Broker) listed(ctx context.Context, name string, t *topic) ([]stream.Range, error) {
+	starts, err := b.admin.ListStartOffsets(ctx, name)
 	if err != nil {
-		return nil, translate(ctx, err)
+		return nil, err
+	}
+	ends, err := b.admin.ListCommittedOffsets(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	ranges := make([]stream.Range, t.partitions)
 	for i := range ranges {
 		start, _ := starts.Lookup(name, int32(i))
 		end, _ := ends.Lookup(name, int32(i))
 		if err := cmp.Or(start.Err, end.Err); err != nil {
-			return nil, translate(ctx, fmt.Errorf("partition %d: %w", i, err))
+			return nil, fmt.Errorf("partition %d: %w", i, err)
 		}
 		ranges[i] = stream.Range{
 			Partition: t.partition(name, int32(i)),
 			Start:     start.Offset, End: end.Offset, Records: end.Offset - start.Offset,
 		}
 	}
-	return ranges, b.trim(asked, name, t, ranges)
+	return ranges, nil
 }
 
 // Close implements stream.Broker. It may be called more than once. A Publish
