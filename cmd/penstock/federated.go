@@ -475,6 +475,9 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		}
 	}
 	return c.connect(ctx, t, func(tr training) error {
+		if _, err := tr.broker.Ranges(ctx, federated.SecureTopics(c.Training)[0]); err == nil {
+			return usagef("training %q adds up masked updates, which nobody can add up again: expected a training without --secure", c.Training)
+		}
 		models, err := tr.load(ctx)
 		if err != nil {
 			return err
