@@ -79,7 +79,8 @@ func Rebalance(t *testing.T, open Opener, address string, rows Rows, broker stre
 	if len(members) == 0 {
 		join()
 	}
-	tick, deadline := time.Tick(20*time.Millisecond), time.Now().Add(time.Minute)
+	// Looking costs a broker consumers of its own.
+	tick, deadline := time.Tick(250*time.Millisecond), time.Now().Add(time.Minute)
 	for len(rows(t)) < records && time.Now().Before(deadline) {
 		<-tick
 	}
