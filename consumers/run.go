@@ -226,7 +226,11 @@ type lane struct {
 
 	// next is the Next of the last batch that was written, -1 for none.
 	next int64
-	hole hole
+	// hole says that a batch was given back and has not been written since,
+	// and returned is the end of what the source has taken back since then.
+	// See (*run).settle.
+	hole     bool
+	returned int64
 
 	// doubt says that the last message was set aside because of ErrUnknown, so
 	// that it may be the sink that is at fault.
@@ -341,7 +345,7 @@ func (r *run) drain(l *lane) {
 		r.mu.Lock()
 		if len(l.queue) == 0 {
 			l.busy = false
-			if r.cfg.ByKey && !l.hole.open { // else there would be one for each key that ever was
+			if r.cfg.ByKey && !l.hole { // else there would be one for each key that ever was
 				delete(r.lanes, l.key)
 			}
 			r.mu.Unlock()
@@ -388,9 +392,18 @@ func (r *run) decode(j *job) error {
 	})
 }
 
-// settle writes a batch and acknowledges it, or gives it back: see hole.
+// settle writes a batch and acknowledges it, or gives it back.
+//
+// A batch that is given back leaves a hole, and none behind it may be written
+// before the hole is filled: it may have been fetched under an assignment of
+// the partition that has ended, and a sink that meanwhile holds the partition
+// under a new one cannot tell the hole from offsets at which nothing lies. So
+// what follows is given back as well, but for what the source has taken back
+// and delivers again, until all of that is written. Of an ended assignment the
+// source takes nothing back; of the next one it takes the first batch back, and
+// delivers it again.
 func (r *run) settle(l *lane, j *job) {
-	if l.hole.bars(j.batch.First) {
+	if l.hole && j.batch.First >= l.returned {
 		r.giveBack(l, j, errHole)
 		return
 	}
@@ -408,7 +421,7 @@ func (r *run) settle(l *lane, j *job) {
 		return
 	}
 	l.next = j.batch.Next
-	l.hole.written(l.next)
+	l.hole = l.hole && l.next < l.returned
 	err = r.retry("acknowledge", gone, func() error { return j.ack(r.work, nil) })
 	switch {
 	case err == nil:
@@ -548,9 +561,8 @@ func refused(err error, n int) map[int]error {
 
 // giveBack has the source deliver a batch again.
 func (r *run) giveBack(l *lane, j *job, why error) {
-	behind := errors.Is(why, errHole)
-	if !behind {
-		l.hole.begin()
+	if !l.hole || !errors.Is(why, errHole) {
+		l.hole, l.returned = true, 0
 	}
 	if r.cfg.Hooks.GivenBack != nil {
 		r.cfg.Hooks.GivenBack(j.batch, why)
@@ -566,11 +578,9 @@ func (r *run) giveBack(l *lane, j *job, why error) {
 	})
 	switch {
 	case err == nil:
-		for i := range j.records {
-			l.hole.returned(j.records[i].Offset, behind)
-		}
+		l.returned = max(l.returned, j.batch.Next)
 	case gone(err):
-		l.hole.gone()
+		l.returned = 0 // with the assignment ended what was to come again
 		return
 	}
 	if r.intake.Err() != nil {

@@ -342,13 +342,6 @@ func TestHole(t *testing.T) {
 			{0, true, true}, {2, true, false}, {1, true, false}, {3, true, false}, // lost after this 0 was written
 			{1, false, false}, {1, false, true}, {2, false, true}, {3, false, true},
 		}},
-		{"on its way before the hole", []batch{
-			{0, false, false}, {5, false, false}, {1, false, false}, // 1 was fetched before 0 was given back
-			{0, false, true}, {1, false, true}, {5, false, true},
-		}},
-		{"another consumer went on from what was taken back", []batch{
-			{0, false, false}, {7, false, false}, {8, false, false}, {7, false, true}, {8, false, true},
-		}},
 		{"another consumer went on", []batch{
 			{0, true, false}, {1, true, false},
 			{7, false, false}, {8, false, false}, {7, false, true}, {8, false, true},
