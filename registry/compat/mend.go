@@ -95,7 +95,10 @@ func (w *diffWalk) mend(before, source registry.Schema) {
 			find = w.mender(before.Schema, source.Schema)
 		}
 		c.edits = find(c)
-		if c.Mechanical = len(c.edits) > 0; c.Mechanical && w.language == schemas.Avro {
+		// A branch that none could read was not looked into: what else keeps it from
+		// being read shows once it has its name again.
+		hidden := slices.ContainsFunc(c.Findings, func(f registry.Finding) bool { return f.Rule == "MISSING_UNION_BRANCH" })
+		if c.Mechanical = len(c.edits) > 0; c.Mechanical && w.language == schemas.Avro && !hidden {
 			c.Mends = []registry.Direction{registry.Backward}
 		}
 	}
