@@ -60,9 +60,9 @@ func (o *output) CreateLog(_ context.Context, topic string) error {
 	return nil
 }
 
-func (o *output) LogRange(_ context.Context, topic string) (stream.Range, error) {
+func (o *output) Ranges(_ context.Context, topic string) ([]stream.Range, error) {
 	l := o.logs[topic]
-	return stream.Range{Partition: stream.Partition{Topic: topic, Incarnation: fmt.Sprint(l.life)}, End: int64(len(l.records))}, nil
+	return []stream.Range{{Partition: stream.Partition{Topic: topic, Incarnation: fmt.Sprint(l.life)}, End: int64(len(l.records))}}, nil
 }
 
 // ReadLog reads three records at a time, and leaves out those that compaction

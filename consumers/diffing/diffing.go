@@ -31,6 +31,7 @@ const IDHeader = "penstock-id"
 type Broker interface {
 	stream.Resumer
 	stream.Logs
+	Ranges(ctx context.Context, topic string) ([]stream.Range, error)
 }
 
 // Config says what a Differ does.

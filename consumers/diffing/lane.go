@@ -192,10 +192,11 @@ func (l *lane) takeOver(ctx context.Context, input string) error {
 func (l *lane) restore(ctx context.Context) error {
 	d, number := l.d, l.partition.Number
 	life := d.store.life()
-	held, err := d.config.Broker.LogRange(ctx, l.topic)
+	ranges, err := d.config.Broker.Ranges(ctx, l.topic)
 	if err != nil {
 		return err
 	}
+	held := ranges[0]
 	c, ok, err := d.store.cursor(number)
 	if err != nil {
 		return err

@@ -31,20 +31,15 @@ func (b *Broker) CreateLog(ctx context.Context, name string) error {
 	return b.Create(ctx, name, 1) // waits for its leader
 }
 
-// LogRange implements stream.Logs.
-func (b *Broker) LogRange(ctx context.Context, name string) (stream.Range, error) {
-	ranges, err := b.Ranges(ctx, name)
-	if err != nil {
-		return stream.Range{}, err
-	}
-	return ranges[0], nil
-}
-
 // ReadLog implements stream.Logs.
 func (b *Broker) ReadLog(ctx context.Context, name string, from int64, read func([]stream.Record) error) (next int64, err error) {
-	r, err := b.LogRange(ctx, name)
-	if err != nil || r.End <= from || r.End == r.Start {
+	ranges, err := b.Ranges(ctx, name)
+	if err != nil {
 		return from, err
+	}
+	r := ranges[0]
+	if r.End <= from || r.End == r.Start {
+		return from, nil
 	}
 	reader, err := kgo.NewClient(append(b.config.options(),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{name: {0: kgo.NewOffset().At(max(from, r.Start))}}),

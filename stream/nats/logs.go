@@ -44,15 +44,6 @@ func ofKey(m *nats.Msg, r stream.Record) {
 	}
 }
 
-// LogRange implements stream.Logs.
-func (b *Broker) LogRange(ctx context.Context, name string) (stream.Range, error) {
-	ranges, err := b.Ranges(ctx, name)
-	if err != nil {
-		return stream.Range{}, err
-	}
-	return ranges[0], nil
-}
-
 // ReadLog implements stream.Logs.
 func (b *Broker) ReadLog(ctx context.Context, name string, from int64, read func([]stream.Record) error) (next int64, err error) {
 	next, err = b.readLog(ctx, name, from, read)
