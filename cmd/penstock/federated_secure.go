@@ -201,43 +201,28 @@ func makeKey(folder, name string) (made bool, err error) {
 	return true, os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// readPEM reads the only block of a file.
-func readPEM(file string) ([]byte, error) {
+// readKey reads the key in the only block of a PEM file; what says what it is to be.
+func readKey[K any](file, what string, parse func(der []byte) (any, error)) (key K, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("read key: %w; penstock federated keys makes one", err)
+		return key, fmt.Errorf("read key: %w; penstock federated keys makes one", err)
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return nil, fmt.Errorf("read key: %s: expected PEM", file)
+		return key, fmt.Errorf("read key: %s: expected PEM", file)
 	}
-	return block.Bytes, nil
+	parsed, err := parse(block.Bytes)
+	key, ok := parsed.(K)
+	if err != nil || !ok {
+		return key, errors.Join(fmt.Errorf("read key: %s: expected %s", file, what), err)
+	}
+	return key, nil
 }
 
 func readPrivateKey(folder, name string) (ed25519.PrivateKey, error) {
-	file := filepath.Join(folder, name+privateSuffix)
-	der, err := readPEM(file)
-	if err != nil {
-		return nil, err
-	}
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	private, ok := key.(ed25519.PrivateKey)
-	if err != nil || !ok {
-		return nil, errors.Join(fmt.Errorf("read key: %s: expected an Ed25519 key in PKCS 8", file), err)
-	}
-	return private, nil
+	return readKey[ed25519.PrivateKey](filepath.Join(folder, name+privateSuffix), "an Ed25519 key in PKCS 8", x509.ParsePKCS8PrivateKey)
 }
 
 func readPublicKey(folder, name string) (ed25519.PublicKey, error) {
-	file := filepath.Join(folder, name+publicSuffix)
-	der, err := readPEM(file)
-	if err != nil {
-		return nil, err
-	}
-	key, err := x509.ParsePKIXPublicKey(der)
-	public, ok := key.(ed25519.PublicKey)
-	if err != nil || !ok {
-		return nil, errors.Join(fmt.Errorf("read key: %s: expected the public half of an Ed25519 key", file), err)
-	}
-	return public, nil
+	return readKey[ed25519.PublicKey](filepath.Join(folder, name+publicSuffix), "the public half of an Ed25519 key", x509.ParsePKIXPublicKey)
 }

@@ -65,14 +65,13 @@ func (c *schemaInferCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return usageError{err}
 	}
-	one := sourced{title: "the proposed schema"}
-	one.side.Source = registry.Schema{Schema: text, SchemaType: language}
-	if err := one.parse(func() (map[string]string, error) { return nil, nil }); err != nil {
+	schema, err := proposed(language, text)
+	if err != nil {
 		return err
 	}
 	// It is proposed only if it keeps its word.
 	if err := eachEvent(ctx, c.File, func(line int, v any) error {
-		if _, err := one.side.Schema.AppendEncode(nil, v); err != nil {
+		if _, err := schema.AppendEncode(nil, v); err != nil {
 			return fmt.Errorf("%s, line %d does not fit what was inferred: %w", c.File, line, err)
 		}
 		return nil
@@ -104,12 +103,11 @@ func (c *schemaInferCmd) table(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return usageError{err}
 	}
-	one := sourced{title: "the proposed schema"}
-	one.side.Source = registry.Schema{Schema: text, SchemaType: language}
-	if err := one.parse(func() (map[string]string, error) { return nil, nil }); err != nil {
+	schema, err := proposed(language, text)
+	if err != nil {
 		return err
 	}
-	notes := slices.Concat(found.Notes, found.Refuses(one.side.Schema.Model()))
+	notes := slices.Concat(found.Notes, found.Refuses(schema.Model()))
 	if c.json() {
 		return t.object(map[string]any{"schema": text, "schemaType": language, "notes": notes})
 	}
@@ -118,6 +116,14 @@ func (c *schemaInferCmd) table(ctx context.Context, t *terminal) error {
 		t.notef("%s\n", n)
 	}
 	return nil
+}
+
+// proposed parses a schema that is about to be proposed.
+func proposed(language schemas.Type, text string) (schemas.Schema, error) {
+	one := sourced{title: "the proposed schema"}
+	one.side.Source = registry.Schema{Schema: text, SchemaType: language}
+	err := one.parse(func() (map[string]string, error) { return nil, nil })
+	return one.side.Schema, err
 }
 
 // tellShape says of each field what was seen.
