@@ -75,6 +75,7 @@ func killBridge(t *testing.T, kills int, publish func(payload string, n int), de
 		}
 		var text bytes.Buffer
 		if _, err := io.CopyN(&text, said, int64(len("subscribed"))); err != nil || text.String() != "subscribed" {
+			_, _ = io.Copy(&text, said)
 			t.Fatalf("bridge: %v: %s", err, text.String())
 		}
 		go func() { _, _ = io.Copy(io.Discard, said) }()
