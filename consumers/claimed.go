@@ -21,3 +21,36 @@ func WriteClaimed[C any](ctx context.Context, b Batch, claim *C, write func(cont
 	}
 	return fmt.Errorf("write %v from offset %d: %w", claim, b.First, err)
 }
+
+// Renumbered is the error of a sink that was given some messages of a batch alone:
+// a *stream.BatchError in it names those of the whole batch. at are their indexes
+// there. Everything else is as in err.
+func Renumbered(err error, at []int) error {
+	var partly *stream.BatchError
+	if !errors.As(err, &partly) {
+		return err
+	}
+	named := &stream.BatchError{}
+	for i, err := range partly.Errs {
+		if i >= 0 && i < len(at) {
+			named.Fail(at[i], err)
+		}
+	}
+	return renumbered{err, named}
+}
+
+type renumbered struct {
+	error
+	named *stream.BatchError
+}
+
+// As implements errors.As.
+func (e renumbered) As(target any) bool {
+	if partly, ok := target.(**stream.BatchError); ok {
+		*partly = e.named
+		return true
+	}
+	return false
+}
+
+func (e renumbered) Unwrap() error { return e.error }

@@ -65,6 +65,7 @@ type Decoder struct {
 	registry  Registry
 	contracts Contracts // nil if the registry is none
 	reader    Reader
+	plain     schemas.Schema
 	limits    schemas.Limits
 
 	plans    atomic.Pointer[map[route]*plan]
@@ -78,6 +79,14 @@ func NewDecoder(registry Registry, limits schemas.Limits) *Decoder {
 	}
 	d := &Decoder{registry: registry, limits: limits}
 	d.contracts, _ = registry.(Contracts)
+	return d
+}
+
+// Plain has d read values that name no schema, and do not begin as if they did, as
+// s encodes them; nil leaves them refused. It is called before the first Decode,
+// and returns d.
+func (d *Decoder) Plain(s schemas.Schema) *Decoder {
+	d.plain = s
 	return d
 }
 
@@ -104,11 +113,17 @@ func (d *Decoder) decode(ctx context.Context, r stream.Record, room *cells) (Mes
 	}
 	header, rest, err := schemas.ParseHeader(named)
 	if err != nil {
-		code := NotFramed
 		if len(named) > 0 && named[0] <= 1 {
-			code = Truncated
+			return m, &Reason{Truncated, err}
 		}
-		return m, &Reason{code, err}
+		if d.plain == nil || inHeader {
+			return m, &Reason{NotFramed, err}
+		}
+		m.Schema = d.plain
+		if m.Data, err = schemas.Decode(d.plain, r.Value, d.limits); err != nil {
+			return m, &Reason{DecodeFailed, err}
+		}
+		return m, nil
 	}
 	schema, err := d.schema(ctx, header)
 	if err != nil {

@@ -23,6 +23,9 @@ type Config struct {
 	// Reader, if it is not nil, says as which schemas values are read; else it
 	// is what they were written with.
 	Reader Reader
+	// Plain, if it is not nil, is the schema of values that name none; else they
+	// become dead letters.
+	Plain schemas.Schema
 	// Between, if it is not nil, is asked about each decoded message.
 	Between Between
 	// DeadLetters takes the records that cannot pass; see DeadLetterTopic. If
@@ -144,7 +147,7 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 	defer abandon()
 	r := &run{
 		cfg:     cfg,
-		decoder: NewDecoder(cfg.Registry, cfg.Limits).ReadAs(cfg.Reader),
+		decoder: NewDecoder(cfg.Registry, cfg.Limits).ReadAs(cfg.Reader).Plain(cfg.Plain),
 		sink:    sink,
 		intake:  intake,
 		halt:    halt,

@@ -4,7 +4,8 @@
 // The pure part compares values (Diff) or, faster, JSON texts (Comparer), says
 // by Rules what counts, and writes patches, applies them and turns them round. A
 // Differ is the job: a consumers.Sink, to be run by consumers.Run, that keeps its
-// state in logs on the broker and a copy of them in a folder.
+// state in logs on the broker and a copy of them in a folder. An Applier is the way
+// back: it makes of the events the states again, for any other sink.
 package diffing
 
 import (
@@ -111,6 +112,7 @@ type Differ struct {
 	store   *store
 	log     *slog.Logger
 	step    func(string) // called behind each step of what writes; of tests
+	applier *Applier     // whose state this keeps; nil if it compares
 
 	mu    sync.Mutex
 	lanes map[int32]*lane // of the partitions that are claimed
@@ -119,6 +121,13 @@ type Differ struct {
 // Open opens the folder dir, which it makes if it is not there. Its error wraps
 // ErrInUse, or says what is wrong with config.
 func Open(dir string, config Config) (*Differ, error) {
+	if config.Topic == "" {
+		return nil, errors.New("open differ: it needs a topic for the events")
+	}
+	return openDiffer(dir, config)
+}
+
+func openDiffer(dir string, config Config) (*Differ, error) {
 	if config.Format == "" {
 		config.Format = Debezium
 	}
@@ -136,8 +145,8 @@ func Open(dir string, config Config) (*Differ, error) {
 	default:
 		return nil, fmt.Errorf("format %q is not known: choose %s, %s, %s or %s", config.Format, Debezium, JSONPatch, MergePatch, CloudEvents)
 	}
-	if config.Broker == nil || config.Topic == "" || config.Name == "" {
-		return nil, errors.New("open differ: a broker, a topic and a name are needed")
+	if config.Broker == nil || config.Name == "" {
+		return nil, errors.New("open differ: a broker and a name are needed")
 	}
 	if config.TTL < 0 {
 		return nil, fmt.Errorf("open differ: expected a TTL of more than nothing, found %v", config.TTL)

@@ -87,7 +87,7 @@ func (c *change) appendCloudEvent(dst []byte) []byte {
 	dst = schemas.AppendJSONString(dst, c.id)
 	dst = append(dst, `,"source":`...)
 	dst = schemas.AppendJSONString(dst, "/"+url.PathEscape(c.topic))
-	dst = append(dst, `,"type":"penstock.`...)
+	dst = append(dst, `,"type":"`+eventType...)
 	dst = append(dst, c.what.name()...)
 	if c.key != "" && utf8.ValidString(c.key) {
 		dst = append(dst, `","subject":`...)
@@ -113,8 +113,14 @@ func (c *change) appendEnvelope(dst []byte) []byte {
 	dst = append(dst, `,"source":{"topic":`...)
 	dst = schemas.AppendJSONString(dst, c.topic)
 	return fmt.Appendf(dst, `,"partition":%d,"offset":%d,"ts_ms":%d},"op":"%c","ts_ms":%d}`,
-		c.partition, c.offset, ms, "ucdr"[c.what], ms)
+		c.partition, c.offset, ms, ops[c.what], ms)
 }
+
+// ops are what happened, in an envelope.
+const ops = "ucdr"
+
+// eventType is before what happened, in a CloudEvent.
+const eventType = "penstock."
 
 func (w what) name() string { return [...]string{"updated", "created", "deleted", "read"}[w] }
 

@@ -40,6 +40,7 @@ type head struct {
 	Incarnation string `json:"incarnation"`
 	Partition   int32  `json:"partition"`
 	KeyField    string `json:"key_field,omitempty"`
+	Applied     bool   `json:"applied,omitempty"` // it is an Applier's
 }
 
 // position is how far a partition has come: all records before next, and of
@@ -86,8 +87,9 @@ type lane struct {
 	end context.CancelFunc
 
 	mu sync.Mutex
-	// out writes the events, and the log where it spans both, else log does.
-	// Both are nil after an error: where they are has to be asked for.
+	// out writes the events, and the log where it spans both, else log does. An
+	// Applier has no events, and log alone. Both are nil after an error: where
+	// they are has to be asked for.
 	out, log stream.Transactor
 	at       position // of the state
 	emitted  position // of the output, which is not behind
@@ -108,7 +110,7 @@ func (d *Differ) newLane(ctx context.Context, p stream.Partition) *lane {
 		compare: Comparer{rules: d.rule},
 	}
 	l.ctx, l.end = context.WithCancel(context.WithoutCancel(ctx))
-	text, _ := json.Marshal(head{logFormat, p.Cluster, p.Topic, p.Incarnation, p.Number, d.config.KeyField}) // strings and numbers
+	text, _ := json.Marshal(head{logFormat, p.Cluster, p.Topic, p.Incarnation, p.Number, d.config.KeyField, d.applier != nil}) // strings and numbers
 	l.head = string(text)
 	return l
 }
@@ -122,6 +124,9 @@ func (l *lane) giveUp() {
 	defer l.mu.Unlock()
 	l.drop()
 }
+
+// claimed says that the transactors are at hand.
+func (l *lane) claimed() bool { return l.out != nil || l.log != nil }
 
 // drop lets go of the transactors, which have nothing to say: what was not
 // committed is not there.
@@ -167,7 +172,20 @@ func (l *lane) takeOver(ctx context.Context, input string) error {
 	}
 	var at stream.Position
 	var err error
-	if spanner, ok := c.Broker.(stream.Spanner); ok {
+	spanner, spans := c.Broker.(stream.Spanner)
+	if l.d.applier != nil {
+		if spans { // for it takes more at once
+			l.log, at, err = spanner.Span(ctx, l.topic, input)
+		} else {
+			l.log, at, err = c.Broker.Resume(ctx, l.topic, input)
+		}
+		if err == nil {
+			l.at, err = readPosition(at)
+			l.emitted = l.at
+		}
+		return err
+	}
+	if spans {
 		if l.out, at, err = spanner.Span(ctx, c.Topic, input, l.topic); err != nil {
 			return err
 		}
@@ -291,6 +309,8 @@ func (l *lane) accepts(c cursor) error {
 	switch {
 	case have.Format != want.Format:
 		return fmt.Errorf("log %q has format %d, and this program writes %d: %w", l.topic, have.Format, want.Format, consumers.ErrStop)
+	case have.Applied != want.Applied:
+		return fmt.Errorf("log %q is of another job of that name, one that compares and one that applies: %w; choose another group", l.topic, consumers.ErrStop)
 	case have.KeyField != want.KeyField:
 		return fmt.Errorf("the keys of log %q are taken from field %q, not %q: %w; choose another group", l.topic, have.KeyField, want.KeyField, consumers.ErrStop)
 	case have.Incarnation != want.Incarnation:
@@ -301,7 +321,7 @@ func (l *lane) accepts(c cursor) error {
 
 // ready has the positions, and the state in the folder.
 func (l *lane) ready(ctx context.Context) error {
-	if l.out == nil {
+	if !l.claimed() {
 		if time.Since(l.shut) < reclaimAfter {
 			return fmt.Errorf("another member has taken it over: %w", stream.ErrFenced)
 		}
@@ -340,12 +360,14 @@ func (l *lane) mended(ctx context.Context, work func(context.Context) error) err
 		switch {
 		case err == nil, errors.As(err, &refused), errors.Is(err, consumers.ErrStop):
 			return err
+		case errors.As(err, new(ofSink)) && !errors.Is(err, stream.ErrFenced):
+			return err // it says nothing about the log
 		case errors.Is(err, ErrCorrupt):
 			if err := l.d.store.renew(l.d.store.life(), err); err != nil {
 				return err
 			}
 		case errors.Is(err, stream.ErrFenced):
-			if l.out != nil {
+			if l.claimed() {
 				l.drop()
 				l.shut = time.Now()
 			}
@@ -377,7 +399,7 @@ func (l *lane) write(ctx context.Context, b consumers.Batch) error {
 			if err := l.expire(ctx); err != nil {
 				return err
 			}
-			n, err := l.compareSome(ctx, b, from)
+			n, err := l.some(ctx, b, from)
 			if err != nil {
 				return err
 			}
@@ -415,7 +437,12 @@ func (l *lane) commit(ctx context.Context, w *work, to position) error {
 		}
 		records = all[len(w.events):]
 	} else {
-		if to.after(l.emitted) {
+		if l.d.applier != nil {
+			if err := l.d.applier.hand(ctx, l.partition, w); err != nil {
+				return err
+			}
+			l.d.step("emitted")
+		} else if to.after(l.emitted) {
 			if err := l.out.Commit(ctx, w.events, stored); err != nil {
 				return named(err, w.sources...)
 			}

@@ -39,6 +39,11 @@ func readPatch(patch []byte) ([]operation, error) {
 	if err != nil {
 		return nil, err
 	}
+	return operationsOf(v)
+}
+
+// operationsOf reads a JSON Patch that was parsed.
+func operationsOf(v any) ([]operation, error) {
 	list, ok := v.([]any)
 	if !ok {
 		return nil, misfit(nil, "an array of operations", schemas.Describe(v), "")
@@ -83,6 +88,10 @@ func Apply(v any, nothing bool, patch []byte) (after any, gone bool, err error) 
 	if err != nil {
 		return nil, false, fmt.Errorf("read patch: %w", err)
 	}
+	return applyAll(operations, v, nothing)
+}
+
+func applyAll(operations []operation, v any, nothing bool) (after any, gone bool, err error) {
 	if nothing {
 		v = absent{}
 	}

@@ -22,20 +22,34 @@ type work struct {
 	time    int64          // that of the newest record
 	room    []byte         // for values, which are kept until the commit
 	refused stream.BatchError
+	states  consumers.Batch // what an Applier hands on
+	folded  []update        // what each of them makes of the state
 }
 
 func (l *lane) newWork() *work {
 	return &work{l: l, at: map[string]int{}, time: l.at.note.Time}
 }
 
-// compareSome compares the messages of b from one on, as many as fit into a
-// commit, and commits what that gives. It returns how many those were.
-func (l *lane) compareSome(ctx context.Context, b consumers.Batch, from int) (n int, err error) {
-	w := l.newWork()
-	most := stream.MaxSpan
-	if l.log != nil {
-		most = stream.MaxCommit
+// most is how many records a commit takes.
+func (l *lane) most() int {
+	if _, spans := l.d.config.Broker.(stream.Spanner); spans {
+		return stream.MaxSpan
 	}
+	return stream.MaxCommit
+}
+
+// some works on the messages of b from one on, as many as fit into a commit, and
+// commits what that gives. It returns how many those were.
+func (l *lane) some(ctx context.Context, b consumers.Batch, from int) (n int, err error) {
+	if l.d.applier != nil {
+		return l.applySome(ctx, b, from)
+	}
+	return l.compareSome(ctx, b, from)
+}
+
+// compareSome is some of a Differ.
+func (l *lane) compareSome(ctx context.Context, b consumers.Batch, from int) (n int, err error) {
+	w, most := l.newWork(), l.most()
 	to := position{next: b.Next, note: l.at.note}
 	for i, m := range b.Messages[from:] {
 		if len(w.events)+len(w.updates) > most-4 { // a message is an event, a tombstone and an entry; and there is a head

@@ -2,10 +2,8 @@ package microbatch
 
 import (
 	"context"
-	"errors"
 
 	"penstock/consumers"
-	"penstock/stream"
 )
 
 // Coalesce is a sink that hands on, of the messages of a batch that have one
@@ -40,33 +38,5 @@ func (c coalescing) Write(ctx context.Context, b consumers.Batch) error {
 			kept = append(kept, i)
 		}
 	}
-	err := c.sink.Write(ctx, b)
-	var partly *stream.BatchError
-	if !errors.As(err, &partly) {
-		return err
-	}
-	named := &stream.BatchError{}
-	for i, err := range partly.Errs {
-		if i >= 0 && i < len(kept) {
-			named.Fail(kept[i], err)
-		}
-	}
-	return indexed{err, named}
+	return consumers.Renumbered(c.sink.Write(ctx, b), kept)
 }
-
-// indexed is an error whose BatchError names the messages of the whole batch.
-type indexed struct {
-	error
-	named *stream.BatchError
-}
-
-// As implements errors.As: everything but the indexes is as in the error itself.
-func (e indexed) As(target any) bool {
-	if partly, ok := target.(**stream.BatchError); ok {
-		*partly = e.named
-		return true
-	}
-	return false
-}
-
-func (e indexed) Unwrap() error { return e.error }
