@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,6 +79,7 @@ type Sink struct {
 	Constrain   bool     `json:"constrain,omitempty"`
 	Index       []string `json:"index,omitempty"`
 	PartitionBy []string `json:"partition-by,omitempty"`
+	Ahead       int      `json:"ahead,omitempty"`
 	Secret      string   `json:"secret,omitempty"`
 }
 
@@ -226,10 +229,14 @@ func (p *Problem) Error() string {
 	return s
 }
 
+// byTime is how a table is partitioned.
+var byTime = regexp.MustCompile(`^[^:]+:(hour|day|month|year)$`)
+
 // Check says what of a complete pipeline does not go together, as a *Problem, or
 // returns nil. What values each field may have Schema says.
 func (p Pipeline) Check() error {
 	kind := p.Sink.Kind()
+	column, _, _ := strings.Cut(strings.Join(p.Sink.PartitionBy, ","), ":")
 	refuse := func(pointer, expected, found, hint string) error {
 		return &Problem{Pointer: pointer, Expected: expected, Found: found, Hint: hint}
 	}
@@ -248,8 +255,14 @@ func (p Pipeline) Check() error {
 		return refuse("/sink/soft-delete", "no column for tombstones where rows are appended", fmt.Sprintf("%q", p.Sink.SoftDelete), "use mode upsert, or leave it out")
 	case (p.Sink.Widen || p.Sink.Constrain || len(p.Sink.Index) > 0) && kind != Postgres:
 		return refuse("/sink/url", "PostgreSQL, whose tables can be widened, constrained and indexed", fmt.Sprintf("a sink of kind %s", kind), "leave widen, constrain and index out")
-	case len(p.Sink.PartitionBy) > 0 && kind != Parquet:
-		return refuse("/sink/partition-by", "a sink of Parquet files", fmt.Sprintf("one of kind %s", kind), "leave it out, or write parquet:DIR")
+	case len(p.Sink.PartitionBy) > 0 && kind != Parquet && kind != Postgres:
+		return refuse("/sink/partition-by", "a sink of Parquet files or PostgreSQL", fmt.Sprintf("one of kind %s", kind), "leave it out, or write parquet:DIR")
+	case len(p.Sink.PartitionBy) > 0 && kind == Postgres && (len(p.Sink.PartitionBy) > 1 || !byTime.MatchString(p.Sink.PartitionBy[0])):
+		return refuse("/sink/partition-by", "one column of a time, as COLUMN:hour, COLUMN:day, COLUMN:month or COLUMN:year", fmt.Sprintf("%q", p.Sink.PartitionBy), "record_time:day is by the record's own time")
+	case len(p.Sink.PartitionBy) > 0 && kind == Postgres && p.Sink.Mode == Upsert && !slices.Contains(p.Sink.Key, column):
+		return refuse("/sink/key", fmt.Sprintf("a key with %q in it, by which the table is partitioned", column), fmt.Sprintf("%q", p.Sink.Key), "PostgreSQL keeps keys unique only together with it; add it, or leave partition-by out")
+	case p.Sink.Ahead > 0 && (kind != Postgres || len(p.Sink.PartitionBy) == 0):
+		return refuse("/sink/ahead", "a table of PostgreSQL with partitions", "none", "write partition-by, or leave ahead out")
 	case p.Sink.Secret != "" && kind != Webhook:
 		return refuse("/sink/secret", "a sink that is posted to", fmt.Sprintf("one of kind %s", kind), "leave it out, or write https://…")
 	case p.MapTo != "" && p.Map == "":

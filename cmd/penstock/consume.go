@@ -63,7 +63,8 @@ type storeFlags struct {
 	Widen  bool          `help:"Change columns of PostgreSQL that are too narrow for a schema to wider types; most such changes write the whole table anew."`
 	Checks bool          `name:"constrain" help:"Make a new table of PostgreSQL with what the schema says of values: NOT NULL, bounds, symbols."`
 	Index  []string      `placeholder:"COLUMN,…" help:"Columns of PostgreSQL that get an index for searching within them (GIN)."`
-	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour)."`
+	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour). Or the time by which a table of PostgreSQL is partitioned: COLUMN:day, or record_time:day for the record's own."`
+	Ahead  int           `placeholder:"N" help:"Partitions of PostgreSQL that are made for times to come. Default: 4."`
 	Secret string        `placeholder:"FILE" help:"File with the secret that signs what is posted."`
 	Order  string        `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
 	Filter string        `placeholder:"CEL" help:"Store the records of which this is true, as in 'message.amount > 0'."`
@@ -124,7 +125,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 		},
 		Filter: s.Filter, Map: s.Map, MapTo: s.MapTo,
 		Errors: pipelines.Errors{Ordering: s.Order},
-		Sink:   pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Secret: s.Secret},
+		Sink:   pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Ahead: s.Ahead, Secret: s.Secret},
 	}.WithDefaults()
 	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
 		flag := *problem
@@ -136,7 +137,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 
 // flagOf are the flags by what they say of a pipeline.
 var flagOf = map[string]string{
-	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/soft-delete": "soft-delete", "/sink/partition-by": "partition-by",
+	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/soft-delete": "soft-delete", "/sink/partition-by": "partition-by", "/sink/ahead": "ahead",
 	"/sink/secret": "secret", "/source/until": "until", "/filter": "filter", "/map": "map", "/map-to": "map-to", "/batch/cut": "cut", "/batch/keys": "keys",
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -363,7 +364,7 @@ func tableOf(p pipelines.Pipeline, log *slog.Logger) sqlsink.Config {
 	s := p.Sink
 	return sqlsink.Config{
 		Table: s.Table, Pipeline: p.Source.Group, Mode: sqlsink.Mode(s.Mode), Key: s.Key, SoftDelete: s.SoftDelete,
-		Widen: s.Widen, Constrain: s.Constrain, Index: s.Index, Logger: log,
+		Widen: s.Widen, Constrain: s.Constrain, Index: s.Index, PartitionBy: strings.Join(s.PartitionBy, ","), Ahead: s.Ahead, Logger: log,
 	}
 }
 

@@ -204,15 +204,9 @@ func holds(declared string, before, after int) bool {
 // Columns asks the catalog's tables: to_regclass may answer from a cache that
 // has not heard of a table made while this transaction waited for Lock.
 func (dialect) Columns(ctx context.Context, conn *sql.Conn, table string) (map[string]string, error) {
-	names := unquote(table)
-	schema, name := "", names[len(names)-1]
-	if len(names) > 1 {
-		schema = names[0]
-	}
 	rows, err := conn.QueryContext(ctx, `SELECT a.attname::text, format_type(a.atttypid, a.atttypmod)
 	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE c.relname = $1 AND CASE WHEN $2 = '' THEN pg_table_is_visible(c.oid) ELSE n.nspname = $2 END
-	AND a.attnum > 0 AND NOT a.attisdropped`, name, schema)
+	WHERE `+named+` AND a.attnum > 0 AND NOT a.attisdropped`, parameters(table)...)
 	if err != nil {
 		return nil, err
 	}

@@ -21,9 +21,14 @@ type catalog struct {
 	shapes    map[*schemas.Node]*shape
 	all       []*shape // each different one
 	deletions *shape
-	// declared is the types of the table's columns by folded name. It is
-	// replaced, never changed; nil is not known.
-	declared map[string]string
+	known     known
+}
+
+// known is what a sink knows of a table. It is replaced, never changed; nil is not
+// known.
+type known struct {
+	columns    map[string]string // the types by folded name
+	partitions *Partitions
 }
 
 // maxShapes bounds catalog.shapes.
@@ -80,9 +85,23 @@ func (c *catalog) newShape(s *Sink, model *schemas.Node) (*shape, error) {
 		sh.columns = append([]Column{recordKey}, sh.columns...)
 		sh.keyed = true
 	}
+	if s.divided != nil && s.divided.column == TimeColumn {
+		sh.columns = append(sh.columns, Column{Name: TimeColumn, Type: Timestamp})
+		sh.symbols = append(sh.symbols, nil)
+		sh.timed = true
+	}
 	if s.config.SoftDelete != "" {
 		sh.columns = append(sh.columns, Column{Name: s.config.SoftDelete, Type: Timestamp})
 		sh.soft = true
+	}
+	if s.divided != nil {
+		sh.divides = slices.IndexFunc(sh.columns, func(c Column) bool { return c.Name == s.divided.column })
+		if sh.divides < 0 {
+			return nil, fmt.Errorf("partition by %q: expected a field of that name, or %s for the record's own time, found none", s.divided.column, TimeColumn)
+		}
+		if err := s.divided.takes(sh.columns[sh.divides]); err != nil {
+			return nil, err
+		}
 	}
 	if len(sh.columns) == 0 {
 		return nil, fmt.Errorf("a record without fields has no columns")
@@ -113,7 +132,7 @@ func (c *catalog) newShape(s *Sink, model *schemas.Node) (*shape, error) {
 
 // union is the shape with the columns of a, then those that only b has.
 func (c *catalog) union(a, b *shape) *shape {
-	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true, soft: a.soft, model: a.model, in: c}
+	sh := &shape{columns: slices.Clone(a.columns), key: a.key, keyed: a.keyed, record: true, soft: a.soft, timed: a.timed, divides: a.divides, model: a.model, in: c}
 	for _, col := range b.columns {
 		if !slices.ContainsFunc(a.columns, func(o Column) bool { return o.Name == col.Name }) {
 			sh.columns = append(sh.columns, col)
@@ -140,9 +159,8 @@ func (c *catalog) deletion(s *Sink, key Column) *shape {
 	return c.deletions
 }
 
-// ensure makes the tables, or changes them, as operations need it, and returns the
-// declared types of all their columns. It reads a table only where what is known
-// does not suffice.
+// ensure makes the tables, or changes them, as operations need it, and returns what
+// they are. It reads a table only where what is known does not suffice.
 func (s *Sink) ensure(ctx context.Context, conn *sql.Conn, ops []operation) (tables, error) {
 	found := tables{}
 	for len(ops) > 0 {
@@ -151,19 +169,31 @@ func (s *Sink) ensure(ctx context.Context, conn *sql.Conn, ops []operation) (tab
 			n++
 		}
 		c := ops[0].shape.in
-		declared, err := c.ensure(ctx, s, conn, ops[:n])
-		if err != nil {
+		var t table
+		var err error
+		if t.columns, err = c.ensure(ctx, s, conn, ops[:n]); err != nil {
 			return nil, err
 		}
-		found[c], ops = declared, ops[n:]
+		if s.divided != nil && len(t.columns) > 0 {
+			k := known{t.columns, c.what().partitions}
+			if t.partitions, t.used, err = c.divide(ctx, s, conn, k, ops[:n]); err != nil {
+				return nil, err
+			}
+		}
+		found[c], ops = t, ops[n:]
 	}
 	return found, nil
 }
 
-// tables are the declared types of the columns of tables.
-type tables map[*catalog]map[string]string
+// tables are what the tables of a batch are.
+type tables map[*catalog]table
 
-// ensure is Sink.ensure for this table.
+type table struct {
+	known
+	used []uint32 // partitions that the batch's rows go to
+}
+
+// ensure is Sink.ensure for the columns of this table.
 func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []operation) (map[string]string, error) {
 	var needed []*shape
 	for i, op := range ops { // sorted by shape
@@ -171,7 +201,7 @@ func (c *catalog) ensure(ctx context.Context, s *Sink, conn *sql.Conn, ops []ope
 			needed = append(needed, op.shape)
 		}
 	}
-	declared := c.known()
+	declared := c.what().columns
 	lacks := func() bool { return len(s.missing(declared, needed)) > 0 || len(s.narrow(declared, needed)) > 0 }
 	if declared == nil || lacks() {
 		var err error
@@ -226,7 +256,8 @@ func (s *Sink) missing(declared map[string]string, needed []*shape) []Column {
 }
 
 // narrow lists the columns that may be widened to hold what is needed, with the
-// types to give them as Declared. Key columns stay as they are.
+// types to give them as Declared. Key columns stay as they are, and the one by which
+// the table is divided.
 func (s *Sink) narrow(declared map[string]string, needed []*shape) []Column {
 	evolver, ok := s.dialect.(Evolver)
 	if !ok || !s.config.Widen {
@@ -237,7 +268,7 @@ func (s *Sink) narrow(declared map[string]string, needed []*shape) []Column {
 		for _, col := range sh.columns {
 			have, there := declared[s.dialect.Fold(col.Name)]
 			// Text fits a column of limited length only as long as it is short.
-			if !there || s.dialect.Fits(col, have) && col.Type != Text || slices.Contains(s.config.Key, col.Name) {
+			if !there || s.dialect.Fits(col, have) && col.Type != Text || slices.Contains(s.config.Key, col.Name) || s.divides(col.Name) {
 				continue
 			}
 			i := slices.IndexFunc(list, func(o Column) bool { return s.dialect.Fold(o.Name) == s.dialect.Fold(col.Name) })
@@ -306,6 +337,9 @@ func (c *catalog) changes(s *Sink, declared map[string]string, needed []*shape) 
 			}
 			definition += constraints
 		}
+		if s.divides(col.Name) && !strings.Contains(definition, " NOT NULL") {
+			definition += " NOT NULL"
+		}
 		definitions = append(definitions, definition)
 		if slices.Contains(s.config.Index, col.Name) {
 			index, err := evolver.Index(c.table, col.Name)
@@ -325,7 +359,13 @@ func (c *catalog) changes(s *Sink, declared map[string]string, needed []*shape) 
 			}
 			definitions = append(definitions, "PRIMARY KEY ("+strings.Join(quoted, ", ")+")")
 		}
-		return append([]string{"CREATE TABLE " + c.table + " (\n\t" + strings.Join(definitions, ",\n\t") + "\n)"}, indexes...), nil
+		divided := ""
+		if s.divided != nil {
+			if divided, err = s.dialect.(Partitioner).PartitionedBy(s.divided.column); err != nil {
+				return nil, fmt.Errorf("%w: %w", err, consumers.ErrStop)
+			}
+		}
+		return append([]string{"CREATE TABLE " + c.table + " (\n\t" + strings.Join(definitions, ",\n\t") + "\n)" + divided}, indexes...), nil
 	}
 	for _, d := range definitions {
 		statements = append(statements, "ALTER TABLE "+c.table+" ADD COLUMN "+d)
@@ -339,6 +379,9 @@ func (c *catalog) changes(s *Sink, declared map[string]string, needed []*shape) 
 	}
 	return append(statements, indexes...), nil
 }
+
+// divides reports whether tables are divided by the column.
+func (s *Sink) divides(column string) bool { return s.divided != nil && s.divided.column == column }
 
 // constraintsOf are what follows the type of a column: of a field that every one of
 // the schemas has, by the last of them.
@@ -375,6 +418,11 @@ func (s *Sink) Plan(ctx context.Context, schema schemas.Schema) (statements []st
 	if err == nil {
 		statements, err = c.changes(s, declared, []*shape{sh})
 	}
+	if err == nil && s.divided != nil {
+		var made []string
+		made, err = c.planned(ctx, s, conn, declared, sh)
+		statements = append(statements, made...)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("plan table %s: %w", c.table, err)
 	}
@@ -387,16 +435,16 @@ func (s *Sink) Plan(ctx context.Context, schema schemas.Schema) (statements []st
 	return statements, nil
 }
 
-func (c *catalog) known() map[string]string {
+func (c *catalog) what() known {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.declared
+	return c.known
 }
 
-func (c *catalog) forget() { c.learn(nil) }
+func (c *catalog) forget() { c.learn(known{}) }
 
-func (c *catalog) learn(declared map[string]string) {
+func (c *catalog) learn(k known) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.declared = declared
+	c.known = k
 }

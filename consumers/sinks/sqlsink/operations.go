@@ -25,6 +25,8 @@ type shape struct {
 	key     []int      // which columns are the key
 	remove  bool       // rows to be deleted, or marked; the first column is the key
 	soft    bool       // the last column is Config.SoftDelete, and no field
+	timed   bool       // the last column, but for that, is TimeColumn, and no field
+	divides int        // which column divides the table, where one does
 	model   *schemas.Node
 	in      *catalog // of its table
 }
@@ -49,6 +51,7 @@ type operation struct {
 	index int // of the message in the batch
 	shape *shape
 	row   Row
+	at    int64 // microseconds since 1970 of the column that divides the table
 }
 
 // operations turns the messages from offset next on into operations, sorted by
@@ -57,6 +60,7 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 	ops := make([]operation, 0, len(b.Messages))
 	refused := &stream.BatchError{}
 	var room []any // for the values of many rows at once
+	var cells []schemas.Cell
 	var model *schemas.Node
 	var sh *shape // of model, in its table
 	for i, m := range b.Messages {
@@ -84,7 +88,14 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 			op.shape = sh
 			if m.Cells != nil && s.cells {
 				op.row.Cells, op.row.Text = m.Cells, m.Value
-				err = sh.check(m)
+				if sh.timed {
+					if len(cells) < len(sh.columns) {
+						cells = make([]schemas.Cell, len(sh.columns)*min(len(b.Messages)-i, 256))
+					}
+					row := append(append(cells[:0:len(sh.columns)], m.Cells...), schemas.Cell{Kind: schemas.CellTime, N: m.Time.UnixMicro()})
+					op.row.Cells, cells = row, cells[len(row):]
+				}
+				err = sh.check(op.row)
 			} else {
 				n := len(sh.columns)
 				if len(room) < n {
@@ -92,6 +103,9 @@ func (s *Sink) operations(b consumers.Batch, next int64) ([]operation, error) {
 				}
 				op.row.Values, room = room[:n:n], room[n:]
 				err = sh.fill(op.row.Values, m)
+			}
+			if err == nil && s.divided != nil {
+				op.at, err = sh.moment(op.row)
 			}
 		}
 		if err != nil {
@@ -130,10 +144,10 @@ func group(ops []operation) []operation {
 	return ops
 }
 
-// check says whether the cells of a message fit the columns.
-func (sh *shape) check(m consumers.Message) error {
+// check says whether the cells of a row fit the columns.
+func (sh *shape) check(r Row) error {
 	for i := range sh.columns {
-		if err := sh.columns[i].Takes(m.Cells[i], sh.symbols[i], m.Value); err != nil {
+		if err := sh.columns[i].Takes(r.Cells[i], sh.symbols[i], r.Text); err != nil {
 			return err
 		}
 	}
@@ -150,10 +164,17 @@ func (sh *shape) fill(values []any, m consumers.Message) (err error) {
 		}
 	}
 	field := 0
-	for i := range sh.columns {
-		if sh.soft && i == len(sh.columns)-1 {
-			continue // not deleted
+	last := len(sh.columns) - 1
+	if sh.soft {
+		last-- // not deleted
+	}
+	if sh.timed {
+		if values[last], err = sh.columns[last].Convert(m.Time); err != nil {
+			return err
 		}
+		last--
+	}
+	for i := range last + 1 {
 		if m.Cells != nil && !(sh.keyed && i == 0) {
 			if values[i], err = sh.columns[i].ConvertCell(m.Cells[field], sh.symbols[field], m.Value); err != nil {
 				return err
@@ -267,7 +288,7 @@ func (s *Sink) overlay(earlier, later operation) operation {
 			values[at] = op.row.Values[i]
 		}
 	}
-	return operation{index: later.index, shape: sh, row: Row{Values: values}}
+	return operation{index: later.index, shape: sh, row: Row{Values: values}, at: later.at}
 }
 
 // keyOf is the key as text, the same for equal values of different Go types.

@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"penstock/consumers"
 	"penstock/schemas"
@@ -99,6 +100,19 @@ type Config struct {
 	Constrain bool
 	// Index names columns that get an index for searching within them.
 	Index []string
+	// PartitionBy, as COLUMN:hour, COLUMN:day, COLUMN:month or COLUMN:year, makes a
+	// new table of partitions by a column that is a timestamp or a date, or by
+	// record_time, a column that then holds the record's own time; one that is
+	// there must be divided by ranges of that column. The
+	// partitions that rows need are made before them; one that a default partition
+	// would take gets its own, too. None is ever dropped. A row must have a value
+	// in the column, and Key must have the column in Upsert.
+	PartitionBy string
+	// Ahead is how many partitions are made for times to come; 0 is DefaultAhead.
+	// A user who does not own the table makes none.
+	Ahead int
+	// Now says which those are; nil is time.Now.
+	Now func() time.Time
 	// Logger is told when a table or column is made; nil is silent.
 	Logger *slog.Logger
 }
@@ -203,8 +217,9 @@ type Sink struct {
 	config  Config
 	log     *slog.Logger
 
-	positions string // as an identifier
-	cells     bool   // the dialect takes rows of cells
+	positions string        // as an identifier
+	cells     bool          // the dialect takes rows of cells
+	divided   *partitioning // nil: tables have no partitions
 	claims    claims
 	name      []namePart
 	fixed     *catalog // of the one table; nil if there are several
@@ -232,6 +247,16 @@ func New(ctx context.Context, db *sql.DB, d Dialect, c Config) (*Sink, error) {
 	if _, ok := d.(Evolver); !ok && (c.Widen || c.Constrain || len(c.Index) > 0) {
 		return nil, errors.New("open sink: this database's tables cannot be widened, constrained or indexed here; use PostgreSQL, or leave that out")
 	}
+	var divided *partitioning
+	if c.PartitionBy != "" {
+		if _, ok := d.(Partitioner); !ok {
+			return nil, errors.New("open sink: this database's tables have no partitions here; use PostgreSQL, or leave them out")
+		}
+		var err error
+		if divided, err = parsePartitioning(c); err != nil {
+			return nil, fmt.Errorf("open sink: %w", err)
+		}
+	}
 	name, err := parseName(c.Table)
 	if err != nil {
 		return nil, fmt.Errorf("open sink: %w", err)
@@ -240,7 +265,7 @@ func New(ctx context.Context, db *sql.DB, d Dialect, c Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open sink: %w", err)
 	}
-	s := &Sink{db: db, dialect: d, config: c, log: c.Logger, positions: positions, name: name}
+	s := &Sink{db: db, dialect: d, config: c, log: c.Logger, positions: positions, name: name, divided: divided}
 	if len(name) == 1 && name[0].of == "" {
 		s.fixed = &catalog{table: target}
 	}

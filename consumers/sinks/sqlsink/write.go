@@ -37,6 +37,11 @@ func (s *Sink) write(ctx context.Context, c *claim, b consumers.Batch) error {
 		if err != nil {
 			return err
 		}
+		if s.divided != nil {
+			if n := len(s.divided.periods(ops)); n > maxPeriods {
+				return fmt.Errorf("its records belong to %d partitions, more than the %d of one transaction: %w", n, maxPeriods, consumers.ErrBadRecord)
+			}
+		}
 		err = s.store(ctx, c, b.Next, ops, false)
 		if err != nil {
 			if class, _ := s.dialect.Classify(err); class == Refused {
@@ -62,6 +67,11 @@ func (s *Sink) store(ctx context.Context, c *claim, next int64, ops []operation,
 		} else {
 			err = s.apply(ctx, conn, found, ops)
 		}
+		if refused := (*stream.BatchError)(nil); err == nil || errors.As(err, &refused) {
+			if e := s.stayed(ctx, conn, found); e != nil {
+				err = e
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -74,8 +84,8 @@ func (s *Sink) store(ctx context.Context, c *claim, next int64, ops []operation,
 		}
 		return err
 	}
-	for c, declared := range found {
-		c.learn(declared)
+	for c, t := range found {
+		c.learn(t.known)
 	}
 	c.next, c.written = next, true
 	return nil
@@ -90,7 +100,7 @@ func (s *Sink) apply(ctx context.Context, conn *sql.Conn, found tables, ops []op
 		}
 		run := ops[:n]
 		ops = ops[n:]
-		declared := found[run[0].shape.in]
+		declared := found[run[0].shape.in].columns
 		if len(declared) == 0 { // nothing to delete from
 			continue
 		}
