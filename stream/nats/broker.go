@@ -55,8 +55,9 @@ type Options struct {
 	// partitions go to others. All members of a group have that of its first.
 	// Zero is 10 seconds, less than a second is refused.
 	Failover time.Duration
-	// Logger hears of lost and regained connections, and at debug level what
-	// an embedded server says. nil is silence.
+	// Logger hears of lost and regained connections and of partitions that
+	// cannot be held, and at debug level what an embedded server says. nil is
+	// silence.
 	Logger *slog.Logger
 }
 
@@ -265,10 +266,20 @@ func (b *Broker) explain(ctx context.Context, err error) error {
 		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected),
 		errors.Is(err, nats.ErrConnectionReconnecting):
 		return fmt.Errorf("%w: %w", stream.ErrUnreachable, err)
+	case isConsumerLimit(err):
+		return fmt.Errorf("the stream has as many consumers as it may: delete those of groups that are no longer used, or raise max_consumers of the stream or account, or default_max_consumers of the server: %w", err)
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled):
 		return b.noJetStream()
 	}
 	return err
+}
+
+// codeConsumerLimit is the code of a refusal for want of room for a consumer.
+const codeConsumerLimit = 10026
+
+func isConsumerLimit(err error) bool {
+	var refused *jetstream.APIError
+	return errors.As(err, &refused) && refused.ErrorCode == codeConsumerLimit
 }
 
 // noJetStream says why a server that answers has no JetStream.
@@ -413,6 +424,13 @@ func (b *Broker) Create(ctx context.Context, name string, partitions int) error 
 	return b.create(ctx, name, partitions, func(*jetstream.StreamConfig) {})
 }
 
+// A topic of many partitions has room for the consumers of ten groups, each of
+// which needs up to two a partition.
+const (
+	groupConsumers   = 10 * 2
+	defaultConsumers = 1000 // what a server admits for a stream that does not say
+)
+
 // create makes a topic, in a stream that change may change.
 func (b *Broker) create(ctx context.Context, name string, partitions int, change func(*jetstream.StreamConfig)) error {
 	_, _, err := b.lookup(ctx, name)
@@ -435,8 +453,15 @@ func (b *Broker) create(ctx context.Context, name string, partitions int, change
 	for i := range partitions {
 		config.Subjects = append(config.Subjects, subject(config.Name, i))
 	}
+	if n := partitions * groupConsumers; n > defaultConsumers {
+		config.MaxConsumers = n
+	}
 	change(&config)
 	_, err = b.js.CreateStream(asking, config)
+	if config.MaxConsumers > 0 && isConsumerLimit(err) { // the account has less
+		config.MaxConsumers = 0
+		_, err = b.js.CreateStream(asking, config)
+	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return fmt.Errorf("create topic %q: %w", name, b.explain(ctx, err))
 	}

@@ -15,8 +15,9 @@ import (
 
 // Groups implements stream.Surveyor: the durable consumers of the topic's
 // stream, those of one of Penstock's groups as one. How many members a group has
-// the server does not tell. A group's name that was too long for a consumer is
-// given as that was cut.
+// the server does not tell. One whose sink holds positions is among them until it
+// has been away for as long as leaseIdle. A group's name that was too long for a
+// consumer is given as that was cut.
 func (b *Broker) Groups(ctx context.Context, name string) ([]stream.Group, error) {
 	_, s, err := b.lookup(ctx, name)
 	if err != nil {

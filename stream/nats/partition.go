@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strconv"
@@ -104,7 +105,7 @@ func (p *partition) run() {
 			if errors.Is(err, stream.ErrNoTopic) {
 				s.missing(err)
 			}
-			s.b.options.Logger.Debug("partition is not held", "topic", s.topic.name, "partition", p.id.Number, "error", err)
+			p.unheld(err)
 			select {
 			case <-time.After(pause):
 			case <-s.ctx.Done():
@@ -113,8 +114,26 @@ func (p *partition) run() {
 	}
 }
 
+// sayAgain is how often it is said that a partition is still not held.
+const sayAgain = time.Minute
+
+// unheld says why the partition is not held: as a warning if that has lasted for
+// as long as a lease, and if it is not for the connection, which says so itself.
+func (p *partition) unheld(err error) {
+	now := time.Now()
+	if p.failing.IsZero() {
+		p.failing = now
+	}
+	level := slog.LevelDebug
+	if now.Sub(p.failing) >= p.failover && now.Sub(p.warned) >= sayAgain && p.src.b.nc.IsConnected() {
+		level, p.warned = slog.LevelWarn, now
+	}
+	p.src.b.options.Logger.Log(p.src.ctx, level, "partition is not held",
+		"topic", p.src.topic.name, "partition", p.id.Number, "since", p.failing.Format(time.RFC3339), "error", err)
+}
+
 // errEnd marks what ends the source: an error of the Owner, a consumer that is
-// gone.
+// gone and with it the group's position.
 var errEnd = errors.New("hold partition")
 
 // claim waits until the server pins this member, and then prepares to read. The
@@ -252,7 +271,13 @@ func (p *partition) free() error {
 	defer cancel()
 	c, err := s.b.js.Consumer(asking, s.topic.stream, p.consumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return p.noConsumer()
+		if s.sub.Owner == nil {
+			return p.noConsumer()
+		}
+		if err := s.check(s.ctx); err != nil {
+			return err
+		}
+		return p.join(s.ctx) // the server forgets a lease that nobody asks for
 	}
 	if err != nil {
 		return s.b.explain(s.ctx, err)
@@ -265,7 +290,8 @@ func (p *partition) free() error {
 	return s.b.explain(s.ctx, err)
 }
 
-// noConsumer says why a consumer does not answer.
+// noConsumer says why a consumer does not answer. With an Owner it holds nothing
+// that is missed: free makes it anew.
 func (p *partition) noConsumer() error {
 	s := p.src
 	if err := s.check(s.ctx); err != nil {
@@ -277,7 +303,10 @@ func (p *partition) noConsumer() error {
 	}
 	defer cancel()
 	_, err = s.b.js.Consumer(asking, s.topic.stream, p.consumer)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound) && s.sub.Owner != nil:
+		return fmt.Errorf("consumer %q: %w", p.consumer, errGone)
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		return fmt.Errorf("%w: consumer %q keeps the position of group %q: %w", errEnd, p.consumer, s.sub.Group, errGone)
 	}
 	return errors.New("the consumer did not answer for a moment")
@@ -380,6 +409,7 @@ func (p *partition) hold() error {
 		if err := p.fill(); err != nil {
 			return err
 		}
+		p.failing, p.warned = time.Time{}, time.Time{}
 		if done, wait := p.next(); done {
 			return errHanded
 		} else {

@@ -387,6 +387,8 @@ type partition struct {
 	position int64             // with an Owner: the offset to read next
 	sequence uint64            // with an Owner: of the reader's last delivery
 	crowded  int               // how often in a row others were seen waiting
+	failing  time.Time         // since when it cannot be held; zero: it can
+	warned   time.Time         // when that was last said
 }
 
 // delayed is a run of messages that come again at a time.
@@ -449,6 +451,11 @@ func (p *partition) rouse() {
 	}
 }
 
+// leaseIdle is after how long the server forgets a lease that nobody asks for. It
+// says nothing of where its group stands, and a server admits so many consumers
+// (1000 for a stream) that those of groups for one look would fill it.
+const leaseIdle = time.Hour
+
 // join makes the partition's durable consumer, if it is the group's first
 // member, and else checks that it will do.
 func (p *partition) join(ctx context.Context) error {
@@ -474,6 +481,9 @@ func (p *partition) join(ctx context.Context) error {
 		PriorityPolicy: jetstream.PriorityPolicyPinned,
 		PriorityGroups: []string{priorityGroup},
 		PinnedTTL:      s.b.options.Failover,
+	}
+	if s.sub.Owner != nil {
+		want.InactiveThreshold = leaseIdle
 	}
 	c, err := s.b.js.CreateConsumer(asking, s.topic.stream, want)
 	if errors.Is(err, jetstream.ErrConsumerExists) {
