@@ -48,8 +48,9 @@ type readFlags struct {
 // microbatchCmd stores records in a database.
 type microbatchCmd struct {
 	subscriptionFlags
-	To   string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
-	Plan bool   `help:"Print the statements that would make or change the table for the topic's newest schema, and run none."`
+	To    string `required:"" placeholder:"URL" help:"sqlite:FILE, postgres://…, parquet:DIR, parquet:s3://BUCKET/PREFIX, topic:NAME, or https://… to post to"`
+	Plan  bool   `help:"Print the statements that would make or change the table for the topic's newest schema, and run none."`
+	Apply bool   `help:"Run the statements of --plan, each by itself, and store nothing. Of PostgreSQL."`
 	storeFlags
 	metricsFlag
 }
@@ -61,7 +62,7 @@ type storeFlags struct {
 	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
 	Soft   string        `name:"soft-delete" placeholder:"COLUMN" help:"For --mode upsert: note in this column when a tombstone was written, and keep the row."`
 	Widen  bool          `help:"Change columns of PostgreSQL that are too narrow for a schema to wider types; most such changes write the whole table anew."`
-	Checks bool          `name:"constrain" help:"Make a new table of PostgreSQL with what the schema says of values: NOT NULL, bounds, symbols."`
+	Checks bool          `name:"constrain" help:"Make a new table of PostgreSQL with what the schema says of values: NOT NULL, bounds, symbols. One that is there gets it by --apply."`
 	Index  []string      `placeholder:"COLUMN,…" help:"Columns of PostgreSQL that get an index for searching within them (GIN)."`
 	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour). Or the time by which a table of PostgreSQL is partitioned: COLUMN:day, or record_time:day for the record's own."`
 	Ahead  int           `placeholder:"N" help:"Partitions of PostgreSQL that are made for times to come. Default: 4."`
@@ -102,7 +103,7 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	if c.Plan {
+	if c.Plan || c.Apply {
 		return c.plan(ctx, t, p)
 	}
 	w, err := newWiring(t, c.registryFlag, c.outputFlag, c.metricsFlag, "stored in "+p.Sink.Table)

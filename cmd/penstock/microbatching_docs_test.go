@@ -13,7 +13,8 @@ import (
 	"penstock/servertest"
 )
 
-// The commands on partitions in docs/microbatching.md make them as it says.
+// The commands on partitions and constraints in docs/microbatching.md make them as it
+// says.
 func TestPartitionsGuide(t *testing.T) {
 	guide, err := os.ReadFile("../../docs/microbatching.md")
 	if err != nil {
@@ -24,7 +25,7 @@ func TestPartitionsGuide(t *testing.T) {
 	database, conn := emptySchema(t)
 	at := []string{"--broker", "embedded:" + t.TempDir(), "--registry", memoryRegistry(t)}
 	commands := regexp.MustCompile(`(?m)^    penstock (.*)$`).FindAllStringSubmatch(section, -1)
-	if len(commands) != 4 {
+	if len(commands) != 6 {
 		t.Fatalf("%d commands", len(commands))
 	}
 	outputs := make([]string, len(commands))
@@ -34,6 +35,10 @@ func TestPartitionsGuide(t *testing.T) {
 	}
 	if n := strings.Count(outputs[1], "ATTACH PARTITION"); n != 5 || !strings.Contains(outputs[1], `PARTITION BY RANGE ("time_hour")`) {
 		t.Errorf("the plan attaches %d partitions: %s", n, outputs[1])
+	}
+	if done := outputs[5]; !strings.Contains(outputs[4], "-- ACCESS EXCLUSIVE, catalog only: it is required\nALTER TABLE \"flights\" ADD CONSTRAINT \"flights_origin_present\" CHECK (\"origin\" IS NOT NULL) NOT VALID;\n") ||
+		!strings.Contains(done, `ALTER COLUMN "origin" SET NOT NULL`) {
+		t.Errorf("the plan of constraints is %s, and done is %s", outputs[4], done)
 	}
 	var partitions string
 	var rows, days, ahead int

@@ -20,6 +20,12 @@ var phaseWords = map[postgres.Phase]string{
 	postgres.Contract: "when the last event of the old schema is stored",
 }
 
+// What is printed before statements that lock a table, and of each.
+const (
+	lockTimeout = "-- who waits for a lock keeps others waiting: rather try again\nSET lock_timeout = '3s';\n"
+	costs       = "-- %s, %s: %s\n"
+)
+
 // migrate prints the SQL for a table that one schema became the columns of.
 func (c *schemaDiffCmd) migrate(t *terminal, before, after []sourced) error {
 	if len(before) != 1 || len(after) != 1 || c.Table == "" || c.Output != "text" && c.Output != "json" {
@@ -47,14 +53,14 @@ func (c *schemaDiffCmd) migrate(t *terminal, before, after []sourced) error {
 		t.printf("-- the table stays as it is\n")
 		return nil
 	}
-	t.printf("-- who waits for a lock keeps others waiting: rather try again\nSET lock_timeout = '3s';\n")
+	t.printf(lockTimeout)
 	var phase postgres.Phase
 	for _, s := range steps {
 		if s.Phase != phase {
 			phase = s.Phase
 			t.printf("\n-- %s: %s\n", phase, phaseWords[phase])
 		}
-		t.printf("-- %s, %s: %s\n", s.Lock, s.Cost, s.Why)
+		t.printf(costs, s.Lock, s.Cost, s.Why)
 		switch {
 		case s.Repeat:
 			t.printf("%s; -- until it changes no row\n", s.SQL)

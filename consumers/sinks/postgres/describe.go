@@ -33,13 +33,9 @@ func Describe(ctx context.Context, address, name string) (table *Table, err erro
 	if _, _, err := (dialect{}).Tables(name); err != nil {
 		return nil, err
 	}
-	config, err := parse(address)
+	conn, err := connect(ctx, address)
 	if err != nil {
-		return nil, fmt.Errorf("open PostgreSQL: %w", err)
-	}
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL at %s: %w: %w", where(config), ErrUnreachable, err)
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
 	schema, relation, qualified := strings.Cut(name, ".")
@@ -52,7 +48,7 @@ func Describe(ctx context.Context, address, name string) (table *Table, err erro
 		WHERE c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND CASE WHEN $2 = '' THEN pg_table_is_visible(c.oid) ELSE n.nspname = $2 END`,
 		relation, schema).Scan(&id, &t.Record.Doc)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("PostgreSQL at %s has no table %q", where(config), name)
+		return nil, fmt.Errorf("PostgreSQL at %s has no table %q", where(conn.Config()), name)
 	}
 	if err == nil {
 		err = t.columns(ctx, conn, id)
@@ -61,7 +57,7 @@ func Describe(ctx context.Context, address, name string) (table *Table, err erro
 		err = t.checks(ctx, conn, id)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL at %s: read table %q: %w", where(config), name, err)
+		return nil, fmt.Errorf("PostgreSQL at %s: read table %q: %w", where(conn.Config()), name, err)
 	}
 	return t, nil
 }

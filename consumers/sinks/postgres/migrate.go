@@ -195,7 +195,7 @@ func (m *migration) add(f, was *schemas.Field) {
 	switch {
 	case !needed(f):
 	case was != nil && needed(was), fill != "":
-		m.require(f)
+		m.require(f, false, false)
 	default:
 		m.notes = append(m.notes, fmt.Sprintf("%s is required, and rows of old events have none: fill them before it can be NOT NULL", f.Name))
 	}
@@ -250,7 +250,7 @@ func (m *migration) change(was, f *schemas.Field) {
 	}
 	m.constrain(was, f)
 	if (was == nil || !needed(was)) && needed(f) {
-		m.require(f)
+		m.require(f, false, false)
 	}
 }
 
@@ -289,12 +289,22 @@ func (m *migration) retype(f *schemas.Field, from, to sqlsink.Column, declared s
 }
 
 // require makes a column NOT NULL without a scan under the lock that keeps others
-// out: a CHECK is validated first, and PostgreSQL believes that.
-func (m *migration) require(f *schemas.Field) {
+// out: a CHECK is validated first, and PostgreSQL believes that. there and valid say
+// how far an earlier run has come.
+func (m *migration) require(f *schemas.Field, there, valid bool) {
 	name, check := m.id(f.Name), m.made(f.Name, "present")
-	m.alter(Contract, Catalog, "it is required", "ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID", check, name)
-	m.validate(check, "fails if there is a NULL: fill it in first")
+	if !there {
+		m.alter(Contract, Catalog, "it is required", "ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID", check, name)
+	}
+	if !valid {
+		m.validate(check, "fails if there is a NULL: fill it in first")
+	}
 	m.alter(Contract, Catalog, "PostgreSQL knows by the constraint that there is no NULL", "ALTER COLUMN %s SET NOT NULL", name)
+	m.drop(check)
+}
+
+// drop drops the CHECK by which PostgreSQL knew that a column has no NULL.
+func (m *migration) drop(check string) {
 	m.alter(Contract, Catalog, "it has done its work", "DROP CONSTRAINT %s", check)
 }
 
@@ -309,10 +319,7 @@ func (m *migration) constrain(was, f *schemas.Field) {
 	if was != nil {
 		old, _ = m.check(was)
 	}
-	fresh, lost := m.check(f)
-	for _, l := range lost {
-		m.notes = append(m.notes, fmt.Sprintf("%s: the table does not check the %s", f.Name, l))
-	}
+	fresh := m.noted(f)
 	if old == fresh {
 		return
 	}
@@ -321,9 +328,25 @@ func (m *migration) constrain(was, f *schemas.Field) {
 		m.alter(Expand, Catalog, "values are bounded in another way", "DROP CONSTRAINT IF EXISTS %s", check)
 	}
 	if fresh != "" {
-		m.alter(Contract, Catalog, "it holds for what is written from now on", "ADD CONSTRAINT %s CHECK (%s) NOT VALID", check, fresh)
-		m.validate(check, "fails if an old row is out of bounds")
+		m.bound(check, fresh)
 	}
+}
+
+// bound adds a CHECK without a scan under the lock that keeps others out.
+func (m *migration) bound(check, condition string) {
+	m.alter(Contract, Catalog, "it holds for what is written from now on", "ADD CONSTRAINT %s CHECK (%s) NOT VALID", check, condition)
+	m.validate(check, outOfBounds)
+}
+
+const outOfBounds = "fails if an old row is out of bounds"
+
+// noted is check, with a note of what SQL does not say.
+func (m *migration) noted(f *schemas.Field) string {
+	condition, lost := m.check(f)
+	for _, l := range lost {
+		m.notes = append(m.notes, fmt.Sprintf("%s: the table does not check the %s", f.Name, l))
+	}
+	return condition
 }
 
 // check is the condition that a field's values meet, and what of it SQL does not

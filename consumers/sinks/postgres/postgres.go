@@ -82,6 +82,19 @@ func parse(address string) (*pgx.ConnConfig, error) {
 	return nil, fmt.Errorf("address: %s", text)
 }
 
+// connect opens one connection.
+func connect(ctx context.Context, address string) (*pgx.Conn, error) {
+	config, err := parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("open PostgreSQL: %w", err)
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("PostgreSQL at %s: %w: %w", where(config), ErrUnreachable, err)
+	}
+	return conn, nil
+}
+
 type dialect struct{}
 
 var _ sqlsink.CellDialect = dialect{}
