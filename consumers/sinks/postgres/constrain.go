@@ -46,7 +46,7 @@ func (m *migration) lacking(ctx context.Context, conn *pgx.Conn, model *schemas.
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // what it made is to be gone
+	defer tx.Rollback(context.WithoutCancel(ctx)) // what it made is to be gone
 	present := map[string]bool{}                  // columns, with whether they are NOT NULL
 	rows, err := tx.Query(ctx, `SELECT a.attname::text, a.attnotnull FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE `+named+` AND a.attnum > 0 AND NOT a.attisdropped`, parameters(m.table)...)
