@@ -563,6 +563,19 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// Values that name no schema are read with the one for them, if there is one.
+func TestDecodePlain(t *testing.T) {
+	d := NewDecoder(registry{}, schemas.Limits{}).Plain(text{})
+	for value, want := range map[string]string{
+		"hello": "hello", string(framed("a")): "a", "!": "decode-failed", "\x00\x00": "truncated",
+	} {
+		m, err := d.Decode(t.Context(), stream.Record{Value: []byte(value)})
+		if got, _ := m.Data.(string); err != nil && !strings.HasPrefix(err.Error(), want) || err == nil && (got != want || m.Schema != text{}) {
+			t.Errorf("%q gives %q, %v, want %s", value, got, err, want)
+		}
+	}
+}
+
 type guids struct{ registry }
 
 func (guids) SchemaByGUID(context.Context, schemas.GUID) (schemas.Schema, error) { return text{}, nil }

@@ -26,6 +26,7 @@ type consumeCmd struct {
 	Schema     pipelineSchemaCmd `cmd:"" help:"Print the JSON Schema of a pipeline's file."`
 	Microbatch microbatchCmd     `cmd:"" help:"Store records in a database, each exactly once."`
 	Diff       diffCmd           `cmd:"" help:"Turn keyed state into change events."`
+	Apply      applyCmd          `cmd:"" help:"Fold change events back into the last value of each key, and store those."`
 	Tail       tailCmd           `cmd:"" help:"Print decoded records."`
 }
 
@@ -55,25 +56,35 @@ type microbatchCmd struct {
 	metricsFlag
 }
 
-// storeFlags say how records are stored.
-type storeFlags struct {
-	Table  string        `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. {topic}, {header:NAME} and {field:NAME} in it have records say which. Default: the topic's name."`
-	Mode   string        `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key."`
-	Key    []string      `placeholder:"COLUMN,…" help:"Key columns, for --mode upsert."`
-	Soft   string        `name:"soft-delete" placeholder:"COLUMN" help:"For --mode upsert: note in this column when a tombstone was written, and keep the row."`
-	Widen  bool          `help:"Change columns of PostgreSQL that are too narrow for a schema to wider types; most such changes write the whole table anew."`
-	Checks bool          `name:"constrain" help:"Make a new table of PostgreSQL with what the schema says of values: NOT NULL, bounds, symbols. One that is there gets it by --apply."`
-	Index  []string      `placeholder:"COLUMN,…" help:"Columns of PostgreSQL that get an index for searching within them (GIN)."`
-	By     []string      `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour). Or the time by which a table of PostgreSQL is partitioned: COLUMN:day, or record_time:day for the record's own."`
-	Ahead  int           `placeholder:"N" help:"Partitions of PostgreSQL that are made for times to come. Default: 4."`
-	Secret string        `placeholder:"FILE" help:"File with the secret that signs what is posted."`
-	Order  string        `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
-	Filter string        `placeholder:"CEL" help:"Store the records of which this is true, as in 'message.amount > 0'."`
-	Map    string        `placeholder:"CEL" help:"Store what this makes of a record, as in '{\"id\": message.id}'…"`
-	MapTo  string        `placeholder:"SUBJECT" help:"… in the newest schema of this subject. Default: the record's own."`
+// sinkFlags say what the sink is like.
+type sinkFlags struct {
+	Table  string   `placeholder:"NAME" help:"Table to write to; made from the schema if it does not exist. {topic}, {header:NAME} and {field:NAME} in it have records say which. Default: the topic's name."`
+	Key    []string `placeholder:"COLUMN,…" help:"Columns that are the key of a row that is kept once. Default: the record's own key, in a column record_key."`
+	Soft   string   `name:"soft-delete" placeholder:"COLUMN" help:"Note in this column when the tombstone of a row that is kept once was written, and keep the row."`
+	Widen  bool     `help:"Change columns of PostgreSQL that are too narrow for a schema to wider types; most such changes write the whole table anew."`
+	Checks bool     `name:"constrain" help:"Make a new table of PostgreSQL with what the schema says of values: NOT NULL, bounds, symbols. One that is there gets it by --apply."`
+	Index  []string `placeholder:"COLUMN,…" help:"Columns of PostgreSQL that get an index for searching within them (GIN)."`
+	By     []string `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour). Or the time by which a table of PostgreSQL is partitioned: COLUMN:day, or record_time:day for the record's own."`
+	Ahead  int      `placeholder:"N" help:"Partitions of PostgreSQL that are made for times to come. Default: 4."`
+	Secret string   `placeholder:"FILE" help:"File with the secret that signs what is posted."`
+	Order  string   `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
+}
+
+// sizeFlags say how much is stored at once.
+type sizeFlags struct {
 	Count  int           `default:"5000" placeholder:"N" help:"Write a batch when it holds this many records (default ${default})…"`
 	Bytes  int           `default:"4000000" placeholder:"N" help:"… or this many bytes (default ${default})…"`
 	Linger time.Duration `default:"500ms" placeholder:"TIME" help:"… or its first record is this old (default ${default})…"`
+}
+
+// storeFlags say how records are stored.
+type storeFlags struct {
+	sinkFlags
+	Mode   string `enum:"append,upsert" default:"append" help:"append rows, or upsert the newest by key, which keeps a row once."`
+	Filter string `placeholder:"CEL" help:"Store the records of which this is true, as in 'message.amount > 0'."`
+	Map    string `placeholder:"CEL" help:"Store what this makes of a record, as in '{\"id\": message.id}'…"`
+	MapTo  string `placeholder:"SUBJECT" help:"… in the newest schema of this subject. Default: the record's own."`
+	sizeFlags
 
 	BySchema bool          `help:"… or the next record has another schema."`
 	Cut      string        `placeholder:"CEL" help:"… or behind a record of which this is true; it sees key, headers, topic, partition, offset and time."`

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"penstock/consumers/diffing"
-	"penstock/stream"
 )
 
 // rulesFlags say what counts as a change.
@@ -41,8 +40,7 @@ type diffCmd struct {
 	Version  string        `placeholder:"POINTER" help:"Number, time or text by which the records of a key are ordered; older ones are left out. Default: as they come."`
 	TTL      time.Duration `placeholder:"TIME" help:"Delete keys of which no record has come for so long, by the time of the records. Default: never."`
 	Snapshot string        `placeholder:"NAME" help:"First write an event of each key there is, once for each NAME."`
-	Cache    int64         `default:"64" placeholder:"MB" help:"Memory for reading the state (default ${default})."`
-	State    string        `placeholder:"DIR" default:"./penstock-data/state" help:"Folder of the last values (default ${default})."`
+	stateFlags
 }
 
 // Help shows examples.
@@ -94,9 +92,7 @@ func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
 		Broker: keeper, Name: c.Group, Topic: topic,
 		Format: diffing.Format(c.Format), Invertible: c.Tests, KeyField: c.Key, Rules: c.rules(),
 		Version: c.Version, TTL: c.TTL, Snapshot: c.Snapshot, CacheBytes: c.Cache << 20,
-		Logger: t.log, Restoring: func(p stream.Partition, done, total int64) {
-			t.log.Info("restore state", "topic", p.Topic, "partition", p.Number, "records", done, "of", total)
-		},
+		Logger: t.log, Restoring: restoring(t),
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"database/sql"
 	"os"
 	"regexp"
 	"strings"
@@ -15,21 +16,29 @@ func TestDiffingGuide(t *testing.T) {
 	}
 	commands := regexp.MustCompile(`(?m)^    penstock (.*)$`).FindAllStringSubmatch(string(guide), -1)
 	at := []string{"--broker", "embedded:" + t.TempDir(), "--registry", memoryRegistry(t)}
-	state := []string{"--state", t.TempDir()}
+	t.Chdir(t.TempDir()) // where its files go
 	outputs := map[string]string{}
 	for _, c := range commands {
-		args := append(strings.Fields(c[1]), at...)
-		if strings.HasPrefix(c[1], "consume diff") {
-			args = append(args, state...)
-		}
-		outputs[c[1]] = call(t, args...)
+		outputs[c[1]] = call(t, append(strings.Fields(c[1]), at...)...)
 	}
 	events := func(topic string) int {
 		return strings.Count(call(t, append([]string{"consume", "tail", topic, "--until", "end"}, at...)...), "\n")
 	}
 	all, rain, mild := events("weather.changes"), events("rain.changes"), events("mild.changes")
-	if len(commands) != 7 || all != 600 || rain < 4 || rain > 300 || mild <= rain || mild > 600 {
+	if len(commands) != 9 || all != 600 || rain < 4 || rain > 300 || mild <= rain || mild > 600 {
 		t.Errorf("of %d commands: %d events, %d of rain, %d of mild weather", len(commands), all, rain, mild)
+	}
+	if all, rain := outputs["consume apply weather.changes --to sqlite:weather.db --schema weather-value --until end"], events("rain"); !strings.Contains(all, "600 stored") || rain != events("rain.changes") {
+		t.Errorf("applying says %s and makes %d states of rain", all, rain)
+	}
+	db, err := sql.Open("sqlite", "weather.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var rows, warm int
+	if err := db.QueryRowContext(t.Context(), `SELECT count(*), sum(temp > 20) FROM "weather.changes"`).Scan(&rows, &warm); err != nil || rows != 3 || warm != 3 {
+		t.Errorf("the table has %d rows, %d of them warm: %v", rows, warm, err)
 	}
 	if out := outputs["consume diff --compare weather copy"]; !strings.Contains(out, "3 the same, 0 missing") {
 		t.Errorf("the comparison says %s", out)

@@ -10,6 +10,7 @@ import (
 
 	"penstock/consumers"
 	"penstock/consumers/microbatch"
+	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -115,6 +116,7 @@ type job struct {
 	until        bool
 	topic, group string
 	reader       consumers.Reader  // nil: as values were written
+	plain        schemas.Schema    // of values that name none; nil: they are refused
 	between      consumers.Between // nil: nothing stands there
 	ordering     consumers.Ordering
 	byKey        bool // the policy makes batches of one key each
@@ -159,7 +161,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, DeadLetters: broker, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, DeadLetters: broker, Hooks: j.hooks}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}

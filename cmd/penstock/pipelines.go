@@ -22,6 +22,7 @@ import (
 	"penstock/consumers/sinks/webhook"
 	"penstock/pipelines"
 	"penstock/registry/client"
+	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -166,6 +167,8 @@ type wiring struct {
 	registry registryFlag
 	output   outputFlag
 	bar      *bar
+	// between stands between source and sink, if it is not nil.
+	between  func(ctx context.Context, p pipelines.Pipeline, broker stream.Broker, reg *client.Client, sink consumers.Sink) (between, error)
 	several  bool // what is said names the pipeline
 	lags     lags
 	measured measured
@@ -187,6 +190,13 @@ func newWiring(t *terminal, registry registryFlag, output outputFlag, metrics me
 	w.bar = t.progress(doing, 0)
 	w.bar.note = w.lags.String
 	return w, nil
+}
+
+// between is a sink that hands on to another what it makes of records.
+type between struct {
+	consumers.Sink
+	plain schemas.Schema // of values that name none
+	close func() error
 }
 
 // close closes the connections, once no pipeline runs.
@@ -229,7 +239,7 @@ func (w *wiring) connect(ctx context.Context, s pipelines.Source) (stream.Broker
 }
 
 // run runs a pipeline until ctx ends or it is done, and says what it did.
-func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
+func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) (err error) {
 	broker, reg, err := w.connect(ctx, p.Source)
 	if err != nil {
 		return err
@@ -241,7 +251,15 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) error {
 	if closer, ok := sink.(io.Closer); ok {
 		defer closer.Close()
 	}
-	j := job{sink: sink, topic: p.Source.Topic, group: p.Source.Group, until: p.Source.Until == pipelines.End, to: goal(p.Sink), log: w.t.log}
+	var over between
+	if w.between != nil {
+		if over, err = w.between(ctx, p, broker, reg, sink); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, over.close()) }()
+		sink = over.Sink
+	}
+	j := job{sink: sink, plain: over.plain, topic: p.Source.Topic, group: p.Source.Group, until: p.Source.Until == pipelines.End, to: goal(p.Sink), log: w.t.log}
 	j.owner, _ = sink.(stream.Owner)
 	if p.Batch.Coalesce {
 		j.sink = microbatch.Coalesce(sink)

@@ -23,7 +23,8 @@ import (
 )
 
 // childVariable has the process be one that compares records, and that ends by a
-// kill: BROKER FOLDER TOPIC STEP TIMES.
+// kill: BROKER FOLDER TOPIC STEP TIMES, and FILE for one that applies events to a
+// table there.
 const childVariable = "PENSTOCK_DIFF_CHILD"
 
 func TestMain(m *testing.M) {
@@ -84,17 +85,30 @@ func child(args []string) error {
 		return err
 	}
 	defer broker.Close()
+	p := partition0
+	p.Topic = args[2] + ".in"
+	if len(args) > 5 {
+		return childApplies(ctx, broker, p, args, times)
+	}
 	d, err := Open(args[1], Config{Broker: broker, Name: "g", Topic: args[2]})
 	if err != nil {
 		return err
 	}
 	defer d.Close()
+	if err := killedAt(d, args[3], times); err != nil {
+		return err
+	}
+	return writeAll(ctx, d, p, crashBatch-times, crashBatchAt) // not the batches of the one before
+}
+
+// killedAt has the process be killed when it comes to a step for the nth time.
+func killedAt(d *Differ, step string, times int) error {
 	self, err := os.FindProcess(os.Getpid())
 	if err != nil {
 		return err
 	}
-	d.step = func(step string) {
-		if step != args[3] {
+	d.step = func(at string) {
+		if at != step {
 			return
 		}
 		if times--; times == 0 {
@@ -102,15 +116,26 @@ func child(args []string) error {
 			select {} // until it comes
 		}
 	}
-	p := partition0
-	p.Topic = args[2] + ".in"
+	return nil
+}
+
+// owning is a sink that holds positions.
+type owning interface {
+	consumers.Sink
+	stream.Owner
+}
+
+// writeAll claims a partition and writes what is left of it.
+func writeAll(ctx context.Context, d owning, p stream.Partition, size int, batchAt func(from, size int) consumers.Batch) error {
 	starts, err := d.Assigned(ctx, []stream.Partition{p})
 	if err != nil {
 		return err
 	}
-	size := crashBatch - times // not the batches of the one before
-	for at := int(starts[p]); at < crashRecords; at += size {
-		b := crashBatchAt(at, size)
+	for at := starts[p]; ; {
+		b := batchAt(int(at), size)
+		if b.Next == at {
+			return nil
+		}
 		b.Topic = p.Topic
 		for i := range b.Messages {
 			b.Messages[i].Topic = p.Topic
@@ -118,8 +143,8 @@ func child(args []string) error {
 		if err := d.Write(ctx, b); err != nil {
 			return err
 		}
+		at = b.Next
 	}
-	return nil
 }
 
 // brokers runs a test on a broker in process and on a real one, of both kinds.
@@ -156,17 +181,7 @@ func TestCrash(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "state")
 		kills := map[string]int{}
 		run := func(step string, times int) error {
-			cmd := exec.CommandContext(t.Context(), exe)
-			cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s %d", childVariable, address, dir, topic, step, times))
-			out, err := cmd.CombinedOutput()
-			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() < 0 {
-				kills[step]++
-				return nil
-			}
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
+			return runChild(t, kills, exe, step, address, dir, topic, step, strconv.Itoa(times))
 		}
 		steps := []string{"compared", "emitted", "logged", "stored", "logged", "restored", "emitted"}
 		if strings.HasPrefix(address, "kafka") { // what is emitted is logged
@@ -210,6 +225,21 @@ func TestCrash(t *testing.T) {
 			t.Errorf("events (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// runChild runs a child process, and counts it in kills if it was killed.
+func runChild(t *testing.T, kills map[string]int, exe, step string, args ...string) error {
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), childVariable+"="+strings.Join(args, " "))
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() < 0 {
+		kills[step]++
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // readTopic returns what a topic of one partition holds.
