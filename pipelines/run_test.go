@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // Pipelines are started, left alone, stopped and started anew by what changes.
@@ -35,9 +36,6 @@ func TestServe(t *testing.T) {
 				return nil
 			}
 			<-ctx.Done()
-			if p.Sink.Table == "2" {
-				return fmt.Errorf("open: %w", ctx.Err())
-			}
 			return nil
 		}
 		reload := make(chan []Pipeline)
@@ -58,6 +56,52 @@ func TestServe(t *testing.T) {
 		expect("c 1 stopped <nil>")
 		if err := <-ended; !errors.Is(err, broken) {
 			t.Errorf("got %v, want that of what had failed in the end", err)
+		}
+	})
+}
+
+// A pipeline that cannot be started for now is tried again, less and less often,
+// while the others run; and begins with short waits again once it has run for long.
+func TestServeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		down := Passing{errors.New("the server is down")}
+		var waits []time.Duration
+		waiting := make(chan time.Duration)
+		runs := 0
+		reload := make(chan []Pipeline)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- Serve(ctx, []Pipeline{{Name: "a"}, {Name: "b"}}, reload, func(ctx context.Context, p Pipeline) error {
+				if p.Name == "a" {
+					<-ctx.Done()
+					return nil
+				}
+				if runs++; runs == 9 {
+					<-time.After(2 * longestWait)
+				}
+				return fmt.Errorf("open: %w", down)
+			}, func(e Event) {
+				switch {
+				case e.What == Waiting && errors.Is(e.Err, down):
+					waiting <- e.Again
+				case e.What != Started && e.What != Halted:
+					t.Errorf("%s is %s: %v", e.Pipeline.Name, e.What, e.Err)
+				}
+			})
+		}()
+		for most := firstWait; len(waits) < 8; most = min(2*most, longestWait) {
+			wait := <-waiting
+			if waits = append(waits, wait); wait < most/2 || wait > most {
+				t.Errorf("waits of %v: the last is not between %v and %v", waits, most/2, most)
+			}
+		}
+		if wait := <-waiting; wait > firstWait {
+			t.Errorf("it waits %v after it had run for long", wait)
+		}
+		cancel() // while it waits
+		if err := <-ended; err != nil {
+			t.Errorf("told to stop: %v", err)
 		}
 	})
 }

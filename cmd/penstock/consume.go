@@ -121,7 +121,7 @@ func (c *microbatchCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(w.run(ctx, p), w.close())
+	return errors.Join(stopped(ctx, w.run(ctx, p)), w.close())
 }
 
 // pipelineOf is what flags say. A file that says the same makes the same one.
@@ -170,6 +170,10 @@ is printed as it is; what cannot be decoded, with the reason.`
 
 // Run prints records until it is stopped.
 func (c *tailCmd) Run(ctx context.Context, t *terminal) error {
+	return stopped(ctx, c.tail(ctx, t))
+}
+
+func (c *tailCmd) tail(ctx context.Context, t *terminal) error {
 	broker, err := openBroker(ctx, c.Broker, t.log)
 	if err != nil {
 		return err

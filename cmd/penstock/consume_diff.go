@@ -57,7 +57,7 @@ copy of it, which is made again where it is missing. What cannot be compared goe
 to the topic TOPIC.GROUP.dlq with the reason.`
 }
 
-// Run emits change events until it is stopped.
+// Run emits change events until it is stopped, or compares topics.
 func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
 	if c.Compare != "" {
 		if c.To != "" {
@@ -65,6 +65,11 @@ func (c *diffCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		return c.compare(ctx, t)
 	}
+	return stopped(ctx, c.emit(ctx, t))
+}
+
+// emit emits change events until it is stopped.
+func (c *diffCmd) emit(ctx context.Context, t *terminal) error {
 	topic, ok := strings.CutPrefix(c.To, "topic:")
 	if !ok || topic == "" {
 		return usagef("--to %q is no topic; write topic:NAME", c.To)

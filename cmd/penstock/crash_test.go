@@ -127,6 +127,18 @@ func (c *crashed) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// write writes a file of the folder.
+func (c *crashed) write(name, text string) {
+	c.t.Helper()
+	file := filepath.Join(c.dir, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // start starts a command that runs until it is killed.
 func (c *crashed) start(args ...string) *exec.Cmd {
 	c.t.Helper()

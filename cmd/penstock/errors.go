@@ -15,6 +15,20 @@ import (
 	"penstock/stream"
 )
 
+// begunError is the error of a consumer that had begun to read.
+type begunError struct{ error }
+
+func (e begunError) Unwrap() error { return e.error }
+
+// stopped is what is left to say of a consumer's error: nothing, if it was told to
+// stop before it had begun to read.
+func stopped(ctx context.Context, err error) error {
+	if begun := (begunError{}); ctx.Err() != nil && !errors.As(err, &begun) {
+		return nil
+	}
+	return err
+}
+
 // The exit codes. Scripts rely on them.
 const (
 	exitDone        = 0

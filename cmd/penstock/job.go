@@ -130,7 +130,8 @@ type job struct {
 	patience int
 }
 
-// runJob reads a topic until ctx ends or the job is through.
+// runJob reads a topic until ctx ends or the job is through. Once it has begun to
+// read, its error is a begunError.
 func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j job) error {
 	ranges, err := broker.Ranges(ctx, j.topic)
 	if err != nil {
@@ -191,5 +192,8 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
-	return errors.Join(err, finished())
+	if err = errors.Join(err, finished()); err != nil {
+		return begunError{err}
+	}
+	return nil
 }

@@ -45,7 +45,9 @@ func (pipelinesCmd) Help() string {
 
 Each file that ends in .yaml holds one pipeline; 'penstock consume schema' prints
 what it may say. --broker and --registry hold for those that name none. One that
-fails does not stop the others. On SIGHUP the files are read again: pipelines that
+fails does not stop the others, and if what it needs is not there (a broker, a
+database, a table) it is started again, less and less often, unless it has an end to
+come to (until: end). On SIGHUP the files are read again: pipelines that
 changed are stopped, with their positions kept, and started anew; the others run
 on. If a file is not right, all runs on as it was.`
 }
@@ -92,8 +94,10 @@ func (c *pipelinesCmd) Run(ctx context.Context, t *terminal, config configFile) 
 			}
 		}
 	})
-	err = pipelines.Serve(ctx, first, reload, w.run, func(e pipelines.Event) {
-		if e.Err != nil {
+	err = pipelines.Serve(ctx, first, reload, w.keep, func(e pipelines.Event) {
+		if e.What == pipelines.Waiting {
+			t.log.Warn("pipeline", "name", e.Pipeline.Name, "is", e.What, "again", e.Again.Round(time.Millisecond), "error", sentence(e.Err))
+		} else if e.Err != nil {
 			t.log.Error("pipeline", "name", e.Pipeline.Name, "is", e.What, "error", sentence(e.Err))
 		} else {
 			t.log.Info("pipeline", "name", e.Pipeline.Name, "is", e.What)
@@ -173,15 +177,20 @@ type wiring struct {
 	lags     lags
 	measured measured
 
-	mu         sync.Mutex
-	brokers    map[string]stream.Broker
-	registries map[[2]string]*client.Client
+	mu          sync.Mutex
+	connections map[string]*connection // by the broker's URL
+}
+
+// connection is a broker, and the registries that pipelines on it use.
+type connection struct {
+	mu         sync.Mutex // held while one connects, so that those of other brokers do not wait
+	broker     stream.Broker
+	registries map[string]*client.Client
 }
 
 func newWiring(t *terminal, registry registryFlag, output outputFlag, metrics metricsFlag, doing string) (*wiring, error) {
 	w := &wiring{
-		t: t, registry: registry, output: output,
-		brokers: map[string]stream.Broker{}, registries: map[[2]string]*client.Client{},
+		t: t, registry: registry, output: output, connections: map[string]*connection{},
 	}
 	var err error
 	if w.measured, err = metrics.open(t); err != nil {
@@ -203,11 +212,13 @@ type between struct {
 func (w *wiring) close() error {
 	w.bar.stop()
 	errs := []error{w.measured.close()}
-	for _, c := range w.registries {
-		errs = append(errs, c.Close())
-	}
-	for _, b := range w.brokers {
-		errs = append(errs, b.Close())
+	for _, c := range w.connections {
+		for _, r := range c.registries {
+			errs = append(errs, r.Close())
+		}
+		if c.broker != nil {
+			errs = append(errs, c.broker.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -215,17 +226,22 @@ func (w *wiring) close() error {
 // connect returns the broker and the registry of a pipeline.
 func (w *wiring) connect(ctx context.Context, s pipelines.Source) (stream.Broker, *client.Client, error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	broker := w.brokers[s.Broker]
-	if broker == nil {
-		var err error
-		if broker, err = openBroker(ctx, s.Broker, w.t.log); err != nil {
+	c := w.connections[s.Broker]
+	if c == nil {
+		c = &connection{registries: map[string]*client.Client{}}
+		w.connections[s.Broker] = c
+	}
+	w.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broker == nil {
+		broker, err := openBroker(ctx, s.Broker, w.t.log)
+		if err != nil {
 			return nil, nil, err
 		}
-		w.brokers[s.Broker] = broker
+		c.broker = broker
 	}
-	key := [2]string{s.Broker, s.Registry}
-	reg := w.registries[key]
+	reg := c.registries[s.Registry]
 	if reg == nil {
 		flags := w.registry
 		flags.Registry = s.Registry
@@ -233,9 +249,20 @@ func (w *wiring) connect(ctx context.Context, s pipelines.Source) (stream.Broker
 		if reg, err = flags.openRegistry(s.Broker); err != nil {
 			return nil, nil, err
 		}
-		w.registries[key] = reg
+		c.registries[s.Registry] = reg
 	}
-	return broker, reg, nil
+	return c.broker, reg, nil
+}
+
+// keep is run for pipelines.Serve: it says of what may pass that it may. What has
+// an end to come to is not kept, so that its exit code says why it did not.
+func (w *wiring) keep(ctx context.Context, p pipelines.Pipeline) error {
+	err := stopped(ctx, w.run(ctx, p))
+	begun, code := begunError{}, exitCode(err)
+	if ctx.Err() != nil || p.Source.Until == pipelines.End || code == exitUsage || code != exitUnreachable && (err == nil || errors.As(err, &begun)) {
+		return err
+	}
+	return pipelines.Passing{Err: err}
 }
 
 // run runs a pipeline until ctx ends or it is done, and says what it did.

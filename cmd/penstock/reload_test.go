@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,16 +23,7 @@ func TestReload(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
-	write := func(name, text string) {
-		t.Helper()
-		file := filepath.Join(c.dir, name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := c.write
 	write("event.avsc", `{"type":"record","name":"Event","fields":[{"name":"id","type":"string"}]}`)
 	up := c.up()
 	if out, err := c.command("produce", "events", "-", "--schema", "event.avsc", "--dry-run").CombinedOutput(); err != nil {
