@@ -34,7 +34,10 @@ func TestStartAgain(t *testing.T) {
 	if err := consumer.Start(); err != nil {
 		t.Fatal(err)
 	}
-	said.await(ctx, t, 1, "level=WARN msg=pipeline name=late is=waiting")
+	said.await(ctx, t, 2, "msg=pipeline name=late is=")
+	if said.count("level=WARN msg=pipeline name=late is=waiting") == 0 {
+		t.Fatal(said)
+	}
 	said.await(ctx, t, 1, "msg=batch pipeline=now")
 	if err := os.Mkdir(filepath.Join(c.dir, "late"), 0o700); err != nil {
 		t.Fatal(err)
