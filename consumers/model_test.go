@@ -221,6 +221,7 @@ func (w *world) Fetch(ctx context.Context, max int) ([]stream.Record, stream.Ack
 			batch := make([]stream.Record, len(indexes))
 			for i, at := range indexes {
 				batch[i] = p.log[at]
+				batch[i].Assignment = int32(p.epoch)
 			}
 			p.held++
 			ack := w.ack(p, indexes)
@@ -258,7 +259,9 @@ func (w *world) take(p *part, max int) (indexes []int) {
 	if len(p.again) > 0 && !time.Now().Before(p.due) {
 		n := min(max, len(p.again))
 		indexes, p.again = p.again[:n:n], p.again[n:]
-		return indexes
+		if !w.chance(30, "again and new") {
+			return indexes
+		}
 	}
 	for p.next < len(p.log) && len(indexes) < max {
 		indexes = append(indexes, p.next)
@@ -287,23 +290,21 @@ func (w *world) ack(p *part, indexes []int) stream.AckFunc {
 		done = true
 		p.held--
 		var partly *stream.BatchError
-		if errors.As(err, &partly) {
-			w.fault("batch of partition %d settled in part", p.number)
-		}
-		if err != nil {
-			p.again = append(p.again, indexes...)
-			slices.Sort(p.again)
-			p.due = time.Now().Add(100 * time.Millisecond)
-			return nil
-		}
-		for _, i := range indexes {
+		named := errors.As(err, &partly)
+		for n, i := range indexes {
+			if err != nil && (!named || partly.Errs[n] != nil) {
+				p.again = append(p.again, i)
+				p.due = time.Now().Add(100 * time.Millisecond)
+				continue
+			}
 			p.settled[i] = true
-		}
-		for i := range indexes[len(indexes)-1] + 1 {
-			if p.state[i] == (state{}) {
-				w.fault("record %d of partition %d was acknowledged, or passed, and lies nowhere", p.log[i].Offset, p.number)
+			for j := range i + 1 {
+				if p.state[j] == (state{}) {
+					w.fault("record %d of partition %d was acknowledged, or passed, and lies nowhere", p.log[j].Offset, p.number)
+				}
 			}
 		}
+		slices.Sort(p.again)
 		return nil
 	}
 }

@@ -229,11 +229,10 @@ type lane struct {
 
 	// next is the Next of the last batch that was written, -1 for none.
 	next int64
-	// hole says that a batch was given back and has not been written since,
-	// and returned is the end of what the source has taken back since then.
-	// See (*run).settle.
-	hole     bool
-	returned int64
+	// missing are the offsets that were given back and have not been written
+	// since, of the newest assignment that a batch came from.
+	missing    map[int64]struct{}
+	assignment int32
 
 	// doubt says that the last message was set aside because of ErrUnknown, so
 	// that it may be the sink that is at fault.
@@ -332,7 +331,7 @@ func (r *run) dispatch(records []stream.Record, ack stream.AckFunc) {
 	r.bytes += j.bytes
 	l := r.lanes[key]
 	if l == nil {
-		l = &lane{key: key, next: -1}
+		l = &lane{key: key, next: -1, missing: map[int64]struct{}{}}
 		r.lanes[key] = l
 	}
 	l.queue = append(l.queue, j)
@@ -348,7 +347,7 @@ func (r *run) drain(l *lane) {
 		r.mu.Lock()
 		if len(l.queue) == 0 {
 			l.busy = false
-			if r.cfg.ByKey && !l.hole { // else there would be one for each key that ever was
+			if r.cfg.ByKey && len(l.missing) == 0 { // else there would be one for each key that ever was
 				delete(r.lanes, l.key)
 			}
 			r.mu.Unlock()
@@ -397,18 +396,28 @@ func (r *run) decode(j *job) error {
 
 // settle writes a batch and acknowledges it, or gives it back.
 //
-// A batch that is given back leaves a hole, and none behind it may be written
-// before the hole is filled: it may have been fetched under an assignment of
-// the partition that has ended, and a sink that meanwhile holds the partition
-// under a new one cannot tell the hole from offsets at which nothing lies. So
-// what follows is given back as well, but for what the source has taken back
-// and delivers again, until all of that is written. Of an ended assignment the
-// source takes nothing back; of the next one it takes the first batch back, and
-// delivers it again.
+// A batch that is given back leaves a hole, and nothing behind it may be written
+// before it is filled, since a sink that holds positions cannot tell a hole from
+// offsets at which nothing lies. An assignment delivers everything from where it
+// begins, in order, and again what was given back; so nothing is missing before a
+// record but what was given back of its assignment and has not been written since.
+// Where a batch lacks some of that between its records, only those before it are
+// written, or else the batch that came again with new records would wait for ever
+// for what lies in between, and that for it.
 func (r *run) settle(l *lane, j *job) {
-	if l.hole && j.batch.First >= l.returned {
+	if a := j.records[0].Assignment; a != l.assignment {
+		l.assignment = a
+		clear(l.missing)
+	}
+	rest := stream.BatchError{}
+	n := l.complete(j)
+	if n == 0 {
 		r.giveBack(l, j, errHole)
 		return
+	}
+	j.cut(n)
+	for i := n; i < len(j.records); i++ {
+		rest.Fail(i, errGivenBack)
 	}
 	if l.next >= 0 && !r.cfg.ByKey {
 		j.batch.First = min(j.batch.First, l.next)
@@ -424,8 +433,8 @@ func (r *run) settle(l *lane, j *job) {
 		return
 	}
 	l.next = j.batch.Next
-	l.hole = l.hole && l.next < l.returned
-	err = r.retry("acknowledge", gone, func() error { return j.ack(r.work, nil) })
+	l.written(j, n)
+	err = r.retry("acknowledge", gone, func() error { return j.ack(r.work, rest.OrNil()) })
 	switch {
 	case err == nil:
 		if r.cfg.Hooks.Settled != nil {
@@ -434,6 +443,42 @@ func (r *run) settle(l *lane, j *job) {
 	case !gone(err):
 		r.leave(err)
 	}
+}
+
+// complete returns how many records of a batch, from the first on, have nothing
+// missing before them.
+func (l *lane) complete(j *job) int {
+	n := len(j.records)
+	for offset := range l.missing {
+		i, here := slices.BinarySearchFunc(j.records, offset, func(r stream.Record, o int64) int { return cmp.Compare(r.Offset, o) })
+		if !here {
+			n = min(n, i)
+		}
+	}
+	return n
+}
+
+// written notes that the first n records of a batch are written, and that the
+// others are to come again.
+func (l *lane) written(j *job, n int) {
+	for i, r := range j.records {
+		if i < n {
+			delete(l.missing, r.Offset)
+		} else {
+			l.missing[r.Offset] = struct{}{}
+		}
+	}
+}
+
+// cut leaves in a batch what comes of its first n records.
+func (j *job) cut(n int) {
+	if n == len(j.records) {
+		return
+	}
+	next := j.records[n-1].Offset + 1
+	j.batch.Next = next
+	j.batch.Messages = slices.DeleteFunc(j.batch.Messages, func(m Message) bool { return m.Offset >= next })
+	j.deadLetters = slices.DeleteFunc(j.deadLetters, func(d deadLetter) bool { return d.record.Offset >= next })
 }
 
 // errHole is why a batch is given back that comes after one that was.
@@ -564,9 +609,7 @@ func refused(err error, n int) map[int]error {
 
 // giveBack has the source deliver a batch again.
 func (r *run) giveBack(l *lane, j *job, why error) {
-	if !l.hole || !errors.Is(why, errHole) {
-		l.hole, l.returned = true, 0
-	}
+	l.written(j, 0)
 	if r.cfg.Hooks.GivenBack != nil {
 		r.cfg.Hooks.GivenBack(j.batch, why)
 	}
@@ -579,14 +622,7 @@ func (r *run) giveBack(l *lane, j *job, why error) {
 		}
 		return j.ack(ctx, errGivenBack) // not why: it may hold a BatchError
 	})
-	switch {
-	case err == nil:
-		l.returned = max(l.returned, j.batch.Next)
-	case gone(err):
-		l.returned = 0 // with the assignment ended what was to come again
-		return
-	}
-	if r.intake.Err() != nil {
+	if !gone(err) && r.intake.Err() != nil {
 		r.leave(why)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -317,66 +318,100 @@ func TestStopWhileSinkIsDown(t *testing.T) {
 	}
 }
 
-// What was fetched before its partition went and came back is not written when
-// something ahead of it was not, nor is anything behind that until all that was
-// given back has come again.
+// Nothing is written while something before it was given back and has not come
+// again, unless the partition went and came back meanwhile.
 func TestHole(t *testing.T) {
 	type batch struct {
-		offset  int64
-		fenced  bool // what settles it gets ErrFenced
-		written bool // else given back
+		assignment int32
+		offsets    string // one digit each
+		written    string // the first batch that the sink is asked to write it refuses
+		gone       bool   // the assignment is over when the batch is settled
 	}
 	for _, test := range []struct {
 		name    string
-		batches []batch // the sink refuses the first, since it is lost
+		batches []batch
 	}{
-		{"new records between those that come again", []batch{
-			{0, true, false}, {1, true, false}, // of the lost assignment
-			{0, false, false}, {1, false, false}, // of the new one: given back
-			{0, false, true}, {2, false, false}, {1, false, true}, {2, false, true}, // again
-			{3, false, true},
+		{"comes again in order", []batch{
+			{0, "0", "", false}, {0, "1", "", false}, {0, "0", "0", false}, {0, "1", "1", false}, {0, "2", "2", false},
 		}},
-		{"lost again before all has come again", []batch{
-			{0, true, false},
-			{0, false, false}, {1, false, false},
-			{0, true, true}, {2, true, false}, {1, true, false}, {3, true, false}, // lost after this 0 was written
-			{1, false, false}, {1, false, true}, {2, false, true}, {3, false, true},
+		{"new records between those that come again", []batch{
+			{0, "0", "", false}, {0, "1", "", false}, {0, "0", "0", false}, {0, "2", "", false}, {0, "1", "1", false}, {0, "2", "2", false}, {0, "3", "3", false},
+		}},
+		{"new records in one batch with those that come again", []batch{
+			{0, "01", "", false}, {0, "2", "", false}, {0, "013", "01", false}, {0, "2", "2", false}, {0, "3", "3", false},
+		}},
+		{"new records before those that come again", []batch{
+			{0, "0", "", false}, {0, "1", "", false}, {0, "2", "", false}, {0, "02", "0", false}, {0, "1", "1", false}, {0, "2", "2", false},
+		}},
+		{"offsets at which nothing lies", []batch{
+			{0, "2", "", false}, {0, "5", "", false}, {0, "2", "2", false}, {0, "5", "5", false}, {0, "9", "9", false},
+		}},
+		{"the assignment ends", []batch{
+			{0, "0", "", true}, {0, "1", "", true}, {1, "0", "0", false}, {1, "1", "1", false},
 		}},
 		{"another consumer went on", []batch{
-			{0, true, false}, {1, true, false},
-			{7, false, false}, {8, false, false}, {7, false, true}, {8, false, true},
+			{0, "0", "", true}, {0, "1", "", true}, {1, "7", "7", false}, {1, "8", "8", false},
+		}},
+		{"another consumer went on from what was taken back", []batch{
+			{0, "0", "", false}, {0, "1", "", false}, {1, "7", "7", false}, {1, "8", "8", false},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			src := &script{}
-			var want []batch
+			var want, got []string
 			for _, b := range test.batches {
-				src.batches = append(src.batches, records(b.offset, "x"))
-				want = append(want, batch{b.offset, false, b.written})
+				var all []stream.Record
+				for _, digit := range b.offsets {
+					r := records(int64(digit-'0'), "x")[0]
+					r.Assignment = b.assignment
+					all = append(all, r)
+				}
+				src.batches = append(src.batches, all)
+				want = append(want, b.written)
 			}
 			settled := 0
+			written := ""
 			src.refuse = func() error {
+				got = append(got, written)
+				written = ""
 				settled++
-				if test.batches[settled-1].fenced {
+				if test.batches[settled-1].gone {
 					return stream.ErrFenced
 				}
 				return nil
 			}
-			var got []batch
 			calls := 0
 			sink := sinkFunc(func(_ context.Context, b Batch) error {
 				if calls++; calls == 1 {
 					return stream.ErrFenced
 				}
-				got = append(got, batch{b.Messages[0].Offset, false, true})
+				for _, m := range b.Messages {
+					written += fmt.Sprint(m.Offset)
+				}
+				if last := b.Messages[len(b.Messages)-1].Offset; b.Next != last+1 {
+					t.Errorf("the batch ends at %d, its last record is %d", b.Next, last)
+				}
 				return nil
 			})
-			cfg := Config{InFlight: 1, Hooks: Hooks{GivenBack: func(b Batch, _ error) { got = append(got, batch{b.First, false, false}) }}}
-			if err := within(t, time.Second, src, sink, cfg); err != nil {
+			if err := within(t, time.Second, src, sink, Config{InFlight: 1}); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got, cmp.AllowUnexported(batch{})); diff != "" {
-				t.Error("batches (-want +got):\n", diff)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error("written of each batch (-want +got):\n", diff)
+			}
+			open := slices.DeleteFunc(slices.Clone(test.batches), func(b batch) bool { return b.gone })
+			for i, err := range src.settled {
+				acknowledged := ""
+				var partly *stream.BatchError
+				named := errors.As(err, &partly)
+				for n, digit := range open[i].offsets {
+					if err == nil || named && partly.Errs[n] == nil {
+						acknowledged += string(digit)
+					}
+				}
+				if acknowledged != open[i].written {
+					t.Errorf("batch %q: %q was written, and %q acknowledged", open[i].offsets, open[i].written, acknowledged)
+				}
 			}
 		})
 	}

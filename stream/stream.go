@@ -63,7 +63,11 @@ type Record struct {
 	// Partition and Offset say where the record lies. A Source sets them, and
 	// so does a Publisher, which ignores what they were.
 	Partition int32
-	Offset    int64
+	// Assignment grows each time that the partition comes to the Source anew.
+	// The Source sets it. Of one assignment the records are delivered in the
+	// order of their offsets, but for those that come again.
+	Assignment int32
+	Offset     int64
 }
 
 // Header is one header of a record.
@@ -137,7 +141,9 @@ type AckFunc func(ctx context.Context, err error) error
 // Source yields the batches of a subscription.
 type Source interface {
 	// Fetch blocks until at least one record is ready, and returns at most max
-	// records, all of one partition, in the order of their offsets. Several
+	// records, all of one assignment of one partition, in the order of their
+	// offsets. Records that come again may stand before ones that are new, and
+	// what lies between may be on its way still. Several
 	// batches may be outstanding at once. A batch that is never settled is
 	// delivered again to the group's next source. Fetch returns ErrClosed
 	// after Close, and ctx.Err() if ctx ends first. One goroutine may call it

@@ -36,7 +36,8 @@ type Batcher struct {
 
 // Batch starts to read src and gathers what it yields. Each batch that the
 // Batcher returns is of one partition, with the records in the order in which
-// src gave them, and ends before a record that src delivers again. Its AckFunc
+// src gave them, and ends before a record that src delivers again and where an
+// assignment ends. Its AckFunc
 // settles what src gave: a fetch that was divided between batches is settled
 // together with the last of them, so an ack that returns nil may take effect
 // later. One that returns an error, other than stream.ErrFenced and
@@ -120,6 +121,7 @@ type lane struct {
 	spans          []span
 	records, bytes int
 	last           int64          // the offset of the newest record
+	assignment     int32          // and its assignment
 	schema         schemas.Header // the last that was named, if any was
 	tail           Cause          // why a batch ends behind the newest record; empty if it does not
 	cuts           int            // how many places there are at which a batch must end
@@ -249,7 +251,7 @@ func (b *Batcher) append(l *lane, f *fetch, i int) {
 	r := f.records[i]
 	cut := l.tail
 	l.tail = ""
-	if cut == "" && len(l.spans) > 0 && r.Offset <= l.last {
+	if cut == "" && len(l.spans) > 0 && (r.Offset <= l.last || r.Assignment != l.assignment) {
 		cut = Redelivery
 		l.cuts++
 	}
@@ -271,7 +273,7 @@ func (b *Batcher) append(l *lane, f *fetch, i int) {
 		l.tail = Predicate
 		l.cuts++
 	}
-	l.last = r.Offset
+	l.last, l.assignment = r.Offset, r.Assignment
 	b.count(l, 1, sizeOf(r))
 }
 

@@ -258,7 +258,11 @@ func TestOrderBreaks(t *testing.T) {
 		s.in <- feed{records: run(0, 6, 3, 1)} // delivered again
 		s.in <- feed{records: run(0, 9, 1, 1)}
 		want(t, b, 1, 5, 6, 7)
-		want(t, b, time.Hour, 6, 7, 8, 9)
+		anew := run(0, 12, 2, 1) // another consumer had the partition meanwhile
+		anew[0].Assignment, anew[1].Assignment = 1, 1
+		s.in <- feed{records: anew}
+		want(t, b, 1, 6, 7, 8, 9)
+		want(t, b, time.Hour, 12, 13)
 	})
 }
 

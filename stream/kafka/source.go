@@ -53,11 +53,12 @@ type source struct {
 	mu         sync.Mutex
 	onRelease  func(topic string, partition int32, gone bool) // or nil
 	partitions map[int32]*partition
-	ready      []*partition // those that have polled records
-	retries    []*batch     // nacked records, by due time
-	held       int          // delivered and not settled, of all partitions:
-	heldBytes  int          // batches, and bytes
-	failed     error        // what Fetch returns from now on
+	times      map[int32]int32 // how often a partition was assigned
+	ready      []*partition    // those that have polled records
+	retries    []*batch        // nacked records, by due time
+	held       int             // delivered and not settled, of all partitions:
+	heldBytes  int             // batches, and bytes
+	failed     error           // what Fetch returns from now on
 	closed     bool
 	interrupt  context.CancelFunc // ends the wait of Fetch
 	waiting    bool               // Fetch waits for room
@@ -67,18 +68,19 @@ type source struct {
 // partition is one assignment of a partition to this source. When it moves and
 // comes back, that is another one: acks of the first stay fenced.
 type partition struct {
-	number    int32
-	polled    []*kgo.Record // not delivered yet
-	open      openBatches
-	held      int   // delivered and not settled: batches
-	heldBytes int   // and bytes
-	out       int   // batches that the caller has
-	paused    bool  // see stream.Pauser
-	leaving   bool  // about to be given up: nothing more is delivered
-	committed int64 // what the broker knows from this source, -1 for nothing
-	gone      bool  // revoked or lost
-	claimed   bool  // the Owner said where it starts:
-	start     kgo.Offset
+	number     int32
+	assignment int32         // see stream.Record
+	polled     []*kgo.Record // not delivered yet
+	open       openBatches
+	held       int   // delivered and not settled: batches
+	heldBytes  int   // and bytes
+	out        int   // batches that the caller has
+	paused     bool  // see stream.Pauser
+	leaving    bool  // about to be given up: nothing more is delivered
+	committed  int64 // what the broker knows from this source, -1 for nothing
+	gone       bool  // revoked or lost
+	claimed    bool  // the Owner said where it starts:
+	start      kgo.Offset
 }
 
 // batch is some records of a partition that are delivered together.
@@ -127,6 +129,7 @@ func (b *Broker) open(ctx context.Context, sub stream.Subscription) (*source, er
 		stop:       make(chan struct{}),
 		returned:   make(chan struct{}, 1),
 		partitions: map[int32]*partition{},
+		times:      map[int32]int32{},
 		interrupt:  func() {},
 	}
 	reset := kgo.NewOffset().AtStart()
@@ -190,7 +193,7 @@ func (s *source) Fetch(ctx context.Context, max int) ([]stream.Record, stream.Ac
 		}
 		if b := s.next(max); b != nil {
 			s.mu.Unlock()
-			return fromKafka(b.records), func(_ context.Context, err error) error { return s.settle(b, err) }, nil
+			return b.delivered(), func(_ context.Context, err error) error { return s.settle(b, err) }, nil
 		}
 		wait, cancel := s.prepareWait(ctx)
 		waiting := s.waiting
@@ -277,6 +280,15 @@ func (s *source) next(max int) *batch {
 	s.count(p, 1, b.bytes)
 	p.out++
 	return b
+}
+
+// delivered are the records of b as a caller of Fetch gets them.
+func (b *batch) delivered() []stream.Record {
+	records := fromKafka(b.records)
+	for i := range records {
+		records[i].Assignment = b.partition.assignment
+	}
+	return records
 }
 
 func newBatch(p *partition, records []*kgo.Record) *batch {
@@ -516,7 +528,8 @@ func (s *source) assigned(_ context.Context, _ *kgo.Client, numbers map[string][
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range numbers[s.sub.Topic] {
-		s.partitions[n] = &partition{number: n, committed: -1, open: openBatches{next: position{offset: -1}}}
+		s.partitions[n] = &partition{number: n, assignment: s.times[n], committed: -1, open: openBatches{next: position{offset: -1}}}
+		s.times[n]++
 	}
 	s.client.ResumeFetchPartitions(numbers)
 }

@@ -27,9 +27,9 @@ type group struct {
 // cursor is where a group stands in one partition.
 type cursor struct {
 	holder  *source
-	epoch   int  // counts the moves; a batch of an older epoch is fenced
-	claimed bool // the holder may fetch: its Owner, if it has one, knows
-	paused  bool // see stream.Pauser
+	epoch   int32 // counts the moves; a batch of an older epoch is fenced
+	claimed bool  // the holder may fetch: its Owner, if it has one, knows
+	paused  bool  // see stream.Pauser
 
 	low     int64              // every record below is settled
 	next    int64              // the next record to be delivered first
@@ -248,6 +248,7 @@ func (src *source) poll(ctx context.Context, max int) (_ []stream.Record, _ stre
 			records := make([]stream.Record, len(offsets))
 			for j, o := range offsets {
 				records[j] = g.topic.partitions[i][o]
+				records[j].Assignment = c.epoch - 1 // 0 for the first
 			}
 			return records, src.ack(c, offsets), nil, nil
 		}
@@ -301,7 +302,7 @@ func (src *source) claim(ctx context.Context) error {
 
 	s.mu.Lock()
 	var partitions []stream.Partition
-	epochs := map[int32]int{}
+	epochs := map[int32]int32{}
 	for i := range g.cursors {
 		if c := &g.cursors[i]; c.holder == src && !c.claimed {
 			partitions = append(partitions, s.partition(g.topic, i))

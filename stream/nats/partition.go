@@ -190,6 +190,7 @@ func (p *partition) claim() error {
 	}
 	s.mu.Lock()
 	p.pin, p.confirmed = pin, now
+	p.times++
 	s.mu.Unlock()
 	return nil
 }
@@ -624,6 +625,7 @@ func (p *partition) add(m *nats.Msg) error {
 	msg.Topic, msg.Partition, msg.Offset = s.topic.name, p.id.Number, int64(meta.Sequence.Stream)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	msg.Assignment = p.times - 1
 	p.queue = append(p.queue, msg)
 	p.bytes += msg.size
 	s.signal()

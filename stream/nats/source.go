@@ -366,6 +366,7 @@ type partition struct {
 
 	// Guarded by source.mu.
 	pin       string    // empty: not the holder
+	times     int32     // how often it was
 	confirmed time.Time // when the request was sent that last renewed the lease
 	queue     []message // read, not fetched
 	bytes     int       // of queue

@@ -836,6 +836,41 @@ func (s *suite) rebalance() {
 	s.again(topic, "g", want)
 }
 
+// A record that comes again says whether its partition was away meanwhile.
+func (s *suite) assignments() {
+	const n = 40
+	topic := s.topic(2)
+	s.numbered(topic, n)
+	a := s.subscribe(topic, "g", retryAfter(10*time.Millisecond))
+	first := map[int32]int32{} // by partition
+	for _, r := range a.take(n) {
+		first[r.Partition] = r.Assignment
+	}
+	b := s.subscribe(topic, "g")
+	s.numbered(topic, n)
+	moved := b.fetch(1).records[0]
+	b.close()
+
+	var back stream.Record
+	for nacked := false; ; {
+		got := a.fetch(1)
+		if r := got.records[0]; placeOf(r) != placeOf(moved) {
+			a.settle(got, nil)
+		} else if !nacked {
+			nacked, back = true, r
+			a.settle(got, errors.New("not now"))
+		} else {
+			if r.Assignment != back.Assignment {
+				s.Errorf("what was nacked comes again of assignment %d, want %d", r.Assignment, back.Assignment)
+			}
+			break
+		}
+	}
+	if was := first[back.Partition]; back.Assignment <= was {
+		s.Errorf("the partition was away, and its records are of assignment %d, those before of %d", back.Assignment, was)
+	}
+}
+
 // A partition that is paused keeps what it has until it is resumed, and the
 // others go on.
 func (s *suite) pause() {

@@ -104,6 +104,7 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"group/groups are independent", (*suite).independentGroups},
 		{"group/random walk", (*suite).walk},
 		{"group/rebalance with batches in flight", (*suite).rebalance},
+		{"group/assignments", (*suite).assignments},
 		{"group/pause", (*suite).pause},
 		{"group/release", (*suite).release},
 		{"owner/starts where it says", (*suite).ownerStarts},
