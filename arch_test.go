@@ -71,11 +71,12 @@ var mayImport = map[string][]string{
 
 	"consumers":                      {"rules", "schemas", "stream"},
 	"consumers/diffing":              {"consumers", "schemas", "stream", "github.com/cockroachdb/pebble/v2"},
-	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/privacy", "consumers/federated/secagg", "consumers/federated/strategies", "schemas", "stream"},
+	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/privacy", "consumers/federated/secagg", "consumers/federated/strategies", "consumers/federated/trust", "schemas", "stream"},
 	"consumers/federated/kernels":    {},
 	"consumers/federated/privacy":    {},
 	"consumers/federated/secagg":     {},
 	"consumers/federated/strategies": {},
+	"consumers/federated/trust":      {"filippo.io/mldsa", "filippo.io/mldsa/x509"},
 	"consumers/handlers":             {"consumers", "stream", "stream/watermill", "github.com/ThreeDotsLabs/watermill"},
 	"consumers/microbatch":           {"consumers", "schemas", "stream"},
 	"consumers/sinks/parquet": {

@@ -13,8 +13,8 @@ import (
 
 	"penstock/consumers"
 	"penstock/consumers/federated"
+	"penstock/consumers/federated/trust"
 	"penstock/producers"
-	"penstock/registry"
 	"penstock/registry/client"
 	"penstock/schemas"
 	"penstock/schemas/samples"
@@ -29,6 +29,9 @@ type federatedCmd struct {
 	History   federatedHistoryCmd   `cmd:"" help:"List the models, and what each was made of."`
 	Export    federatedExportCmd    `cmd:"" help:"Write a model to a file for numpy or any reader of safetensors."`
 	Keys      federatedKeysCmd      `cmd:"" help:"Make the keys of a training with secure aggregation."`
+	Enrol     federatedEnrolCmd     `cmd:"" help:"Put clients on the roster of a training whose updates are signed."`
+	Revoke    federatedRevokeCmd    `cmd:"" help:"Take clients off the roster, and out of the round in progress."`
+	Clients   federatedClientsCmd   `cmd:"" help:"Show the roster."`
 	Verify    federatedVerifyCmd    `cmd:"" help:"Make every model again from the log, and compare."`
 }
 
@@ -63,7 +66,7 @@ func (f trainingFlags) connect(ctx context.Context, t *terminal, do func(trainin
 // federatedAggregateCmd runs the aggregator.
 type federatedAggregateCmd struct {
 	trainingFlags
-	Clients  []string      `required:"" placeholder:"NAME,…" help:"Who is expected in every round."`
+	Clients  []string      `placeholder:"NAME,…" help:"Who is expected in every round. With --keys, those who are enrolled."`
 	Rounds   int64         `default:"10" placeholder:"N" help:"How many rounds there are (default ${default})."`
 	Quorum   int           `placeholder:"N" help:"End a round with N updates; with --deadline, no sooner than that. Default: those of all clients; with --deadline, 1."`
 	Deadline time.Duration `placeholder:"TIME" help:"End a round after TIME with the updates that there are; the rest are refused as late."`
@@ -73,6 +76,7 @@ type federatedAggregateCmd struct {
 	MaxNorm  float64       `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
 	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
 	Sample   string        `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
+	signingFlags
 	privacyFlags
 	secureAggregateFlags
 }
@@ -94,6 +98,12 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	if (len(c.Clients) == 0) == (c.Keys == "") {
+		return usagef("expected either --clients NAME,… or --keys FOLDER, which takes the signed updates of those who are enrolled")
+	}
+	if c.Keys != "" && c.Secure != "" {
+		return usagef("--keys does not go with --secure, which signs everything")
+	}
 	private, key, err := c.settings(len(c.Clients))
 	if err != nil {
 		return err
@@ -105,18 +115,26 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		return c.securely(ctx, t, initial)
 	}
 	return c.connect(ctx, t, func(tr training) error {
-		for topic, schema := range map[string]string{c.models(): federated.ModelSchema(), c.updates(): federated.UpdateSchema()} {
-			if _, err := tr.reg.Register(ctx, topicSubject(topic), registry.Schema{Schema: schema, SchemaType: schemas.Avro}); err != nil {
+		err := errors.Join(tr.prepareTopic(ctx, c.models(), federated.ModelSchema(), 1), tr.prepareTopic(ctx, c.updates(), federated.UpdateSchema(), 0))
+		if err != nil {
+			return err
+		}
+		var roster *federated.RosterLog
+		if c.Keys != "" {
+			authority, err := verifyingKey(c.Keys, aggregatorName)
+			if err != nil {
 				return err
 			}
-		}
-		if err := errors.Join(tr.broker.Create(ctx, c.models(), 1), tr.broker.Create(ctx, c.updates(), 0)); err != nil {
-			return err
+			if err := tr.prepareRoster(ctx); err != nil {
+				return err
+			}
+			log := tr.rosterLog(t, authority)
+			roster = &log
 		}
 		group := c.Training + ".aggregator"
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
-			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm,
+			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster,
 			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key, Sum: map[string]string{"exact": federated.SumExact}[c.Sum],
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
 			OnModel: func(m federated.Model) {
@@ -136,7 +154,11 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		if !a.Model().Final() {
 			j := job{topic: c.updates(), group: group, sink: a, owner: a}
 			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v\n", why.Err) }
-			if err := finished(aggregating(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })); err != nil {
+			err := federated.ErrReread
+			for errors.Is(err, federated.ErrReread) {
+				err = aggregating(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })
+			}
+			if err := finished(err); err != nil {
 				return err
 			}
 		}
@@ -189,6 +211,7 @@ type federatedJoinCmd struct {
 	Name     string `required:"" placeholder:"NAME" help:"As the aggregator expects it."`
 	Compress string `placeholder:"fp16|int8|top:SHARE" help:"Send differences from the model in fewer bytes; what is left out is made up for later."`
 	Share    string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
+	signingFlags
 	secureSumFlags
 }
 
@@ -231,7 +254,16 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		if c.Compress != "" {
 			return usagef("--secure does not go with --compress")
 		}
+		if c.Keys != "" {
+			return usagef("--keys does not go with --secure, which signs everything")
+		}
 		return c.securely(ctx, t, train)
+	}
+	var key trust.PrivateKey
+	if c.Keys != "" {
+		if key, err = signingKey(c.Keys, c.Name); err != nil {
+			return err
+		}
 	}
 	return c.connect(ctx, t, func(tr training) error {
 		// Whoever comes first makes the topic.
@@ -240,7 +272,7 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		member, err := federated.NewClient(federated.ClientConfig{
 			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
-			Train: train, Compression: compression,
+			Train: train, Compression: compression, Key: key,
 		})
 		if err != nil {
 			return err
@@ -452,14 +484,15 @@ func (c *federatedExportCmd) Run(ctx context.Context, t *terminal) (err error) {
 type federatedVerifyCmd struct {
 	trainingFlags
 	NoiseKey string `placeholder:"FILE" help:"The secret that the noise of the models was made from."`
+	Keys     string `placeholder:"FOLDER" help:"Ask that the updates are signed by clients whom aggregator.pub in this folder enrolled."`
 }
 
 // Help says what it needs.
 func (federatedVerifyCmd) Help() string {
 	return `Reads the models and the updates, and makes each model again out of the one before
 and the updates that it names: every update that counted must lie on the log, as the
-client's first of its round, and the result must be the same to the byte. Exit code 1
-if it is not.
+client's first of its round, and the result must be the same to the byte. Where updates
+are signed, each must be by a client that its round's roster has. Exit code 1 if not.
 
 Example:
   penstock federated verify digits`
@@ -495,8 +528,15 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 			at[place{r.Partition, r.Offset}] = r
 		}
 		decoder := consumers.NewDecoder(tr.reg, schemas.Limits{})
+		signed, err := tr.signatures(ctx, t, models, c.Keys)
+		if err != nil {
+			return err
+		}
 		updates := 0
 		for i, m := range models[1:] {
+			if err := signed.begin(models[i]); err != nil {
+				return noError{err}
+			}
 			err := federated.Recompute(models[i], m, key, func(c federated.Contribution) (federated.Update, error) {
 				r, ok := at[place{c.Partition, c.Offset}]
 				if !ok {
@@ -506,7 +546,11 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 				if err != nil {
 					return federated.Update{}, err
 				}
-				return federated.ReadUpdate(message.Data)
+				u, err := federated.ReadUpdate(message.Data)
+				if err == nil {
+					err = signed.check(u)
+				}
+				return u, err
 			})
 			if err != nil {
 				return noError{err}
@@ -516,7 +560,7 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		if c.json() {
 			return t.object(map[string]int{"models": len(models), "updates": updates})
 		}
-		t.printf("%d models are what their %d updates make, to the byte\n", len(models), updates)
+		t.printf("%d models are what their %d updates make, to the byte%s\n", len(models), updates, signed.say())
 		return nil
 	})
 }

@@ -24,65 +24,108 @@ func TestFederatedGuide(t *testing.T) {
 	first, rest, _ := strings.Cut(first, "\n## ")
 	command := regexp.MustCompile(`(?m)^    (penstock .*)$`)
 	clients := map[string]string{"Go": "", "Python": ""}
-	if m := regexp.MustCompile(`(?m)^    (python clients/python/examples/digits.py .*)$`).FindStringSubmatch(rest); m != nil {
+	if m := regexp.MustCompile(`(?m)^    (python clients/python/examples/digits.py --name .*)$`).FindStringSubmatch(rest); m != nil {
 		clients["Python"] = m[1]
 	} else {
 		t.Fatal("the guide shows no client in Python")
 	}
 	for language, bob := range clients {
 		t.Run(language, func(t *testing.T) {
-			root, err := filepath.Abs("../..")
-			if err != nil {
-				t.Fatal(err)
-			}
-			python := "none"
-			if bob != "" {
-				python = servertest.Python(t)
-			}
-			var script, waits strings.Builder
-			commands, background := 0, 0
+			var lines []string
 			for _, m := range command.FindAllStringSubmatch(first, -1) {
 				line := m[1]
-				commands++
-				if line == "penstock up" {
-					script.WriteString("exec penstock up --listen $REGISTRY --gateway $GATEWAY &up&\nawait penstock-data/server.json $REGISTRY\n")
-					continue
-				}
 				if bob != "" && strings.Contains(line, "join") && strings.Contains(line, "--name bob") {
-					line = "$PYTHON " + strings.Replace(strings.TrimPrefix(bob, "python "), "clients/", "$ROOT/clients/", 1)
+					line = bob
 				}
-				if strings.Contains(line, " aggregate ") || strings.Contains(line, "--name ") {
-					background++
-					fmt.Fprintf(&script, "exec %s &b%d&\n", line, background)
-					fmt.Fprintf(&waits, "wait b%d\n", background)
-					continue
-				}
-				script.WriteString(waits.String()) // they end by themselves
-				waits.Reset()
-				fmt.Fprintf(&script, "exec %s\nstdout .\n", line)
+				lines = append(lines, line)
 			}
-			if commands != 8 || background != 4 {
-				t.Fatalf("the guide begins with %d commands, of which %d end with the training: does this test still see them?", commands, background)
+			if len(lines) != 8 {
+				t.Fatalf("the guide begins with %d commands: does this test still see them?", len(lines))
 			}
-			script.WriteString("exists digits.safetensors\nkill -INT up\nwait up\n")
-			file := filepath.Join(t.TempDir(), "guide.txtar")
-			if err := os.WriteFile(file, []byte(script.String()), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			testscript.Run(t, testscript.Params{
-				Files: []string{file},
-				Setup: func(env *testscript.Env) error {
-					env.Setenv("PYTHON", python)
-					env.Setenv("PYTHONPATH", filepath.Join(root, "clients", "python"))
-					env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
-					env.Setenv("ROOT", root)
-					env.Setenv("REGISTRY", freeAddr(t))
-					env.Setenv("GATEWAY", freeAddr(t))
-					env.Setenv("HOME", env.WorkDir)
-					return nil
-				},
-				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await},
-			})
+			runTraining(t, lines, "exists digits.safetensors\n")
 		})
 	}
+}
+
+// runTraining runs commands of the guide, of which the first is penstock up: those of
+// the aggregator and the clients beside one another, until they end by themselves, and
+// the others one after the other. Then comes what else is to hold.
+func runTraining(t *testing.T, lines []string, then string) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	python := "none"
+	script, waits := new(strings.Builder), new(strings.Builder)
+	script.WriteString("exec penstock up --listen $REGISTRY --gateway $GATEWAY &up&\nawait penstock-data/server.json $REGISTRY\n")
+	background := 0
+	for _, line := range lines[1:] {
+		if args, ok := strings.CutPrefix(line, "python "); ok {
+			python = servertest.Python(t)
+			line = "$PYTHON " + strings.Replace(args, "clients/", "$ROOT/clients/", 1)
+		}
+		if strings.Contains(line, " aggregate ") || strings.Contains(line, "--name ") {
+			background++
+			fmt.Fprintf(script, "exec %s &b%d&\n", line, background)
+			fmt.Fprintf(waits, "wait b%d\n", background)
+			continue
+		}
+		script.WriteString(waits.String())
+		waits.Reset()
+		fmt.Fprintf(script, "exec %s\n", line)
+	}
+	if lines[0] != "penstock up" || background != 4 {
+		t.Fatalf("%q, and %d commands that end with the training: does this test still see them?", lines[0], background)
+	}
+	script.WriteString(then + "kill -INT up\nwait up\n")
+	file := filepath.Join(t.TempDir(), "guide.txtar")
+	if err := os.WriteFile(file, []byte(script.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Files: []string{file},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PYTHON", python)
+			env.Setenv("PYTHONPATH", filepath.Join(root, "clients", "python"))
+			env.Setenv("PYTHONDONTWRITEBYTECODE", "1")
+			env.Setenv("ROOT", root)
+			env.Setenv("REGISTRY", freeAddr(t))
+			env.Setenv("GATEWAY", freeAddr(t))
+			env.Setenv("HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await},
+	})
+}
+
+// So do those about signed updates, with one client in Python; and what is verified
+// says so.
+func TestSignedGuide(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/federated.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(guide), "## Signed updates")
+	section, _, _ = strings.Cut(section, "\n## ")
+	lines := []string{"penstock up"}
+	for _, m := range regexp.MustCompile(`(?m)^    (p.*)$`).FindAllStringSubmatch(section, -1) {
+		lines = append(lines, m[1])
+	}
+	runTraining(t, lines, `
+exec penstock federated clients lab --keys lab-keys
+stdout '^ann  enrolled  ed25519 [0-9a-f]{16}$'
+stdout '^bob  revoked  lost$'
+exec penstock federated verify lab
+stdout '^6 models are what their 15 updates make, to the byte, each signed by a client that was enrolled by ed25519 '
+exec penstock federated keys others --names ann --algorithm ml-dsa-65
+! exec penstock federated verify lab --keys others
+stderr 'expected clients enrolled by ml-dsa-65 '
+! exec penstock federated revoke lab --keys others --names ann
+! exec penstock federated revoke lab --keys lab-keys --names bob
+stderr 'expected the name of an enrolled client'
+! exec penstock federated aggregate lab --sample digits --clients ann,cyd --rounds 5
+stderr 'are signed'
+! exec penstock federated aggregate lab --sample digits --rounds 5
+stderr 'either --clients'
+`)
 }

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,9 +14,8 @@ import (
 
 	"penstock/consumers/federated"
 	"penstock/consumers/federated/secagg"
+	"penstock/consumers/federated/trust"
 	"penstock/producers"
-	"penstock/registry"
-	"penstock/schemas"
 )
 
 // secureSumFlags turn secure aggregation on.
@@ -77,10 +74,7 @@ func (t training) prepare(ctx context.Context) error {
 		texts[topic] = federated.SecureSchema()
 	}
 	for topic, schema := range texts {
-		if _, err := t.reg.Register(ctx, topicSubject(topic), registry.Schema{Schema: schema, SchemaType: schemas.Avro}); err != nil {
-			return err
-		}
-		if err := t.broker.Create(ctx, topic, 1); err != nil {
+		if err := t.prepareTopic(ctx, topic, schema, 1); err != nil {
 			return err
 		}
 	}
@@ -139,15 +133,18 @@ const (
 
 // federatedKeysCmd makes keys.
 type federatedKeysCmd struct {
-	Folder string   `arg:"" help:"Where the keys are written; what is there already stays."`
-	Names  []string `required:"" placeholder:"NAME,…" help:"The clients. The aggregator gets a key as well."`
+	Folder    string   `arg:"" help:"Where the keys are written; what is there already stays."`
+	Names     []string `required:"" placeholder:"NAME,…" help:"The clients. The aggregator gets a key as well."`
+	Algorithm string   `default:"ed25519" enum:"ed25519,ml-dsa-65" placeholder:"ed25519|ml-dsa-65" help:"What the keys sign with; --secure needs ed25519 (default ${default})."`
 }
 
 // Help says who needs which.
 func (federatedKeysCmd) Help() string {
-	return `Writes an Ed25519 key for each client and one for the aggregator: NAME.key is secret
-and belongs to NAME alone, NAME.pub is for everybody. On several machines each has
-its own .key, and all .pub: a client adds up with clients only whose key it has.
+	return `Writes a key for each client and one for the aggregator: NAME.key is secret and
+belongs to NAME alone, NAME.pub is for everybody. On several machines each has its
+own .key, and with --secure all .pub: a client adds up with clients only whose key it
+has. aggregator.key enrols and revokes clients; the aggregator needs its .pub alone,
+but with --secure.
 
 Example:
   penstock federated keys lab-keys --names ann,bob,cyd`
@@ -166,7 +163,7 @@ func (c *federatedKeysCmd) Run(_ context.Context, t *terminal) error {
 		return fmt.Errorf("write keys: %w", err)
 	}
 	for _, name := range append(c.Names, aggregatorName) {
-		made, err := makeKey(c.Folder, name)
+		made, err := makeKey(c.Folder, name, c.Algorithm)
 		if err != nil {
 			return fmt.Errorf("write key of %s: %w", name, err)
 		}
@@ -178,31 +175,27 @@ func (c *federatedKeysCmd) Run(_ context.Context, t *terminal) error {
 }
 
 // makeKey writes both halves of a key, unless there is one.
-func makeKey(folder, name string) (made bool, err error) {
+func makeKey(folder, name, algorithm string) (made bool, err error) {
 	private := filepath.Join(folder, name+privateSuffix)
 	if _, err := os.Stat(private); err == nil {
 		return false, nil
 	}
-	public, key, err := ed25519.GenerateKey(rand.Reader)
+	key, err := trust.GenerateKey(algorithm)
 	if err != nil {
 		return false, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	der, err := key.DER()
 	if err != nil {
 		return false, err
 	}
-	open, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		return false, err
-	}
-	if err := os.WriteFile(filepath.Join(folder, name+publicSuffix), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: open}), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, name+publicSuffix), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public().DER()}), 0o644); err != nil {
 		return false, err
 	}
 	return true, os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 // readKey reads the key in the only block of a PEM file; what says what it is to be.
-func readKey[K any](file, what string, parse func(der []byte) (any, error)) (key K, err error) {
+func readKey[K any](file, what string, parse func(der []byte) (K, error)) (key K, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return key, fmt.Errorf("read key: %w; penstock federated keys makes one", err)
@@ -211,18 +204,28 @@ func readKey[K any](file, what string, parse func(der []byte) (any, error)) (key
 	if block == nil {
 		return key, fmt.Errorf("read key: %s: expected PEM", file)
 	}
-	parsed, err := parse(block.Bytes)
-	key, ok := parsed.(K)
-	if err != nil || !ok {
-		return key, errors.Join(fmt.Errorf("read key: %s: expected %s", file, what), err)
+	if key, err = parse(block.Bytes); err != nil {
+		return key, fmt.Errorf("read key: %s: expected %s: %w", file, what, err)
 	}
 	return key, nil
 }
 
+// oneOf is parse, for keys of one kind.
+func oneOf[K any](parse func(der []byte) (any, error)) func([]byte) (K, error) {
+	return func(der []byte) (K, error) {
+		parsed, err := parse(der)
+		key, ok := parsed.(K)
+		if err == nil && !ok {
+			err = fmt.Errorf("found %T", parsed)
+		}
+		return key, err
+	}
+}
+
 func readPrivateKey(folder, name string) (ed25519.PrivateKey, error) {
-	return readKey[ed25519.PrivateKey](filepath.Join(folder, name+privateSuffix), "an Ed25519 key in PKCS 8", x509.ParsePKCS8PrivateKey)
+	return readKey(filepath.Join(folder, name+privateSuffix), "an Ed25519 key in PKCS 8", oneOf[ed25519.PrivateKey](x509.ParsePKCS8PrivateKey))
 }
 
 func readPublicKey(folder, name string) (ed25519.PublicKey, error) {
-	return readKey[ed25519.PublicKey](filepath.Join(folder, name+publicSuffix), "the public half of an Ed25519 key", x509.ParsePKIXPublicKey)
+	return readKey(filepath.Join(folder, name+publicSuffix), "the public half of an Ed25519 key", oneOf[ed25519.PublicKey](x509.ParsePKIXPublicKey))
 }

@@ -13,6 +13,7 @@ import (
 	"penstock/consumers"
 	"penstock/consumers/federated/kernels"
 	"penstock/consumers/federated/strategies"
+	"penstock/consumers/federated/trust"
 	"penstock/schemas"
 	"penstock/stream"
 )
@@ -53,6 +54,10 @@ type Config struct {
 	// Privacy protects the clients, by noise from NoiseKey; nil is not at all.
 	Privacy  *Privacy
 	NoiseKey *NoiseKey
+	// Roster has who may take part, by signed updates: a round asks those who are
+	// enrolled when it is opened, and Clients is empty. nil believes that an update
+	// is its client's.
+	Roster *RosterLog
 	// Broker is where the models lie, Registry knows their schemas, and
 	// Publisher takes them.
 	Broker    Broker
@@ -77,6 +82,8 @@ type Aggregator struct {
 	pending *Model          // what the round has ended with, until it is on the topic
 	unsure  bool            // whether that is on the topic, after a failed publish
 	changed chan struct{}   // closed when there is another model
+	roster  *rosterReader   // nil where updates are not signed
+	members trust.Members   // whom the round believes
 }
 
 // part is a claimed partition and the share of the round that came from it.
@@ -93,6 +100,19 @@ type part struct {
 func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	config.Clients = slices.Sorted(slices.Values(config.Clients))
 	config.Strategy = cmp.Or(config.Strategy, "fedavg")
+	var roster *rosterReader
+	if config.Roster != nil {
+		if len(config.Clients) > 0 {
+			return nil, errors.New("open aggregator: expected clients or a roster, found both")
+		}
+		var err error
+		if roster, err = config.Roster.follow(ctx); err != nil {
+			return nil, fmt.Errorf("open aggregator: %w", err)
+		}
+		if config.Clients = roster.At(roster.next).Names(); len(config.Clients) == 0 {
+			return nil, fmt.Errorf("open aggregator: no client is enrolled in %q by %v", config.Roster.Topic, config.Roster.Authority)
+		}
+	}
 	strategy, err := config.check()
 	if err != nil {
 		return nil, fmt.Errorf("open aggregator: %w", err)
@@ -107,7 +127,7 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{})}
+	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{}), roster: roster}
 	last, found, err := a.last(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read last model: %w", err)
@@ -164,15 +184,8 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if c.Fraction < 0 || c.Fraction > 1 || math.IsNaN(c.Fraction) {
 		return nil, fmt.Errorf("expected a fraction of the clients above 0 and up to 1, found %v", c.Fraction)
 	}
-	fewest := c.asks()
-	if c.Quorum < 0 || c.Quorum > fewest {
-		return nil, fmt.Errorf("expected a quorum from 1 to %d, as many as a round asks, found %d", fewest, c.Quorum)
-	}
 	if c.Deadline < 0 {
 		return nil, fmt.Errorf("expected a deadline above 0, found %v", c.Deadline)
-	}
-	if c.Quorum > 0 || c.Deadline > 0 {
-		fewest = max(1, c.Quorum)
 	}
 	if err := checkSum(c.Sum, s); err != nil {
 		return nil, err
@@ -182,7 +195,19 @@ func (c *Config) check() (strategies.Strategy, error) {
 			return nil, err
 		}
 	}
-	return s, enough(s, fewest)
+	return s, c.enough(s)
+}
+
+// enough says why the clients are too few.
+func (c *Config) enough(s strategies.Strategy) error {
+	fewest := c.asks()
+	if c.Quorum < 0 || c.Quorum > fewest {
+		return fmt.Errorf("expected a quorum from 1 to %d, as many as a round asks, found %d", fewest, c.Quorum)
+	}
+	if c.Quorum > 0 || c.Deadline > 0 {
+		fewest = max(1, c.Quorum)
+	}
+	return enough(s, fewest)
 }
 
 // accepts says why m does not belong to the training.
@@ -198,7 +223,14 @@ func (a *Aggregator) accepts(m Model) error {
 	if m.Rounds != c.Rounds && !spent {
 		return fmt.Errorf("it has %d rounds, not %d", m.Rounds, c.Rounds)
 	}
-	if !slices.Equal(m.Clients, c.Clients) {
+	if (m.Trust == nil) != (a.roster == nil) || m.Trust != nil && m.Trust.Authority != string(c.Roster.Authority.DER()) {
+		return errors.New("its updates are signed and this training's are not, or the other way round, or its clients were enrolled by another key")
+	}
+	if a.roster != nil {
+		if m.Trust.Next > a.roster.next {
+			return fmt.Errorf("its roster has %d records, and this one %d", m.Trust.Next, a.roster.next)
+		}
+	} else if !slices.Equal(m.Clients, c.Clients) {
 		return fmt.Errorf("it has clients %q, not %q", m.Clients, c.Clients)
 	}
 	if m.Strategy != a.strategy.String() {
@@ -221,6 +253,10 @@ func (a *Aggregator) adopt(m Model) {
 	a.model, a.base, a.pending, a.unsure = m, flat(m.Parameters), nil, false
 	close(a.changed)
 	a.changed = make(chan struct{})
+	if a.roster != nil {
+		a.config.Clients = m.Clients
+		a.members = a.roster.At(m.Trust.Next)
+	}
 	if !same {
 		clear(a.arrived)
 		for _, p := range a.parts {
@@ -351,6 +387,11 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 		return refuse(Malformed, "expected an update with client, round, base and samples, found %.60s", schemas.Describe(m.Data))
 	case string(m.Key) != u.Client:
 		return refuse(Malformed, "expected the client's name as the record's key, found %.100q", m.Key)
+	case a.members[u.Client].Gone:
+		err := a.members.Check(trust.Update{Client: u.Client}, nil)
+		return refuse(distrust(err), "%v", err)
+	case a.roster != nil && !slices.Contains(a.config.Clients, u.Client):
+		return refuse(UnknownClient, "%v when the round began", trust.ErrUnknown)
 	case !slices.Contains(a.config.Clients, u.Client):
 		return refuse(UnknownClient, "the training does not expect this client")
 	case a.model.Final():
@@ -373,6 +414,11 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 		return refuse(Malformed, "%v", err)
 	case u.Samples < 1 || u.Samples > MaxSamples:
 		return refuse(BadSamples, "expected from 1 to %d samples, found %d", MaxSamples, u.Samples)
+	}
+	if a.roster != nil {
+		if err := a.members.Check(u.signed(a.config.Updates), u.Signature); err != nil {
+			return refuse(distrust(err), "%v", err)
+		}
 	}
 	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
 		return refuse(WrongShape, "%v", err)
@@ -404,7 +450,7 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 // topic already.
 func (a *Aggregator) endRound(ctx context.Context, expired bool) error {
 	if a.pending == nil {
-		m, ended, err := a.outcome(expired)
+		m, ended, err := a.outcome(ctx, expired)
 		if err != nil || !ended {
 			return err
 		}
@@ -428,25 +474,41 @@ func (a *Aggregator) endRound(ctx context.Context, expired bool) error {
 
 // outcome is what the round ends with; ended is false while it goes on. It is made
 // once: what is published again is what was.
-func (a *Aggregator) outcome(expired bool) (m Model, ended bool, err error) {
-	if closed := a.closes(expired); closed != "" {
+func (a *Aggregator) outcome(ctx context.Context, expired bool) (m Model, ended bool, err error) {
+	closed := a.closes(expired)
+	if closed == "" && !expired {
+		return m, false, nil
+	}
+	names, err := a.changes(ctx)
+	switch {
+	case err != nil:
+		return m, false, err
+	case len(names) > 0:
+		m, err = a.without(names)
+	case closed == "":
+		m, err = a.again()
+	default:
 		if m, err = a.next(); err == nil {
 			m.Closed = closed
 			m, err = a.opened(m)
 		}
-	} else if expired {
-		m, err = a.again()
-	} else {
-		return m, false, nil
 	}
 	return m, true, err
 }
 
-// begin adopts m and ends the run if m is final.
+// begin adopts m and ends the run if m is final, or if it is another attempt that
+// believes others: what was read for the round is then let go.
 func (a *Aggregator) begin(m Model) error {
+	reread := m.Round == a.model.Round && m.Trust != nil && *m.Trust != *a.model.Trust
 	a.adopt(m)
 	if m.Final() {
 		return ErrFinished
+	}
+	if reread {
+		for number := range a.parts {
+			a.drop(number)
+		}
+		return ErrReread
 	}
 	return nil
 }

@@ -22,13 +22,13 @@ import (
 	"penstock/stream/memory"
 )
 
-// registry knows the two schemas, with the ids 1 and 2.
-type registry [3]schemas.Schema
+// registry knows the schemas of models, updates and rosters, with the ids 1, 2 and 3.
+type registry [4]schemas.Schema
 
 func newRegistry(t testing.TB) registry {
 	t.Helper()
 	var r registry
-	for i, text := range []string{ModelSchema(), UpdateSchema()} {
+	for i, text := range []string{ModelSchema(), UpdateSchema(), RosterSchema()} {
 		s, err := avro.Format{}.Parse(text, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -62,8 +62,11 @@ var errConnection = errors.New("connection lost")
 
 func (p *publisher) Publish(ctx context.Context, topic string, key []byte, value any) error {
 	id := schemas.ID(1)
-	if topic == "updates" {
+	switch topic {
+	case "updates":
 		id = 2
+	case "roster":
+		id = 3
 	}
 	payload, err := p.registry[id].AppendEncode(schemas.AppendHeader(nil, id), value)
 	if err != nil {
@@ -100,7 +103,7 @@ func newTraining(t testing.TB, clients int, rounds int64) *training {
 
 func newTrainingOn(t testing.TB, broker stream.Broker, clients int, rounds int64) *training {
 	t.Helper()
-	for topic, partitions := range map[string]int{"models": 1, "updates": 3} {
+	for topic, partitions := range map[string]int{"models": 1, "updates": 3, "roster": 1} {
 		if err := broker.Create(context.Background(), topic, partitions); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"penstock/consumers"
+	"penstock/consumers/federated/trust"
 	"penstock/stream"
 )
 
@@ -23,6 +24,8 @@ type ClientConfig struct {
 	Train func(ctx context.Context, m Model) (parameters []Tensor, samples int64, err error)
 	// Compression makes updates smaller; nil sends them whole.
 	Compression *Compression
+	// Key signs the updates; its zero value does not.
+	Key trust.PrivateKey
 }
 
 // Client takes part in a training: it answers each model with an update. It is
@@ -77,6 +80,9 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 		return ErrFinished
 	}
 	if !slices.Contains(m.Clients, c.config.Name) {
+		if m.Trust != nil {
+			return nil // it may be enrolled for a later round
+		}
 		return fmt.Errorf("the training does not expect client %q: %w", c.config.Name, consumers.ErrStop)
 	}
 	if !slices.Contains(m.Asked(), c.config.Name) {
@@ -94,6 +100,12 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 			return fmt.Errorf("update for round %d: %w: %w", m.Round, consumers.ErrStop, err)
 		}
 		c.update = &Update{Client: c.config.Name, Round: m.Round, Base: m.Hash, Samples: samples, Parameters: parameters}
+		if !c.config.Key.Zero() {
+			if c.update.Signature, err = c.config.Key.Sign(c.update.signed(c.config.Updates).Text()); err != nil {
+				c.update = nil
+				return fmt.Errorf("sign update for round %d: %w: %w", m.Round, consumers.ErrStop, err)
+			}
+		}
 		c.sent = false
 	}
 	if c.sent {

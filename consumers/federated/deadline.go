@@ -20,6 +20,7 @@ const (
 	ByQuorum    = "quorum"   // enough have, and there was no deadline to wait for
 	ByDeadline  = "deadline" // enough had when it passed
 	catchUpTime = 30 * time.Second
+	rosterPause = time.Second // between two looks at whether a client was revoked
 )
 
 // Asked are the clients that the round started from m asks for an update.
@@ -47,6 +48,10 @@ func (m Model) newer(other Model) bool {
 func (a *Aggregator) opened(m Model) (Model, error) {
 	if m.Final() {
 		return m, nil
+	}
+	m, err := a.enrolled(m)
+	if err != nil {
+		return m, err
 	}
 	if m.Privacy != nil {
 		switch err := m.Privacy.admit(); {
@@ -134,8 +139,9 @@ func (a *Aggregator) Expire(ctx context.Context) error {
 }
 
 // Watch ends rounds when their deadlines pass. It is to run beside what reads the
-// updates, and returns ErrFinished after the last round, an error that wraps
-// consumers.ErrStop when the training cannot go on, or ctx.Err(). At a deadline it
+// updates, and returns ErrFinished after the last round, another error that wraps
+// consumers.ErrStop when the training cannot go on or is to be run again (ErrReread),
+// or ctx.Err(). At a deadline it
 // waits until everything is read that the topic holds, up to 30 seconds.
 func (a *Aggregator) Watch(ctx context.Context) error {
 	pause := 10 * time.Millisecond
@@ -150,11 +156,20 @@ func (a *Aggregator) Watch(ctx context.Context) error {
 		if m.Deadline > 0 {
 			passes = time.After(max(pause, time.UnixMilli(m.Deadline).Sub(a.config.Now())))
 		}
+		var look <-chan time.Time
+		if m.Trust != nil {
+			look = time.After(rosterPause)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
 			pause = 10 * time.Millisecond
+			continue
+		case <-look:
+			if err := a.Follow(ctx); errors.Is(err, consumers.ErrStop) {
+				return err
+			}
 			continue
 		case <-passes:
 		}

@@ -61,6 +61,9 @@ type Reason string
 const (
 	Malformed     Reason = "malformed"      // it is no update, or it contradicts itself
 	UnknownClient Reason = "unknown-client" // the training does not expect this client
+	Revoked       Reason = "revoked"        // the client was revoked
+	Unsigned      Reason = "unsigned"       // it lacks the signature that the training asks for
+	BadSignature  Reason = "bad-signature"  // it is not what its client signed
 	Late          Reason = "late"           // its round is over
 	Ahead         Reason = "ahead"          // its round has not begun
 	WrongBase     Reason = "wrong-base"     // it was trained from another model

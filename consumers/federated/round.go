@@ -85,7 +85,7 @@ func (u Update) report(norm float64) strategies.Report {
 func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey) (Model, error) {
 	next := Model{
 		Round: base.Round + 1, Rounds: base.Rounds, Base: base.Hash, Clients: base.Clients,
-		Strategy: base.Strategy, State: base.State.Clone(), Sum: base.Sum,
+		Strategy: base.Strategy, State: base.State.Clone(), Sum: base.Sum, Trust: base.Trust,
 	}
 	values := make([]float64, 0, elements(base.Parameters))
 	for _, t := range base.Parameters {

@@ -32,8 +32,8 @@ type Tensor struct {
 
 // Hash is the SHA-256 of a model's parameters: of each tensor in turn its name,
 // its dtype, its number of dimensions and each of them, and its elements. Texts
-// come after their length; numbers are little-endian, of 64 bits where they are
-// no elements.
+// come after their length, and so do the elements of tensors that say differences;
+// numbers are little-endian, of 64 bits where they are no elements.
 type Hash [sha256.Size]byte
 
 // String is the hash's first half in hexadecimal.
@@ -49,10 +49,15 @@ func hashOf(parameters []Tensor) (h Hash) {
 	for _, t := range parameters {
 		b = b[:0]
 		text(t.Name)
-		text(float32s)
+		text(cmp.Or(t.DType, float32s))
 		b = binary.LittleEndian.AppendUint64(b, uint64(len(t.Shape)))
 		for _, n := range t.Shape {
 			b = binary.LittleEndian.AppendUint64(b, uint64(n))
+		}
+		if t.DType != "" {
+			b = binary.LittleEndian.AppendUint64(b, uint64(len(t.Packed)))
+			sum.Write(append(b, t.Packed...))
+			continue
 		}
 		sum.Write(appendFloats(b, t.Values))
 	}

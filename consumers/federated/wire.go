@@ -51,6 +51,9 @@ type Model struct {
 	// Privacy is how the round protects its clients; nil is not at all. Its
 	// contributions then have the weight 1 and no norm: either would tell on a client.
 	Privacy *Privacy
+	// Trust is which clients the round believes, who are then Clients, by their
+	// signatures; nil is whoever says that it is one of Clients.
+	Trust *Trust
 }
 
 // Final says that m is the result: no round starts from it.
@@ -81,6 +84,7 @@ type Update struct {
 	Loss       float64 // of the model on the client's examples, before training; qfedavg needs it
 	Steps      int64   // that the training took; fednova needs it
 	Parameters []Tensor
+	Signature  []byte // by the client; empty is none
 }
 
 // value is m as its schema has it.
@@ -100,6 +104,7 @@ func (m Model) value() map[string]any {
 		"closed":     m.Closed,
 		"sum":        m.Sum,
 		"privacy":    m.Privacy.value(),
+		"trust":      m.Trust.value(),
 	}
 	state := []any{}
 	for _, name := range sortedKeys(m.State) {
@@ -194,6 +199,9 @@ func readModel(v any) (m Model, err error) {
 	if m.Privacy, err = readPrivacy(fields["privacy"]); err != nil {
 		return m, err
 	}
+	if m.Trust, err = readTrust(fields["trust"]); err != nil {
+		return m, err
+	}
 	contributions, _ := fields["contributions"].([]any)
 	for i, v := range contributions {
 		f, _ := v.(map[string]any)
@@ -274,6 +282,7 @@ func (u Update) value() map[string]any {
 		"loss":       u.Loss,
 		"steps":      u.Steps,
 		"parameters": tensorValues(u.Parameters),
+		"signature":  u.Signature,
 	}
 }
 
@@ -304,6 +313,7 @@ func readUpdate(v any) (u Update, ok bool, err error) {
 	}
 	u.Loss, _ = fields["loss"].(float64)
 	u.Steps, _ = fields["steps"].(int64)
+	u.Signature, _ = fields["signature"].([]byte)
 	u.Parameters, err = readTensors(fields["parameters"])
 	return u, true, err
 }

@@ -52,7 +52,8 @@ def _write(schema, value, names, out, at):
                 name = field["name"]
                 if name not in value and "default" not in field:
                     raise AvroError(f"at {at}/{name}: expected a value, found none")
-                _write(field["type"], value.get(name, field.get("default")), names, out, f"{at}/{name}")
+                item = value[name] if name in value else _default(field)
+                _write(field["type"], item, names, out, f"{at}/{name}")
         elif kind == "array":
             if value:
                 out += _long(len(value))
@@ -97,6 +98,12 @@ def _write(schema, value, names, out, at):
         if isinstance(e, AvroError):
             raise
         raise AvroError(f"at {at}: expected {kind}, found {value!r:.60}") from e
+
+
+def _default(field):
+    """A field's default; that of bytes is text in JSON."""
+    value = field["default"]
+    return value.encode("latin-1") if field["type"] == "bytes" else value
 
 
 def _define(schema, names):

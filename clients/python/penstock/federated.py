@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import avro
+from . import avro, trust
 from .broker import BrokerError, embedded, open_broker
 from .compress import Compression
 from .registry import Registry
@@ -36,6 +36,7 @@ class Model:
     parameters: dict = field(repr=False)
     sample: list = field(default_factory=list)  # who is asked, where that is not everybody
     deadline: int = 0  # of the round, in Unix milliseconds; 0 is none
+    enrolled: bool = False  # whether clients are those on the training's roster, by their keys
 
     @property
     def asked(self):
@@ -127,6 +128,7 @@ def read_model(value):
         parameters=read_tensors(value["parameters"]),
         sample=value.get("sample", []),
         deadline=value.get("deadline", 0),
+        enrolled=value.get("trust") is not None,
     )
     if hash_of(m.parameters) != m.hash:
         raise ValueError(f"expected parameters with hash {m.hash.hex()[:32]}, found {hash_of(m.parameters).hex()[:32]}")
@@ -149,12 +151,15 @@ class Training:
     compress is fp16, int8 or top:SHARE: updates then say differences from the model,
     in fewer bytes; what is left out is made up for by later ones.
 
+    key is the file of the private key with which updates are signed, where the
+    training asks for that; it needs cryptography.
+
     The methods block, and try again for as long as the broker or the registry
     cannot be reached; give_up (seconds) bounds that, and the error is then the last
     one seen.
     """
 
-    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, **options):
+    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, key=None, **options):
         self.name = name
         self.models_topic, self.updates_topic = training + ".models", training + ".updates"
         self.refusals_topic = f"{self.updates_topic}.{training}.aggregator.dlq"
@@ -166,6 +171,7 @@ class Training:
         self._keep = None if keep is None else os.path.join(keep, f"{training}.{name}.update".replace(os.sep, "_"))
         self._give_up = give_up
         self._compression = Compression(compress) if compress else None
+        self._key = trust.Key(key) if key else None
         self._position = None
         self._sent = None  # the round, the base and the bytes of the last update
         self._done = None  # the model whose answer is durable
@@ -212,6 +218,8 @@ class Training:
             value = self._update(model, parameters, samples, loss, steps).value()
             if self._compression is not None:
                 value["parameters"] = self._compression.pack(parameters, model.parameters)
+            if self._key is not None:
+                value["signature"] = self._key.sign(trust.update_text(self.updates_topic, value))
             payload = self._encode(value)
             self._remember(model, payload)
         self._persist(lambda: self._broker.publish(self.updates_topic, self.name.encode(), payload))
@@ -219,7 +227,8 @@ class Training:
     def run(self, train):
         """Answers each model until the training ends, and returns the final model.
 
-        A model that asks others is passed over. train(model) returns the parameters after training and the number of
+        A model that asks others is passed over, and so is one of a training whose clients
+        are enrolled, as long as this one is not. train(model) returns the parameters after training and the number of
         examples, and where the strategy needs them also the loss before training
         and the number of steps. It is not called for a model that was answered.
         """
@@ -228,6 +237,8 @@ class Training:
                 return model
             if self.name in model.clients and self.name not in model.asked or self._done == model.hash:
                 continue  # others are asked, or it is another attempt at an answered round
+            if self.name not in model.clients and model.enrolled:
+                continue  # it may be enrolled for a later one
             if self.kept(model) is None:
                 self.publish(model, *train(model))
             else:
