@@ -66,6 +66,7 @@ type Batch struct {
 // Errors says what happens at a record that cannot pass.
 type Errors struct {
 	Ordering string `json:"ordering,omitempty"`
+	Attempts int    `json:"attempts,omitempty"`
 }
 
 // Sink is where records end.
@@ -115,6 +116,7 @@ func (p Pipeline) WithDefaults() Pipeline {
 	p.Batch.Bytes = cmp.Or(p.Batch.Bytes, 4_000_000)
 	p.Batch.Linger = cmp.Or(p.Batch.Linger, Duration(500*time.Millisecond))
 	p.Errors.Ordering = cmp.Or(p.Errors.Ordering, Skip)
+	p.Errors.Attempts = cmp.Or(p.Errors.Attempts, 10)
 	p.Sink.Table = cmp.Or(p.Sink.Table, p.Source.Topic)
 	p.Sink.Mode = cmp.Or(p.Sink.Mode, Append)
 	return p

@@ -19,7 +19,7 @@ batch: {count: 10, bytes: 100, linger: 1.5s, latency: 50ms, rate: 2.5, by-schema
 filter: message.a > 1
 map: '{"id": message.a}'
 map-to: rows-value
-errors: {ordering: block}
+errors: {ordering: block, attempts: 3}
 sink: {url: "postgres://u:${PASSWORD}@h/db", table: t, mode: upsert, key: [id]}
 `
 
@@ -39,7 +39,7 @@ func TestParse(t *testing.T) {
 		Name:   "shop",
 		Source: Source{Topic: "orders", Group: "g", Broker: "kafka://h:9092", Registry: "http://r", ReadAs: "latest", Until: End},
 		Batch:  Batch{Count: 10, Bytes: 100, Linger: Duration(1500 * time.Millisecond), Latency: Duration(50 * time.Millisecond), Rate: 2.5, BySchema: true, Coalesce: true, Cut: `key == "x"`},
-		Filter: "message.a > 1", Map: `{"id": message.a}`, MapTo: "rows-value", Errors: Errors{Ordering: Block},
+		Filter: "message.a > 1", Map: `{"id": message.a}`, MapTo: "rows-value", Errors: Errors{Ordering: Block, Attempts: 3},
 		Sink: Sink{URL: "postgres://u:secret@h/db", Table: "t", Mode: Upsert, Key: []string{"id"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -58,7 +58,7 @@ func TestParse(t *testing.T) {
 		Name:   "orders",
 		Source: Source{Topic: "orders", Group: "orders", Broker: "nats://n:4222", Registry: "http://n", Until: Stopped},
 		Batch:  Batch{Count: 5000, Bytes: 4_000_000, Linger: Duration(500 * time.Millisecond)},
-		Errors: Errors{Ordering: Skip},
+		Errors: Errors{Ordering: Skip, Attempts: 10},
 		Sink:   Sink{URL: "sqlite:x.db", Table: "orders", Mode: Append},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

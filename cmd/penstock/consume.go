@@ -68,6 +68,7 @@ type sinkFlags struct {
 	Ahead  int      `placeholder:"N" help:"Partitions of PostgreSQL that are made for times to come. Default: 4."`
 	Secret string   `placeholder:"FILE" help:"File with the secret that signs what is posted."`
 	Order  string   `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
+	Tries  int      `name:"attempts" default:"10" placeholder:"N" help:"Try a record this often (default ${default}) of which it is not known whether it is at fault, then set it aside."`
 }
 
 // sizeFlags say how much is stored at once.
@@ -136,7 +137,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 			BySchema: s.BySchema, Coalesce: s.Coalesce, Cut: s.Cut, Keys: s.Keys,
 		},
 		Filter: s.Filter, Map: s.Map, MapTo: s.MapTo,
-		Errors: pipelines.Errors{Ordering: s.Order},
+		Errors: pipelines.Errors{Ordering: s.Order, Attempts: s.Tries},
 		Sink:   pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Ahead: s.Ahead, Secret: s.Secret},
 	}.WithDefaults()
 	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {

@@ -119,6 +119,7 @@ type job struct {
 	plain        schemas.Schema    // of values that name none; nil: they are refused
 	between      consumers.Between // nil: nothing stands there
 	ordering     consumers.Ordering
+	attempts     int // consumers.Config.Attempts
 	byKey        bool // the policy makes batches of one key each
 	hooks        consumers.Hooks
 	// to says in words where the results go; with it, the job announces what it
@@ -162,7 +163,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, DeadLetters: broker, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Attempts: j.attempts, DeadLetters: broker, Hooks: j.hooks}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}

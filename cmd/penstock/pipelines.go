@@ -306,7 +306,7 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) (err error) {
 	if j.between, err = p.Between(reg.Newest); err != nil {
 		return err
 	}
-	j.byKey, j.ordering = p.Batch.Keys > 0, p.Ordering()
+	j.byKey, j.ordering, j.attempts = p.Batch.Keys > 0, p.Ordering(), p.Errors.Attempts
 	j.policy = &policy
 	seen := watch{t: w.t, bar: w.bar, log: log}
 	j.hooks = seen.hooks()

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -264,6 +265,13 @@ func (dialect) Classify(err error) (sqlsink.Class, error) {
 		strings.HasPrefix(e.Code, "28"),      // no login
 		e.Code == "3D000", e.Code == "3F000": // no such database, schema
 		return sqlsink.Broken, err
+	case slices.Contains(passing, e.Code[:min(len(e.Code), 2)]):
+		return sqlsink.Passing, err
 	}
-	return sqlsink.Passing, err
+	return sqlsink.Unknown, err // a trigger's own codes, say, or what is internal to an extension
 }
+
+// passing are the classes of codes that say of the server, not of what it was asked:
+// connections, transactions that are read-only or were ended, conflicts with others,
+// resources, what is in use, operators, the system below, old snapshots.
+var passing = []string{"08", "25", "26", "40", "53", "55", "57", "58", "72"}

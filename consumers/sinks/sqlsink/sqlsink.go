@@ -138,6 +138,7 @@ const (
 	Passing Class = iota // waiting may help
 	Refused              // a row of the batch can never be stored
 	Broken               // somebody has to change something first
+	Unknown              // either of these: it is not known whether a row is at fault
 )
 
 // Dialect is what one kind of database does in its own way. Its methods may be

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"penstock/consumers"
 	"penstock/stream"
@@ -44,7 +46,7 @@ func (s *Sink) write(ctx context.Context, c *claim, b consumers.Batch) error {
 		}
 		err = s.store(ctx, c, b.Next, ops, false)
 		if err != nil {
-			if class, _ := s.dialect.Classify(err); class == Refused {
+			if class, _ := s.dialect.Classify(err); class == Refused || class == Unknown {
 				err = s.store(ctx, c, b.Next, ops, true)
 			}
 		}
@@ -119,12 +121,14 @@ func (s *Sink) apply(ctx context.Context, conn *sql.Conn, found tables, ops []op
 // isolate carries out the operations that the database accepts, and names the
 // messages of the others in a *stream.BatchError. It halves what fails, so that
 // one bad message among n costs about 2·log2(n) statements; the good halves
-// stay, since a later row may conflict with one of them.
+// stay, since a later row may conflict with one of them. Where none is refused and
+// some fail for an unknown reason, the first of these is named beside
+// consumers.ErrUnknown.
 func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, found tables, ops []operation) error {
-	refused := &stream.BatchError{}
+	refused, unknown := &stream.BatchError{}, &stream.BatchError{}
 	var try func(ops []operation) error
 	try = func(ops []operation) error {
-		if len(ops) == 0 || len(refused.Errs) >= maxRefused {
+		if len(ops) == 0 || len(refused.Errs)+len(unknown.Errs) >= maxRefused {
 			return nil
 		}
 		if _, err := conn.ExecContext(ctx, "SAVEPOINT penstock"); err != nil {
@@ -136,7 +140,7 @@ func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, found tables, ops []
 			return err
 		}
 		class, reason := s.dialect.Classify(err)
-		if class != Refused {
+		if class != Refused && class != Unknown {
 			return err
 		}
 		if _, err := conn.ExecContext(ctx, "ROLLBACK TO SAVEPOINT penstock"); err != nil {
@@ -146,7 +150,11 @@ func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, found tables, ops []
 			return err
 		}
 		if len(ops) == 1 {
-			refused.Fail(ops[0].index, reason)
+			if class == Unknown {
+				unknown.Fail(ops[0].index, reason)
+			} else {
+				refused.Fail(ops[0].index, reason)
+			}
 			return nil
 		}
 		if err := try(ops[:len(ops)/2]); err != nil {
@@ -157,7 +165,15 @@ func (s *Sink) isolate(ctx context.Context, conn *sql.Conn, found tables, ops []
 	if err := try(ops); err != nil {
 		return err
 	}
-	return refused.OrNil()
+	if len(refused.Errs) > 0 || len(unknown.Errs) == 0 {
+		return refused.OrNil()
+	}
+	first := slices.Min(slices.Collect(maps.Keys(unknown.Errs)))
+	err := unknown.Errs[first]
+	if len(unknown.Errs) >= maxRefused { // not all were looked at, so the first may be another
+		return err
+	}
+	return fmt.Errorf("%w: %w", consumers.ErrUnknown, &stream.BatchError{Errs: map[int]error{first: err}})
 }
 
 // explain puts an error of the database in the words of its dialect, and marks
