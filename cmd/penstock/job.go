@@ -119,7 +119,7 @@ type job struct {
 	plain        schemas.Schema    // of values that name none; nil: they are refused
 	between      consumers.Between // nil: nothing stands there
 	ordering     consumers.Ordering
-	attempts     int // consumers.Config.Attempts
+	attempts     int  // consumers.Config.Attempts
 	byKey        bool // the policy makes batches of one key each
 	hooks        consumers.Hooks
 	// to says in words where the results go; with it, the job announces what it
