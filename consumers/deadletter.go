@@ -1,6 +1,7 @@
 package consumers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +12,8 @@ import (
 	"penstock/stream"
 )
 
-// DeadLetterTopic is where Run puts what cannot pass. The topic must exist, and
+// DeadLetterTopic is where Run puts what cannot pass, unless Config names another
+// topic. It must exist, and
 // is best made with as many partitions as the topic itself has, so that records
 // of one key stay together.
 func DeadLetterTopic(topic, group string) string {
@@ -26,9 +28,10 @@ type deadLetter struct {
 
 // build returns what is published: key, value, time and headers as they were,
 // and where it came from and why. The value stays whole: it came from a broker.
-func (d deadLetter) build(group string, now time.Time) stream.Record {
+// topic is where it goes, if not to the DeadLetterTopic.
+func (d deadLetter) build(topic, group string, now time.Time) stream.Record {
 	out := stream.Record{
-		Topic: DeadLetterTopic(d.record.Topic, group),
+		Topic: cmp.Or(topic, DeadLetterTopic(d.record.Topic, group)),
 		Key:   d.record.Key,
 		Value: d.record.Value,
 		Time:  d.record.Time,
@@ -82,7 +85,7 @@ func (r *run) setAside(letters []deadLetter) error {
 		now := time.Now()
 		records := make([]stream.Record, len(letters))
 		for i, d := range letters {
-			records[i] = d.build(r.cfg.Group, now)
+			records[i] = d.build(r.cfg.DeadLetterTopic, r.cfg.Group, now)
 		}
 		err := r.cfg.DeadLetters.Publish(r.work, records...)
 		var partly *stream.BatchError

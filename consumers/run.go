@@ -16,8 +16,8 @@ import (
 
 // Config says how Run works. Its zero value is useful but for Registry.
 type Config struct {
-	// Group is part of the name of the dead-letter topic, and stands in the
-	// header of dead letters.
+	// Group is part of the name of the dead-letter topic, unless
+	// DeadLetterTopic is its name, and stands in the header of dead letters.
 	Group    string
 	Registry Registry
 	// Reader, if it is not nil, says as which schemas values are read; else it
@@ -30,7 +30,8 @@ type Config struct {
 	Between Between
 	// DeadLetters takes the records that cannot pass; see DeadLetterTopic. If
 	// it is nil, the first such record ends the run with its *Reason.
-	DeadLetters stream.Publisher
+	DeadLetters     stream.Publisher
+	DeadLetterTopic string
 	// Ordering says what a record that cannot pass does to those behind it.
 	Ordering Ordering
 	// Attempts, if it is not 0, is how often a record is tried that fails with

@@ -194,6 +194,19 @@ func TestDeadLetter(t *testing.T) {
 	}
 }
 
+// Dead letters of all topics go to the one that is named.
+func TestDeadLetterNamed(t *testing.T) {
+	src := &script{batches: [][]stream.Record{{{Topic: "t", Value: framed("!x")}}, {{Topic: "u", Value: framed("!x")}}}}
+	var out nowhere
+	sink := sinkFunc(func(context.Context, Batch) error { return nil })
+	if err := within(t, time.Second, src, sink, Config{Group: "g", DeadLetters: &out, DeadLetterTopic: "refused"}); err != nil {
+		t.Fatal(err)
+	}
+	if len(out.letters) != 2 || out.letters[0].Topic != "refused" || out.letters[1].Topic != "refused" {
+		t.Errorf("got %+v, want two in topic refused", out.letters)
+	}
+}
+
 func TestClip(t *testing.T) {
 	for _, s := range []string{strings.Repeat("é", 3000), "x" + strings.Repeat("é", 3000), strings.Repeat("\xffa", 5000)} {
 		got := stream.HeaderText(s)

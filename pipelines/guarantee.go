@@ -101,6 +101,8 @@ type Guarantee struct {
 	Order    []string `json:"order"`
 	Breaks   []string `json:"breaks"`
 	Proof    string   `json:"proof"`
+	// DeadLetters is the topic of what is set aside; empty, nothing is.
+	DeadLetters string `json:"deadLetters,omitempty"`
 }
 
 // Explain says what a pipeline that Check admits promises.
@@ -110,7 +112,7 @@ func (p Pipeline) Explain() Guarantee {
 		broker = "kafka"
 	}
 	kind := p.Sink.Kind()
-	g := Guarantee{Pipeline: p.Name, Topic: p.Source.Topic, Sink: string(kind)}
+	g := Guarantee{Pipeline: p.Name, Topic: p.Source.Topic, Sink: string(kind), DeadLetters: p.Errors.DeadLetters}
 	for _, promise := range Promises {
 		if promise.Kind != kind || promise.Broker != "" && promise.Broker != broker {
 			continue
@@ -173,6 +175,9 @@ func blocks(p Pipeline, _ string) bool { return p.Errors.Ordering == Block }
 func (g Guarantee) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: topic %s to %s\n  guarantee: %s\n", g.Pipeline, g.Topic, g.Sink, g.Delivery)
+	if g.DeadLetters != "" {
+		fmt.Fprintf(&b, "  dead letters: topic %s\n", g.DeadLetters)
+	}
 	for _, part := range []struct {
 		name  string
 		lines []string

@@ -66,10 +66,11 @@ func TestExplain(t *testing.T) {
 		says     []string
 		not      []string
 	}{
-		"postgres":  {base, ExactlyOnce, "postgres", []string{"COMMIT", "owner epoch", "unclean leader election"}, []string{"newest record", "arrive in any order"}},
+		"postgres":  {base, ExactlyOnce, "postgres", []string{"dead letters: topic t.p.dlq\n", "COMMIT", "owner epoch", "unclean leader election"}, []string{"newest record", "arrive in any order"}},
 		"sqlite":    {with(func(p *Pipeline) { p.Sink.URL = "sqlite:f" }), ExactlyOnce, "sqlite", []string{"owner epoch"}, []string{"COMMIT"}},
 		"upsert":    {with(func(p *Pipeline) { p.Sink.Mode = Upsert }), ExactlyOnce, "postgres", []string{"the newest record"}, nil},
 		"filter":    {with(func(p *Pipeline) { p.Filter = "true" }), ExactlyOnce, "postgres", []string{"does not want"}, nil},
+		"letters":   {with(func(p *Pipeline) { p.Errors.DeadLetters = "shop.refused" }), ExactlyOnce, "postgres", []string{"dead letters: topic shop.refused\n"}, []string{"t.p.dlq"}},
 		"block":     {with(func(p *Pipeline) { p.Errors.Ordering = Block }), ExactlyOnce, "postgres", []string{"a partition waits"}, []string{"dead-letter topic", "brought back"}},
 		"coalesce":  {with(func(p *Pipeline) { p.Batch.Coalesce = true }), ExactlyOnce, "postgres", []string{"only the last is stored"}, nil},
 		"kafka":     {with(func(p *Pipeline) { p.Sink.URL = "topic:u" }), ExactlyOnce, "topic on kafka", []string{"one transaction", "read_uncommitted"}, []string{"atomic batch"}},

@@ -65,8 +65,9 @@ type Batch struct {
 
 // Errors says what happens at a record that cannot pass.
 type Errors struct {
-	Ordering string `json:"ordering,omitempty"`
-	Attempts int    `json:"attempts,omitempty"`
+	Ordering    string `json:"ordering,omitempty"`
+	Attempts    int    `json:"attempts,omitempty"`
+	DeadLetters string `json:"dead-letters,omitempty"`
 }
 
 // Sink is where records end.
@@ -117,6 +118,9 @@ func (p Pipeline) WithDefaults() Pipeline {
 	p.Batch.Linger = cmp.Or(p.Batch.Linger, Duration(500*time.Millisecond))
 	p.Errors.Ordering = cmp.Or(p.Errors.Ordering, Skip)
 	p.Errors.Attempts = cmp.Or(p.Errors.Attempts, 10)
+	if p.Errors.Ordering != Block {
+		p.Errors.DeadLetters = cmp.Or(p.Errors.DeadLetters, consumers.DeadLetterTopic(p.Source.Topic, p.Source.Group))
+	}
 	p.Sink.Table = cmp.Or(p.Sink.Table, p.Source.Topic)
 	p.Sink.Mode = cmp.Or(p.Sink.Mode, Append)
 	return p
@@ -267,6 +271,10 @@ func (p Pipeline) Check() error {
 		return refuse("/sink/ahead", "a table of PostgreSQL with partitions", "none", "write partition-by, or leave ahead out")
 	case p.Sink.Secret != "" && kind != Webhook:
 		return refuse("/sink/secret", "a sink that is posted to", fmt.Sprintf("one of kind %s", kind), "leave it out, or write https://…")
+	case p.Errors.DeadLetters != "" && p.Errors.Ordering == Block:
+		return refuse("/errors/dead-letters", "none where a record that cannot pass blocks its partition", fmt.Sprintf("%q", p.Errors.DeadLetters), "use ordering skip, or leave it out")
+	case p.Errors.DeadLetters != "" && (p.Errors.DeadLetters == p.Source.Topic || kind == Topic && p.Errors.DeadLetters == p.Sink.Rest()):
+		return refuse("/errors/dead-letters", "a topic for dead letters alone", fmt.Sprintf("%q, which is read or written", p.Errors.DeadLetters), "write another name, or leave it out")
 	case p.MapTo != "" && p.Map == "":
 		return refuse("/map-to", "map beside it", "none", "write what map makes, or leave map-to out")
 	case p.Batch.Keys > 0 && kind != Webhook:

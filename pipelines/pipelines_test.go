@@ -58,7 +58,7 @@ func TestParse(t *testing.T) {
 		Name:   "orders",
 		Source: Source{Topic: "orders", Group: "orders", Broker: "nats://n:4222", Registry: "http://n", Until: Stopped},
 		Batch:  Batch{Count: 5000, Bytes: 4_000_000, Linger: Duration(500 * time.Millisecond)},
-		Errors: Errors{Ordering: Skip, Attempts: 10},
+		Errors: Errors{Ordering: Skip, Attempts: 10, DeadLetters: "orders.orders.dlq"},
 		Sink:   Sink{URL: "sqlite:x.db", Table: "orders", Mode: Append},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -96,6 +96,9 @@ dir/orders.yaml:5:3: /sink/tabel: expected a field of the schema, found the unkn
 		{"key apart", "source: {topic: t}\nsink: {url: 'postgres://h/d', partition-by: ['at:day'], mode: upsert, key: [id]}\n", `/sink/key: expected a key with "at" in it, by which the table is partitioned, found ["id"]`},
 		{"ahead", "source: {topic: t}\nsink: {url: 'postgres://h/d', ahead: 3}\n", `/sink/ahead: expected a table of PostgreSQL with partitions, found none`},
 		{"secret", "source: {topic: t}\nsink: {url: 'sqlite:d', secret: f}\n", `/sink/secret: expected a sink that is posted to`},
+		{"letters with block", good + "errors: {ordering: block, dead-letters: d}\n", `dir/orders.yaml:3:41: /errors/dead-letters: expected none where a record that cannot pass blocks its partition, found "d"`},
+		{"letters to the source", good + "errors: {dead-letters: t}\n", `dir/orders.yaml:3:24: /errors/dead-letters: expected a topic for dead letters alone, found "t", which is read or written`},
+		{"letters to the sink", "source: {topic: t}\nsink: {url: 'topic:u'}\nerrors: {dead-letters: u}\n", `/errors/dead-letters: expected a topic for dead letters alone`},
 		{"map to nothing", good + "map-to: x\n", `dir/orders.yaml:3:9: /map-to: expected map beside it`},
 		{"keys", good + "batch: {keys: 3}\n", `dir/orders.yaml:3:15: /batch/keys: expected a sink that is posted to`},
 		{"plain filter", good + "filter: message.a > mesage.b\n", `dir/orders.yaml:3:21: /filter: expected an expression of CEL, found a fault at line 1, column 13: undeclared reference to 'mesage'; it may name message`},

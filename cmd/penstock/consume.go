@@ -69,6 +69,7 @@ type sinkFlags struct {
 	Secret string   `placeholder:"FILE" help:"File with the secret that signs what is posted."`
 	Order  string   `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
 	Tries  int      `name:"attempts" default:"10" placeholder:"N" help:"Try a record this often (default ${default}) of which it is not known whether it is at fault, then set it aside."`
+	Dead   string   `name:"dead-letters" placeholder:"TOPIC" help:"Where records go that cannot pass; it is made. Default: TOPIC.GROUP.dlq."`
 }
 
 // sizeFlags say how much is stored at once.
@@ -106,7 +107,7 @@ func (microbatchCmd) Help() string {
 The position of each partition is stored with the rows, in the transaction that
 stores them (a database: table penstock_positions), so a kill at any moment neither
 loses a record nor stores one twice. Records that cannot be decoded go to the
-topic TOPIC.GROUP.dlq with the reason.`
+topic TOPIC.GROUP.dlq, or to that of --dead-letters, with the reason.`
 }
 
 // Run stores records until it is stopped.
@@ -137,7 +138,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 			BySchema: s.BySchema, Coalesce: s.Coalesce, Cut: s.Cut, Keys: s.Keys,
 		},
 		Filter: s.Filter, Map: s.Map, MapTo: s.MapTo,
-		Errors: pipelines.Errors{Ordering: s.Order, Attempts: s.Tries},
+		Errors: pipelines.Errors{Ordering: s.Order, DeadLetters: s.Dead, Attempts: s.Tries},
 		Sink:   pipelines.Sink{URL: to, Table: s.Table, Mode: s.Mode, Key: s.Key, SoftDelete: s.Soft, Widen: s.Widen, Constrain: s.Checks, Index: s.Index, PartitionBy: s.By, Ahead: s.Ahead, Secret: s.Secret},
 	}.WithDefaults()
 	if problem := (*pipelines.Problem)(nil); errors.As(p.Check(), &problem) {
@@ -152,6 +153,7 @@ func pipelineOf(topic, to string, r readFlags, s storeFlags) (pipelines.Pipeline
 var flagOf = map[string]string{
 	"/sink/url": "to", "/sink/mode": "mode", "/sink/key": "key", "/sink/soft-delete": "soft-delete", "/sink/partition-by": "partition-by", "/sink/ahead": "ahead",
 	"/sink/secret": "secret", "/source/until": "until", "/filter": "filter", "/map": "map", "/map-to": "map-to", "/batch/cut": "cut", "/batch/keys": "keys",
+	"/errors/dead-letters": "dead-letters",
 }
 
 // tailCmd prints decoded records.
@@ -358,6 +360,6 @@ func (w *watch) report(o outputFlag, j job, pipeline, done string) error {
 	if pipeline != "" {
 		pipeline += ": "
 	}
-	w.t.printf("%s%s %s, %s set aside in %s\n", pipeline, count(w.messages.Load()), done, count(w.deadLetters.Load()), consumers.DeadLetterTopic(j.topic, j.group))
+	w.t.printf("%s%s %s, %s set aside in %s\n", pipeline, count(w.messages.Load()), done, count(w.deadLetters.Load()), j.deadLetterTopic())
 	return nil
 }

@@ -66,7 +66,7 @@ func (c *applyCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	w.between = c.applier(t)
-	return errors.Join(w.run(ctx, p), w.close())
+	return errors.Join(stopped(ctx, w.run(ctx, p)), w.close())
 }
 
 // applier makes what stands between the events and the sink.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,6 +116,7 @@ type job struct {
 	// until stops the job when it is through what the topic holds now.
 	until        bool
 	topic, group string
+	deadLetters  string            // the topic for what cannot pass; empty: the usual one
 	reader       consumers.Reader  // nil: as values were written
 	plain        schemas.Schema    // of values that name none; nil: they are refused
 	between      consumers.Between // nil: nothing stands there
@@ -131,6 +133,11 @@ type job struct {
 	patience int
 }
 
+// deadLetterTopic is where what cannot pass goes.
+func (j job) deadLetterTopic() string {
+	return cmp.Or(j.deadLetters, consumers.DeadLetterTopic(j.topic, j.group))
+}
+
 // runJob reads a topic until ctx ends or the job is through. Once it has begun to
 // read, its error is a begunError.
 func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j job) error {
@@ -138,7 +145,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 	if err != nil {
 		return fmt.Errorf("read topic %q: %w", j.topic, err)
 	}
-	if err := broker.Create(ctx, consumers.DeadLetterTopic(j.topic, j.group), len(ranges)); err != nil {
+	if err := broker.Create(ctx, j.deadLetterTopic(), len(ranges)); err != nil {
 		return fmt.Errorf("create the dead-letter topic: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -163,7 +170,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Attempts: j.attempts, DeadLetters: broker, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Attempts: j.attempts, DeadLetters: broker, DeadLetterTopic: j.deadLetters, Hooks: j.hooks}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}

@@ -307,6 +307,7 @@ func (w *wiring) run(ctx context.Context, p pipelines.Pipeline) (err error) {
 		return err
 	}
 	j.byKey, j.ordering, j.attempts = p.Batch.Keys > 0, p.Ordering(), p.Errors.Attempts
+	j.deadLetters = p.Errors.DeadLetters
 	j.policy = &policy
 	seen := watch{t: w.t, bar: w.bar, log: log}
 	j.hooks = seen.hooks()
