@@ -32,6 +32,7 @@ type federatedCmd struct {
 	Enrol     federatedEnrolCmd     `cmd:"" help:"Put clients on the roster of a training whose updates are signed."`
 	Revoke    federatedRevokeCmd    `cmd:"" help:"Take clients off the roster, and out of the round in progress."`
 	Clients   federatedClientsCmd   `cmd:"" help:"Show the roster."`
+	Audit     federatedAuditCmd     `cmd:"" help:"Say what was decided about each update and client, and why; put outliers under quarantine."`
 	Verify    federatedVerifyCmd    `cmd:"" help:"Make every model again from the log, and compare."`
 }
 
@@ -44,6 +45,9 @@ type trainingFlags struct {
 
 func (f trainingFlags) models() string  { return f.Training + ".models" }
 func (f trainingFlags) updates() string { return f.Training + ".updates" }
+
+// aggregator is the group that reads the updates.
+func (f trainingFlags) aggregator() string { return f.Training + ".aggregator" }
 
 // training is a connection to one.
 type training struct {
@@ -131,7 +135,7 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 			log := tr.rosterLog(t, authority)
 			roster = &log
 		}
-		group := c.Training + ".aggregator"
+		group := c.aggregator()
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster,

@@ -115,6 +115,9 @@ func TestSignedGuide(t *testing.T) {
 exec penstock federated clients lab --keys lab-keys
 stdout '^ann  enrolled  ed25519 [0-9a-f]{16}$'
 stdout '^bob  revoked  lost$'
+exec penstock federated audit lab
+stdout '^round 4  cyd  counted  norm [0-9.]+  cosine -?0\.[0-9]+  loss 0  score 0\.0$'
+stdout '^entry 4  bob  revoke  lost$'
 exec penstock federated verify lab
 stdout '^6 models are what their 15 updates make, to the byte, each signed by a client that was enrolled by ed25519 '
 exec penstock federated keys others --names ann --algorithm ml-dsa-65

@@ -144,7 +144,7 @@ type federatedClientsCmd struct {
 type clientRow struct {
 	Client string `json:"client"`
 	Key    string `json:"key,omitempty"` // algorithm and fingerprint
-	Gone   bool   `json:"revoked"`
+	Action string `json:"action"`        // enrol, revoke or quarantine
 	Reason string `json:"reason,omitempty"`
 	Entry  int64  `json:"entry"`
 }
@@ -163,8 +163,8 @@ func (c *federatedClientsCmd) Run(ctx context.Context, t *terminal) error {
 		members := roster.At(next)
 		for _, name := range slices.Sorted(maps.Keys(members)) {
 			m := members[name]
-			row := clientRow{Client: name, Gone: m.Gone, Reason: m.Reason, Entry: m.Number}
-			text := "revoked  " + m.Reason
+			row := clientRow{Client: name, Action: m.Action, Reason: m.Reason, Entry: m.Number}
+			text := map[string]string{trust.Revoke: "revoked  ", trust.Quarantine: "quarantine  "}[m.Action] + m.Reason
 			if !m.Gone {
 				row.Key = m.Key.String()
 				text = "enrolled  " + row.Key

@@ -62,6 +62,7 @@ const (
 	Malformed     Reason = "malformed"      // it is no update, or it contradicts itself
 	UnknownClient Reason = "unknown-client" // the training does not expect this client
 	Revoked       Reason = "revoked"        // the client was revoked
+	Quarantined   Reason = "quarantined"    // the client is under quarantine
 	Unsigned      Reason = "unsigned"       // it lacks the signature that the training asks for
 	BadSignature  Reason = "bad-signature"  // it is not what its client signed
 	Late          Reason = "late"           // its round is over

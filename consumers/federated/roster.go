@@ -225,6 +225,8 @@ func distrust(err error) Reason {
 	switch {
 	case errors.Is(err, trust.ErrRevoked):
 		return Revoked
+	case errors.Is(err, trust.ErrQuarantined):
+		return Quarantined
 	case errors.Is(err, trust.ErrUnsigned):
 		return Unsigned
 	case errors.Is(err, trust.ErrSignature):

@@ -51,6 +51,9 @@ func (u Update) Text() []byte {
 const (
 	Enrol  = "enrol"  // the client signs with this key from now on
 	Revoke = "revoke" // the client does not take part any more
+	// Quarantine is Revoke by a policy, for what the client sent: someone is to look
+	// into it, and to enrol the client again or not.
+	Quarantine = "quarantine"
 )
 
 // Entry enrols a client, or revokes it.
@@ -90,7 +93,8 @@ const (
 type Member struct {
 	Key    PublicKey // none of one who is gone
 	Number int64     // of the entry that says so
-	Gone   bool      // it was revoked
+	Action string    // of that entry
+	Gone   bool      // it was revoked, or put under quarantine
 	Reason string    // why
 }
 
@@ -160,13 +164,13 @@ func (r *Roster) check(e Entry) (key PublicKey, err error) {
 			err = fmt.Errorf("client %q is enrolled with this key already", e.Client)
 		}
 		return key, err
-	case Revoke:
+	case Revoke, Quarantine:
 		if !known || m.Gone || len(e.Key) > 0 {
 			err = fmt.Errorf("expected the name of an enrolled client, and no key, found %q", e.Client)
 		}
 		return key, err
 	}
-	return key, fmt.Errorf("expected %s or %s, found %.40q", Enrol, Revoke, e.Action)
+	return key, fmt.Errorf("expected %s, %s or %s, found %.40q", Enrol, Revoke, Quarantine, e.Action)
 }
 
 // Entry is the one with that number, or nothing.
@@ -176,6 +180,9 @@ func (r *Roster) Entry(number int64) Entry {
 	}
 	return r.entries[number-1].Entry
 }
+
+// Now is what all entries say of each client that they name. It is not to be changed.
+func (r *Roster) Now() Members { return r.now }
 
 // At is what the entries below an offset say of each client that they name.
 func (r *Roster) At(offset int64) Members {
@@ -193,7 +200,7 @@ func (r *Roster) At(offset int64) Members {
 type Members map[string]Member
 
 func (m Members) apply(e entry) {
-	m[e.Client] = Member{Key: e.key, Number: e.Number, Gone: e.Action == Revoke, Reason: e.Reason}
+	m[e.Client] = Member{Key: e.key, Number: e.Number, Action: e.Action, Gone: e.Action != Enrol, Reason: e.Reason}
 }
 
 // Names are those of the clients that are enrolled, sorted.
@@ -203,10 +210,12 @@ func (m Members) Names() []string {
 
 // Why an update is not accepted.
 var (
-	ErrUnknown   = errors.New("no client of this name is enrolled")
-	ErrRevoked   = errors.New("the client was revoked")
-	ErrUnsigned  = errors.New("expected an update signed with the client's key, found no signature")
-	ErrSignature = errors.New("the signature is not one of the client's key over this update for this topic")
+	ErrUnknown = errors.New("no client of this name is enrolled")
+	ErrRevoked = errors.New("the client was revoked")
+	// ErrQuarantined is of a client under quarantine.
+	ErrQuarantined = errors.New("the client is under quarantine")
+	ErrUnsigned    = errors.New("expected an update signed with the client's key, found no signature")
+	ErrSignature   = errors.New("the signature is not one of the client's key over this update for this topic")
 )
 
 // Check says why an update is not one of an enrolled client, in an error that wraps
@@ -217,10 +226,14 @@ func (m Members) Check(u Update, signature []byte) error {
 	case !ok:
 		return ErrUnknown
 	case member.Gone:
-		if member.Reason != "" {
-			return fmt.Errorf("%w: %s", ErrRevoked, member.Reason)
+		why := ErrRevoked
+		if member.Action == Quarantine {
+			why = ErrQuarantined
 		}
-		return ErrRevoked
+		if member.Reason != "" {
+			return fmt.Errorf("%w: %s", why, member.Reason)
+		}
+		return why
 	case len(signature) == 0:
 		return ErrUnsigned
 	case !member.Key.Verify(u.Text(), signature):

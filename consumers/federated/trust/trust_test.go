@@ -163,6 +163,12 @@ func TestRoster(t *testing.T) {
 	add(7, enrol(1, "ann", ann), "expected entry number 4") // published again by someone
 	add(7, revoke(4, "ann"), "an enrolled client")
 	add(9, enrol(4, "ann", bob), "")
+	quarantine := func(number int64, client string) Entry {
+		return sign(t, authority, "t.roster", Entry{Number: number, Action: Quarantine, Client: client, Reason: "off"})
+	}
+	add(11, quarantine(5, "bob"), "")
+	add(12, quarantine(6, "bob"), "an enrolled client")
+	add(12, enrol(6, "bob", bob), "") // the same key again
 
 	u := Update{Topic: "t.updates", Client: "ann", Round: 1}
 	at := func(offset int64, k PrivateKey, want error) {
@@ -192,7 +198,10 @@ func TestRoster(t *testing.T) {
 	if got := fmt.Sprint(r.At(4).Changed(r.At(6), []string{"ann"}), r.At(6).Changed(r.At(10), []string{"ann", "bob"})); got != "[] [ann]" {
 		t.Error(got)
 	}
-	if e := r.Entry(3); e.Action != Revoke || r.Entry(5).Number != 0 || r.Entry(0).Number != 0 {
+	if err := r.At(12).Check(Update{Client: "bob"}, nil); !errors.Is(err, ErrQuarantined) || !strings.HasSuffix(err.Error(), ": off") || r.At(13)["bob"].Gone {
+		t.Error(err)
+	}
+	if e := r.Entry(3); e.Action != Revoke || r.Entry(7).Number != 0 || r.Entry(0).Number != 0 {
 		t.Errorf("%+v", e)
 	}
 }
