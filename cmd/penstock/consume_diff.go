@@ -32,10 +32,11 @@ func (f *rulesFlags) rules() diffing.Rules {
 type diffCmd struct {
 	subscriptionFlags
 	To      string `placeholder:"topic:NAME" help:"Topic for the change events."`
-	Compare string `placeholder:"OTHER" help:"Compare what two topics hold now, OTHER and TOPIC, by key, and say what is missing in TOPIC, extra, or different. Exit code 1 if anything is."`
+	Compare string `placeholder:"OTHER" help:"Compare what OTHER and TOPIC hold now, by key, and say what is missing in TOPIC, extra, or different. One of them may be a table, sqlite:FILE#TABLE or postgres://…#TABLE. Exit code 1 if anything is."`
 	Format  string `enum:"debezium,json-patch,merge-patch,cloudevents" default:"debezium" help:"debezium, json-patch (RFC 6902), merge-patch (RFC 7396) or cloudevents."`
 	Tests   bool   `name:"invertible" help:"Put tests of the old values into JSON patches, so that they can be turned round."`
 	Key     string `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
+	Soft    string `name:"soft-delete" placeholder:"COLUMN" help:"For --compare with a table: rows that have something in this column are deleted."`
 	rulesFlags
 	Version  string        `placeholder:"POINTER" help:"Number, time or text by which the records of a key are ordered; older ones are left out. Default: as they come."`
 	TTL      time.Duration `placeholder:"TIME" help:"Delete keys of which no record has come for so long, by the time of the records. Default: never."`
@@ -50,6 +51,7 @@ func (diffCmd) Help() string {
   penstock consume diff orders --to topic:orders.changes --key id --format json-patch
   penstock consume diff sensors --to topic:sensors.changes --tolerance /celsius=0.5 --set /tags
   penstock consume diff --compare orders orders.migrated --ignore /updated_at
+  penstock consume diff --compare orders sqlite:shop.db#orders --key id
 
 Each change is emitted once, also after a kill -9 and where partitions move: the
 state is kept in topics beside the input, TOPIC.GROUP.state.N, and --state is a

@@ -25,10 +25,10 @@ func TestDiffingGuide(t *testing.T) {
 		return strings.Count(call(t, append([]string{"consume", "tail", topic, "--until", "end"}, at...)...), "\n")
 	}
 	all, rain, mild := events("weather.changes"), events("rain.changes"), events("mild.changes")
-	if len(commands) != 9 || all != 600 || rain < 4 || rain > 300 || mild <= rain || mild > 600 {
+	if len(commands) != 10 || all != 600 || rain < 4 || rain > 300 || mild <= rain || mild > 600 {
 		t.Errorf("of %d commands: %d events, %d of rain, %d of mild weather", len(commands), all, rain, mild)
 	}
-	if all, rain := outputs["consume apply weather.changes --to sqlite:weather.db --schema weather-value --until end"], events("rain"); !strings.Contains(all, "600 stored") || rain != events("rain.changes") {
+	if all, rain := outputs["consume apply weather.changes --to sqlite:weather.db --table weather --schema weather-value --until end"], events("rain"); !strings.Contains(all, "600 stored") || rain != events("rain.changes") {
 		t.Errorf("applying says %s and makes %d states of rain", all, rain)
 	}
 	db, err := sql.Open("sqlite", "weather.db")
@@ -37,10 +37,12 @@ func TestDiffingGuide(t *testing.T) {
 	}
 	defer db.Close()
 	var rows, warm int
-	if err := db.QueryRowContext(t.Context(), `SELECT count(*), sum(temp > 20) FROM "weather.changes"`).Scan(&rows, &warm); err != nil || rows != 3 || warm != 3 {
+	if err := db.QueryRowContext(t.Context(), `SELECT count(*), sum(temp > 20) FROM weather`).Scan(&rows, &warm); err != nil || rows != 3 || warm != 3 {
 		t.Errorf("the table has %d rows, %d of them warm: %v", rows, warm, err)
 	}
-	if out := outputs["consume diff --compare weather copy"]; !strings.Contains(out, "3 the same, 0 missing") {
-		t.Errorf("the comparison says %s", out)
+	for _, other := range []string{"copy", "sqlite:weather.db#weather"} {
+		if out := outputs["consume diff --compare weather "+other]; !strings.Contains(out, "3 the same, 0 missing") {
+			t.Errorf("the comparison with %s says %s", other, out)
+		}
 	}
 }

@@ -56,6 +56,10 @@ func (d database) Open(ctx context.Context, c sqlsink.Config) (*sqlsink.Sink, er
 	return postgres.Open(ctx, d.url, c)
 }
 
+func (d database) Scan(ctx context.Context, table string, columns []sqlsink.Column, row func([]any) error) error {
+	return postgres.ReadTable(ctx, d.url, table, columns, row)
+}
+
 func (d database) Exec(t testing.TB, statement string) {
 	t.Helper()
 	if _, err := d.conn.Exec(t.Context(), statement); err != nil {

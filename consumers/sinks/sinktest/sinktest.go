@@ -29,6 +29,8 @@ import (
 type Database interface {
 	// Open opens a sink on it.
 	Open(ctx context.Context, c sqlsink.Config) (*sqlsink.Sink, error)
+	// Scan reads a table of it.
+	Scan(ctx context.Context, table string, columns []sqlsink.Column, row func(values []any) error) error
 	// Exec carries out a statement.
 	Exec(t testing.TB, statement string)
 	// Query returns the rows of a query, each value as the database writes it
@@ -311,6 +313,7 @@ func values(s suite) {
 	for name, want := range s.Text() {
 		s.want(fmt.Sprintf(`SELECT "%s" FROM events`, name), want)
 	}
+	s.scanned(schema, data)
 	bytes := Record(Field(sqlsink.KeyColumn, schemas.Node{Kind: schemas.Bytes}))
 	s.write(s.claim(sqlsink.Config{Table: "other"}), Batch(1, 2, keyed("no", Message(1, 2, bytes, map[string]any{sqlsink.KeyColumn: []byte("yes")}))))
 	s.want("SELECT count(*) FROM other WHERE length(record_key) = 3", "1")
@@ -319,9 +322,58 @@ func values(s suite) {
 	}
 }
 
+// scanned says whether the table is read as its only row was written.
+func (s suite) scanned(schema *Schema, data map[string]any) {
+	s.t.Helper()
+	columns := sqlsink.ColumnsOf(schema.Tree)
+	want, err := sqlsink.RowOf(columns, Message(0, 1, schema, data))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if len(want) != len(data) {
+		s.t.Errorf("%d columns of %d", len(want), len(data))
+	}
+	columns = append(columns, sqlsink.Column{Name: "not there"})
+	rows := 0
+	err = s.Scan(s.t.Context(), "events", columns, func(values []any) error {
+		rows++
+		got := map[string]any{}
+		for i, v := range values {
+			if v != nil {
+				got[columns[i].Name] = v
+			}
+		}
+		if diff := cmp.Diff(canonical(s.t, want), canonical(s.t, got)); diff != "" {
+			s.t.Errorf("a row is read as (-stored +read):\n%s", diff)
+		}
+		return nil
+	})
+	if err != nil || rows != 1 {
+		s.t.Errorf("read %d rows: %v", rows, err)
+	}
+	if err := s.Scan(s.t.Context(), "nowhere", columns, nil); err == nil || !strings.Contains(err.Error(), `there is no table "nowhere"`) {
+		s.t.Errorf("a table that is not there: %v", err)
+	}
+}
+
+// canonical are the values of a row as canonical JSON.
+func canonical(t testing.TB, row map[string]any) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	for name, v := range row {
+		text, err := schemas.AppendJSON(nil, v)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		texts[name] = string(text)
+	}
+	return texts
+}
+
 func nulls(s suite) {
 	schema, data := Values()
 	s.write(s.claim(sqlsink.Config{}), Batch(0, 1, Message(0, 1, schema, map[string]any{})))
+	s.scanned(schema, map[string]any{})
 	for name := range data {
 		s.want(fmt.Sprintf(`SELECT "%s" FROM events`, name), "NULL")
 	}

@@ -45,6 +45,10 @@ func (d database) Open(ctx context.Context, c sqlsink.Config) (*sqlsink.Sink, er
 	return sqlite.Open(ctx, d.file, c)
 }
 
+func (d database) Scan(ctx context.Context, table string, columns []sqlsink.Column, row func([]any) error) error {
+	return sqlite.ReadTable(ctx, d.file, table, columns, row)
+}
+
 func (d database) Exec(t testing.TB, statement string) {
 	t.Helper()
 	if _, err := d.db.Exec(statement); err != nil {
