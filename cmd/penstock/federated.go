@@ -77,6 +77,7 @@ type federatedAggregateCmd struct {
 	Fraction float64       `placeholder:"0…1" help:"Ask this share of the clients in each round, drawn at random. Default: all."`
 	Strategy string        `default:"fedavg" placeholder:"NAME[:KEY=VALUE,…]" help:"What makes the next model of the updates (default ${default})."`
 	Sum      string        `default:"float64" enum:"float64,exact" placeholder:"float64|exact" help:"How updates are added up: in the log's order, or in fixed point, in any order (default ${default})."`
+	Piece    int           `default:"524288" placeholder:"BYTES" help:"Publish models that have more bytes of numbers in several records (default ${default})."`
 	MaxNorm  float64       `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
 	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
 	Sample   string        `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
@@ -138,7 +139,7 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		group := c.aggregator()
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
-			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster,
+			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster, Piece: c.Piece,
 			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key, Sum: map[string]string{"exact": federated.SumExact}[c.Sum],
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
 			OnModel: func(m federated.Model) {
@@ -213,6 +214,7 @@ const digitFeatures, digitClasses = 64, 10
 type federatedJoinCmd struct {
 	trainingFlags
 	Name     string `required:"" placeholder:"NAME" help:"As the aggregator expects it."`
+	Piece    int    `default:"524288" placeholder:"BYTES" help:"Send updates that have more bytes of numbers in several records (default ${default})."`
 	Compress string `placeholder:"fp16|int8|top:SHARE" help:"Send differences from the model in fewer bytes; what is left out is made up for later."`
 	Share    string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
 	signingFlags
@@ -276,7 +278,7 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		member, err := federated.NewClient(federated.ClientConfig{
 			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
-			Train: train, Compression: compression, Key: key,
+			Train: train, Compression: compression, Key: key, Piece: c.Piece,
 		})
 		if err != nil {
 			return err
@@ -291,16 +293,20 @@ func (t training) load(ctx context.Context) ([]federated.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	decoder := consumers.NewDecoder(t.reg, schemas.Limits{})
+	decoder, joiner := consumers.NewDecoder(t.reg, schemas.Limits{}), federated.NewJoiner()
+	defer joiner.Close()
 	var models []federated.Model
 	for _, r := range records {
 		m, err := decoder.Decode(ctx, r)
 		if err != nil {
 			return nil, err
 		}
-		model, err := federated.ReadModel(m.Data)
+		model, whole, err := joiner.Model(m.Data)
 		if err != nil {
 			return nil, fmt.Errorf("record %d of %q: %w", r.Offset, t.models(), err)
+		}
+		if !whole {
+			continue
 		}
 		// After a lost answer a model may lie there twice, the same to the byte.
 		// So it does for another attempt at its round.
@@ -502,6 +508,50 @@ Example:
   penstock federated verify digits`
 }
 
+// place is where an update ends.
+type place struct {
+	partition int32
+	offset    int64
+}
+
+// counted finds the updates that models name, by where they end. Those in pieces are
+// read from files.
+func (t training) counted(ctx context.Context, models []federated.Model) (map[place]func() (federated.Update, error), error) {
+	bases, named, clients := map[int64]federated.Hash{}, map[place]bool{}, map[string]bool{}
+	for _, m := range models {
+		bases[m.Round] = m.Hash
+		for _, c := range m.Contributions {
+			named[place{c.Partition, c.Offset}], clients[c.Client] = true, true
+		}
+	}
+	known := func(u federated.Update) bool {
+		return u.Base == bases[u.Round] && clients[u.Client]
+	}
+	decoder, joiner := consumers.NewDecoder(t.reg, schemas.Limits{}), federated.NewJoiner()
+	defer joiner.Close()
+	found := map[place]func() (federated.Update, error){}
+	err := eachRecord(ctx, t.broker, t.updates(), t.Training+".reader", 1000, func(records []stream.Record) error {
+		for _, r := range records {
+			message, err := decoder.Decode(ctx, r)
+			var why *consumers.Reason
+			if errors.As(err, &why) {
+				continue // a dead letter, like other values that are no update
+			} else if err != nil {
+				return err
+			}
+			read, err := joiner.Update(message, known)
+			if err != nil {
+				return err
+			}
+			if at := (place{r.Partition, r.Offset}); read != nil && named[at] {
+				found[at] = read
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
 // Run verifies them.
 func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 	var key *federated.NoiseKey
@@ -519,19 +569,10 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return err
 		}
-		records, err := readTopic(ctx, tr.broker, c.updates(), c.Training+".reader")
+		read, err := tr.counted(ctx, models)
 		if err != nil {
 			return err
 		}
-		type place struct {
-			partition int32
-			offset    int64
-		}
-		at := map[place]stream.Record{}
-		for _, r := range records {
-			at[place{r.Partition, r.Offset}] = r
-		}
-		decoder := consumers.NewDecoder(tr.reg, schemas.Limits{})
 		signed, err := tr.signatures(ctx, t, models, c.Keys)
 		if err != nil {
 			return err
@@ -542,15 +583,11 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 				return noError{err}
 			}
 			err := federated.Recompute(models[i], m, key, func(c federated.Contribution) (federated.Update, error) {
-				r, ok := at[place{c.Partition, c.Offset}]
-				if !ok {
+				read := read[place{c.Partition, c.Offset}]
+				if read == nil {
 					return federated.Update{}, errors.New("it is not on the topic")
 				}
-				message, err := decoder.Decode(ctx, r)
-				if err != nil {
-					return federated.Update{}, err
-				}
-				u, err := federated.ReadUpdate(message.Data)
+				u, err := read()
 				if err == nil {
 					err = signed.check(u)
 				}

@@ -46,6 +46,9 @@ type Config struct {
 	// which has no rounds. For scaffold the second half of the parameters are
 	// the controls.
 	Strategy string
+	// Piece is how many bytes of numbers a record of a model has: models that have
+	// more take several. 0 is 512 KiB.
+	Piece int
 	// Sum is how updates are added up: "" in float64, in the order of the log, or
 	// SumExact, in any order.
 	Sum string
@@ -92,6 +95,8 @@ type part struct {
 	next      int64 // the offset after the last one dealt with
 	begun     bool  // next means something
 	fresh     bool  // there was no batch yet under this claim
+	halves    halves
+	kept      int64 // the offset after the last piece that halves knows of
 	partial
 }
 
@@ -168,7 +173,7 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
 		return nil, errors.New("every client needs a name of its own")
 	}
-	if _, err := readTensors(tensorValues(c.Initial)); err != nil {
+	if _, err := readTensors(tensorValues(c.Initial), nil); err != nil {
 		return nil, fmt.Errorf("first model: %w", err)
 	}
 	s, err := strategies.Parse(c.Strategy)
@@ -177,6 +182,9 @@ func (c *Config) check() (strategies.Strategy, error) {
 	}
 	if _, ok := s.(*strategies.FedBuff); ok {
 		return nil, errors.New("fedbuff has no rounds, and this aggregator works in rounds")
+	}
+	if c.Piece < 0 {
+		return nil, fmt.Errorf("expected pieces of 1 byte or more, found %d", c.Piece)
 	}
 	if !(c.MaxNorm >= 0) {
 		return nil, fmt.Errorf("expected a largest norm of 0 or more, found %v", c.MaxNorm)
@@ -261,6 +269,8 @@ func (a *Aggregator) adopt(m Model) {
 		clear(a.arrived)
 		for _, p := range a.parts {
 			p.partial = partial{}
+			p.halves.clear()
+			p.halves.limit = largestUpdate(m.Parameters)
 		}
 	}
 	for _, position := range m.Positions {
@@ -297,7 +307,7 @@ func (a *Aggregator) Assigned(_ context.Context, partitions []stream.Partition) 
 	for _, id := range partitions {
 		a.drop(id.Number)
 		next, begun := starts[id]
-		a.parts[id.Number] = &part{partition: id, next: next, begun: begun, fresh: true}
+		a.parts[id.Number] = &part{partition: id, next: next, begun: begun, fresh: true, halves: halves{limit: largestUpdate(a.model.Parameters)}}
 	}
 	return starts, nil
 }
@@ -318,6 +328,7 @@ func (a *Aggregator) drop(number int32) {
 		for _, c := range p.counted {
 			delete(a.arrived, c.Client)
 		}
+		p.halves.clear()
 		delete(a.parts, number)
 	}
 }
@@ -343,24 +354,36 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	}
 	var refused stream.BatchError
 	var arrivals []arrival
+	pieced := 0
 	here := map[string]bool{}
 	for i, m := range b.Messages {
 		if p.begun && m.Offset < p.next {
 			continue
 		}
-		u, norm, err := a.judge(m, here)
-		if err != nil {
+		u, err := a.judge(p, m, here)
+		var refusal *Refusal
+		switch {
+		case errors.As(err, &refusal):
 			refused.Fail(i, err)
 			continue
+		case err != nil:
+			return err
+		case u == nil:
+			continue // there is more of it to come
 		}
-		here[u.Client] = true
-		arrivals = append(arrivals, arrival{u, flat(u.Parameters),
-			Contribution{Client: u.Client, Samples: u.Samples, Partition: b.Partition, Offset: m.Offset, Norm: norm}})
+		u.Partition, u.Offset = b.Partition, m.Offset
+		here[u.Contribution.Client] = true
+		if u.read != nil {
+			if pieced++; pieced > ahead {
+				u.values, u.Parameters = nil, nil
+			}
+		}
+		arrivals = append(arrivals, *u)
 	}
 	if err := refused.OrNil(); err != nil {
 		return err
 	}
-	if err := p.add(a.strategy, a.model, a.base, arrivals...); err != nil {
+	if err := a.fold(p, arrivals); err != nil {
 		return fmt.Errorf("fold updates: %w: %w", consumers.ErrStop, err)
 	}
 	for client := range here {
@@ -373,18 +396,50 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	return a.endRound(ctx, false)
 }
 
-// judge reads an update and how far it is from the model, and returns a *Refusal if it does not count. here are
-// the clients that are counted in the same batch.
-func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update, norm float64, err error) {
-	u, ok, err := readUpdate(m.Data)
-	refuse := func(why Reason, format string, args ...any) (Update, float64, error) {
-		return u, 0, &Refusal{Reason: why, Client: u.Client, Round: u.Round, Detail: fmt.Sprintf(format, args...)}
+// fold adds arrivals to p, in their order.
+func (a *Aggregator) fold(p *part, arrivals []arrival) error {
+	for len(arrivals) > 0 {
+		n := 1
+		if arrivals[0].values == nil && arrivals[0].read != nil {
+			var err error
+			if arrivals[0].values, err = arrivals[0].read(); err != nil {
+				return err
+			}
+		} else {
+			for n < len(arrivals) && arrivals[n].values != nil {
+				n++
+			}
+		}
+		if err := p.add(a.strategy, a.model, a.base, arrivals[:n]...); err != nil {
+			return err
+		}
+		for i := range n {
+			p.halves.drop(arrivals[i].Contribution.Client)
+			arrivals[i] = arrival{} // its memory
+		}
+		arrivals = arrivals[n:]
+	}
+	return nil
+}
+
+// judge reads an update and how far it is from the model. Its error is a *Refusal
+// if the update does not count; here are the clients that are counted in the same
+// batch. It returns nil for a record that only has numbers of an update to come:
+// whether those count is judged when that comes.
+func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (*arrival, error) {
+	u, piece, err := readHead(m.Data)
+	part := piece != nil && !piece.last()
+	refuse := func(why Reason, format string, args ...any) (*arrival, error) {
+		if part {
+			return nil, nil
+		}
+		return nil, &Refusal{Reason: why, Client: u.Client, Round: u.Round, Detail: fmt.Sprintf(format, args...)}
 	}
 	round := a.model.Round
 	switch {
-	case !ok:
-		u.Client = string(m.Key)
-		return refuse(Malformed, "expected an update with client, round, base and samples, found %.60s", schemas.Describe(m.Data))
+	case err != nil:
+		u.Client = cmp.Or(u.Client, string(m.Key))
+		return refuse(Malformed, "%v", err)
 	case string(m.Key) != u.Client:
 		return refuse(Malformed, "expected the client's name as the record's key, found %.100q", m.Key)
 	case a.members[u.Client].Gone:
@@ -408,6 +463,26 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 		return refuse(NotSampled, "this round asks %d of %d clients, and not this one", len(a.model.Sample), len(a.model.Clients))
 	case a.arrived[u.Client] || here[u.Client]:
 		return refuse(Duplicate, "the client's first update of this round is counted")
+	case part:
+		if m.Offset < p.kept {
+			return nil, nil // the batch is written again
+		}
+		if err := p.halves.add(u.Client, piece, m.Offset); err != nil {
+			return nil, err
+		}
+		p.kept = m.Offset + 1
+		return nil, nil
+	}
+	numbers, err := p.halves.whole(u.Client, piece, m.Offset)
+	if errors.Is(err, errIncomplete) {
+		return refuse(Incomplete, "%v", err)
+	}
+	if err == nil {
+		err = u.read(m.Data, numbers)
+	}
+	switch {
+	case errors.Is(err, errDisk):
+		return nil, err
 	case errors.Is(err, errNotFinite):
 		return refuse(NotFinite, "%v", err)
 	case err != nil:
@@ -428,7 +503,8 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 	} else if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
-	norm = kernels.Distance(flat(u.Parameters), a.base)
+	out := &arrival{Update: u, values: flat(u.Parameters)}
+	norm := kernels.Distance(out.values, a.base)
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
 	}
@@ -438,12 +514,26 @@ func (a *Aggregator) judge(m consumers.Message, here map[string]bool) (u Update,
 			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
 		}
 		if a.model.Sum == SumExact {
-			if err := fitsExact(flat(u.Parameters), weight, len(a.model.Clients)); err != nil {
+			if err := fitsExact(out.values, weight, len(a.model.Clients)); err != nil {
 				return refuse(OutOfRange, "%v", err)
 			}
 		}
 	}
-	return u, norm, nil
+	out.Contribution = Contribution{Client: u.Client, Samples: u.Samples, Norm: norm}
+	if numbers != nil {
+		out.read = func() ([]float32, error) {
+			numbers, err := p.halves.whole(u.Client, piece, m.Offset)
+			if err != nil {
+				return nil, err
+			}
+			again := Update{}
+			if err := again.read(m.Data, numbers); err != nil {
+				return nil, err
+			}
+			return flat(again.Parameters), unpack(again.Parameters, a.model.Parameters)
+		}
+	}
+	return out, nil
 }
 
 // endRound publishes the next model once the round closes, unless it is on the
@@ -552,14 +642,8 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	return keys
 }
 
-// modelKey is the key of every model, so that a compacted topic keeps the last.
-const modelKey = "model"
-
 func (a *Aggregator) publish(ctx context.Context, m Model) error {
-	if err := a.config.Publisher.Publish(ctx, a.config.Models, []byte(modelKey), m.value()); err != nil {
-		return publishing(fmt.Sprintf("model of round %d", m.Round), err)
-	}
-	return nil
+	return publishModel(ctx, a.config.Publisher, a.config.Models, m, a.config.Piece)
 }
 
 // last reads the last model of the topic; found is false if there is none.
@@ -571,28 +655,65 @@ func (a *Aggregator) last(ctx context.Context) (m Model, found bool, err error) 
 	if len(ranges) != 1 {
 		return m, false, fmt.Errorf("topic %q has %d partitions, and models need one that has 1", a.config.Models, len(ranges))
 	}
-	if ranges[0].Start == ranges[0].End {
-		return m, false, nil
+	// The last record may be a piece of a model, and even of one that was never
+	// published whole: then more of them are read, from further before the end.
+	for back := int64(1); ranges[0].Start < ranges[0].End; {
+		from := max(ranges[0].Start, ranges[0].End-back)
+		m, found, before, err := a.newest(ctx, from, ranges[0].End)
+		if err != nil || found || from == ranges[0].Start {
+			return m, found, err
+		}
+		back = max(2*back, back+int64(before))
 	}
+	return m, false, nil
+}
+
+// newest is the newest model that lies whole between two offsets. before is how many
+// records of its message came before the first one.
+func (a *Aggregator) newest(ctx context.Context, from, end int64) (newest Model, found bool, before int32, err error) {
 	src, err := a.config.Broker.Open(ctx, stream.Subscription{
 		Topic: a.config.Models,
 		Group: a.config.Group + "-models",
-		Owner: startAt(ranges[0].End - 1),
+		Owner: startAt(from),
 	})
 	if err != nil {
-		return m, false, err
+		return newest, false, 0, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	records, _, err := src.Fetch(ctx, 1)
-	if err != nil {
-		return m, false, err
+	decoder, joiner := consumers.NewDecoder(a.config.Registry, schemas.Limits{}), NewJoiner()
+	defer joiner.Close()
+	first := true
+	for next := from; next < end; {
+		records, ack, err := src.Fetch(ctx, int(min(end-next, 100)))
+		if err != nil {
+			return newest, false, 0, err
+		}
+		for _, r := range records {
+			message, err := decoder.Decode(ctx, r)
+			if err != nil {
+				return newest, false, 0, err
+			}
+			m, whole, err := joiner.Model(message.Data)
+			switch {
+			case errors.Is(err, errIncomplete): // it begins before from
+			case err != nil:
+				return newest, false, 0, err
+			case whole:
+				newest, found = m, true
+			}
+			if fields, _ := message.Data.(map[string]any); first {
+				if p, err := readPiece(fields["piece"]); err == nil && p != nil {
+					before = p.index
+				}
+				first = false
+			}
+			next = r.Offset + 1
+		}
+		if err := ack(ctx, nil); err != nil {
+			return newest, false, 0, err
+		}
 	}
-	message, err := consumers.NewDecoder(a.config.Registry, schemas.Limits{}).Decode(ctx, records[0])
-	if err != nil {
-		return m, false, err
-	}
-	m, err = ReadModel(message.Data)
-	return m, err == nil, err
+	return newest, found, before, nil
 }
 
 // startAt is an Owner that starts every partition at one offset.

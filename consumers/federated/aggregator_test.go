@@ -1,16 +1,17 @@
 package federated
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"penstock/consumers"
@@ -149,16 +150,20 @@ func values(t testing.TB, b stream.Broker, topic string) [][]byte {
 func (tr *training) models() []Model {
 	tr.t.Helper()
 	var out []Model
+	joiner := NewJoiner()
+	defer joiner.Close()
 	for _, payload := range values(tr.t, tr.broker, "models") {
 		v, err := tr.publisher.registry[1].Decode(payload[5:])
 		if err != nil {
 			tr.t.Fatal(err)
 		}
-		m, err := ReadModel(v)
+		m, whole, err := joiner.Model(v)
 		if err != nil {
 			tr.t.Fatal(err)
 		}
-		out = append(out, m)
+		if whole {
+			out = append(out, m)
+		}
 	}
 	return out
 }
@@ -253,6 +258,8 @@ type simulation struct {
 	training *training
 	plan     map[string][]Reason // what client c sends before its update in round r, under "c r"
 	log      [3][]consumers.Message
+	piece    int // of updates, in bytes; 0 is whole
+	looked   int64
 	answered int // models that the clients have answered
 	a        *Aggregator
 	at       [3]int64 // what the source delivers next
@@ -261,12 +268,21 @@ type simulation struct {
 
 // answer has the clients answer the models they have not seen.
 func (s *simulation) answer() {
+	ranges, err := s.training.broker.Ranges(context.Background(), "models")
+	if err != nil {
+		s.rt.Fatal(err)
+	}
+	if ranges[0].End == s.looked {
+		return
+	}
+	s.looked = ranges[0].End
 	models := s.training.models()
 	for ; s.answered < len(models); s.answered++ {
 		m := models[s.answered]
 		if m.Final() {
 			continue
 		}
+		var all [3][][]consumers.Message // by partition and client
 		for _, c := range m.Clients {
 			u := updateOf(c, m)
 			var send []map[string]any
@@ -279,11 +295,34 @@ func (s *simulation) answer() {
 					send = append(send, lie(u, kind))
 				}
 			}
-			p := partitionOf(c)
+			var records []consumers.Message
 			for _, v := range append(send, u.value()) {
-				msg := message(s.T, s.training.publisher.registry, c, v)
-				msg.Partition, msg.Offset = p, int64(len(s.log[p]))
+				var part []consumers.Message
+				for record := range split(v, cmp.Or(s.piece, math.MaxInt)) {
+					part = append(part, message(s.T, s.training.publisher.registry, c, record))
+				}
+				// Killed at any record, a client begins again; or goes on somewhere.
+				for n := len(part); n > 1 && rapid.Bool().Draw(s.rt, "a client is killed"); {
+					from := max(0, rapid.IntRange(-n, n-1).Draw(s.rt, "from"))
+					records = append(records, part[from:rapid.IntRange(from, n).Draw(s.rt, "to")]...)
+				}
+				records = append(records, part...)
+			}
+			p := partitionOf(c)
+			all[p] = append(all[p], records)
+		}
+		for p, clients := range all {
+			for len(clients) > 0 {
+				i := 0
+				if s.piece > 0 {
+					i = rapid.IntRange(0, len(clients)-1).Draw(s.rt, "who is next")
+				}
+				msg := clients[i][0]
+				msg.Partition, msg.Offset = int32(p), int64(len(s.log[p]))
 				s.log[p] = append(s.log[p], msg)
+				if clients[i] = clients[i][1:]; len(clients[i]) == 0 {
+					clients = slices.Delete(clients, i, i+1)
+				}
 			}
 		}
 	}
@@ -360,9 +399,15 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 			"fedavg", "fedavgm:momentum=0.9", "flower-fedadam", "fedyogi", "qfedavg", "fednova", "scaffold",
 			"median", "krum:byzantine=1", "bulyan", "geometric-median",
 		}).Draw(rt, "strategy")
+		s.piece = rapid.SampledFrom([]int{0, 6, 11}).Draw(rt, "piece")
+		s.training.config.Piece = rapid.SampledFrom([]int{0, 7, 16}).Draw(rt, "piece of models")
 		outcome := rapid.SampledFrom([]failure{works, works, before, after})
 		s.training.publisher.fail = rapid.SliceOfN(outcome, 0, 8).Draw(rt, "publish")
 
+		largest := 4
+		if s.piece > 0 {
+			largest = 60 // or it is killed before it has read a round
+		}
 		for s.a == nil {
 			s.start()
 		}
@@ -382,27 +427,24 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 				}
 				s.at[p] = starts[id(int32(p))]
 			default:
-				running, _ = s.step(p, rapid.IntRange(0, 4).Draw(rt, "size"))
+				running, _ = s.step(p, rapid.IntRange(0, largest).Draw(rt, "size"))
 			}
 		}
 
 		want := s.expected()
-		got := values(t, s.training.broker, "models")
+		got := s.training.models()
 		if len(got) != len(want) {
 			rt.Fatalf("%d models on the topic, want %d", len(got), len(want))
 		}
 		for i := range want {
-			payload, err := s.training.publisher.registry[1].AppendEncode(schemas.AppendHeader(nil, 1), want[i].value())
-			if err != nil {
-				rt.Fatal(err)
-			}
-			if !bytes.Equal(got[i], payload) {
-				rt.Fatalf("model %d is not what the log gives:\n%s", i, cmp.Diff(want[i], s.training.models()[i]))
+			if !reflect.DeepEqual(got[i].value(), want[i].value()) {
+				rt.Fatalf("model %d is not what the log gives:\n%s", i, gocmp.Diff(want[i], got[i]))
 			}
 		}
+		counted := s.counted(want)
 		for i, m := range want {
 			if i > 0 {
-				if err := Recompute(want[i-1], m, nil, s.update); err != nil {
+				if err := Recompute(want[i-1], m, nil, counted); err != nil {
 					rt.Fatal(err)
 				}
 			}
@@ -434,10 +476,14 @@ func (s *simulation) expected() []Model {
 		for p := range s.log {
 			part := make([]float64, 5)
 			var partTotals strategies.Totals
+			joiner := NewJoiner()
 			for _, msg := range s.log[p] {
-				u, _, err := readUpdate(msg.Data)
-				valid := err == nil && u.Round == round && u.Base == last.Hash && u.Samples > 0 &&
-					len(u.Parameters) == 2 && len(u.Parameters[0].Shape) == 2
+				read, err := joiner.Update(msg, func(u Update) bool { return u.Round == round && u.Base == last.Hash })
+				if err != nil || read == nil {
+					continue
+				}
+				u, err := read()
+				valid := err == nil && u.Samples > 0 && len(u.Parameters) == 2 && len(u.Parameters[0].Shape) == 2
 				if !valid || seen[u.Client] {
 					continue
 				}
@@ -497,9 +543,21 @@ func (s *simulation) expected() []Model {
 	return models
 }
 
-// update reads a counted update from the log.
-func (s *simulation) update(c Contribution) (Update, error) {
-	return ReadUpdate(s.log[c.Partition][c.Offset].Data)
+// counted reads updates from the log that models say they are made of.
+func (s *simulation) counted(models []Model) func(Contribution) (Update, error) {
+	at := map[string]func() (Update, error){}
+	for p := range s.log {
+		joiner := NewJoiner()
+		for _, msg := range s.log[p] {
+			read, err := joiner.Update(msg, func(u Update) bool {
+				return slices.ContainsFunc(models, func(m Model) bool { return m.Round == u.Round && m.Hash == u.Base })
+			})
+			if err == nil && read != nil {
+				at[fmt.Sprint(p, "/", msg.Offset)] = read
+			}
+		}
+	}
+	return func(c Contribution) (Update, error) { return at[fmt.Sprint(c.Partition, "/", c.Offset)]() }
 }
 
 // What a model is made of cannot be changed without notice.
@@ -517,7 +575,7 @@ func TestRecomputeTells(t *testing.T) {
 		u := updateOf(fmt.Sprint("c", i), base)
 		log[i] = u
 		norm := kernels.Distance(flat(u.Parameters), flat(base.Parameters))
-		if err := p.add(s, base, flat(base.Parameters), arrival{u, flat(u.Parameters), Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}}); err != nil {
+		if err := p.add(s, base, flat(base.Parameters), arrival{Update: u, values: flat(u.Parameters), Contribution: Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -22,6 +22,9 @@ type ClientConfig struct {
 	// that wraps consumers.ErrStop ends the run; after any other it is called
 	// again.
 	Train func(ctx context.Context, m Model) (parameters []Tensor, samples int64, err error)
+	// Piece is how many bytes of numbers a record of an update has: updates that have
+	// more take several. 0 is 512 KiB.
+	Piece int
 	// Compression makes updates smaller; nil sends them whole.
 	Compression *Compression
 	// Key signs the updates; its zero value does not.
@@ -41,6 +44,8 @@ type Client struct {
 	mu     sync.Mutex
 	update *Update // the last one made
 	sent   bool    // it is durable
+	sender sender  // of the update
+	joiner *Joiner // of the models
 }
 
 // NewClient returns a client.
@@ -48,7 +53,10 @@ func NewClient(config ClientConfig) (*Client, error) {
 	if config.Name == "" || config.Updates == "" || config.Publisher == nil || config.Train == nil {
 		return nil, errors.New("new client: a name, a topic, a publisher and a way to train are needed")
 	}
-	return &Client{config: config}, nil
+	if config.Piece < 0 {
+		return nil, fmt.Errorf("new client: expected pieces of 1 byte or more, found %d", config.Piece)
+	}
+	return &Client{config: config, joiner: NewJoiner()}, nil
 }
 
 // Write implements consumers.Sink. Of several models it answers the newest: the
@@ -59,10 +67,13 @@ func (c *Client) Write(ctx context.Context, b consumers.Batch) error {
 	var refused stream.BatchError
 	var newest *Model
 	for i, message := range b.Messages {
-		m, err := ReadModel(message.Data)
+		m, whole, err := c.joiner.Model(message.Data)
+		if errors.Is(err, errDisk) {
+			return err
+		}
 		if err != nil {
 			refused.Fail(i, err)
-		} else if newest == nil || m.Round >= newest.Round {
+		} else if whole && (newest == nil || m.Round >= newest.Round) {
 			newest = &m
 		}
 	}
@@ -107,11 +118,12 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 			}
 		}
 		c.sent = false
+		c.sender = sender{to: c.config.Publisher, topic: c.config.Updates, size: c.config.Piece, key: c.config.Name}
 	}
 	if c.sent {
 		return nil
 	}
-	if err := c.config.Publisher.Publish(ctx, c.config.Updates, []byte(c.config.Name), c.update.value()); err != nil {
+	if err := c.sender.send(ctx, c.update.value()); err != nil {
 		return publishing(fmt.Sprintf("update for round %d", m.Round), err)
 	}
 	c.sent = true

@@ -25,7 +25,7 @@ func TestAnExactSumHasNoOrder(t *testing.T) {
 			v := rapid.Float32Range(-100, 100).Draw(t, "value")
 			samples := rapid.Int64Range(1, 1000).Draw(t, "samples")
 			u := Update{Client: string(rune('a' + i)), Samples: samples}
-			arrivals = append(arrivals, arrival{u, []float32{v}, Contribution{Client: u.Client, Samples: samples}})
+			arrivals = append(arrivals, arrival{Update: u, values: []float32{v}, Contribution: Contribution{Client: u.Client, Samples: samples}})
 		}
 		base.Sum = SumExact
 		model := func(order []arrival) Model {

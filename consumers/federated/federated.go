@@ -76,6 +76,7 @@ const (
 	OutOfRange    Reason = "out-of-range"   // it is too large for an exact sum
 	OverNorm      Reason = "over-norm"      // it is too far from the model
 	BadReport     Reason = "bad-report"     // the strategy needs a loss or steps that it lacks
+	Incomplete    Reason = "incomplete"     // it takes several records, and not all are there
 )
 
 // Refusal says why an update was not counted. It reaches the client in the

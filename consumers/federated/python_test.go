@@ -22,16 +22,28 @@ func TestPythonWritesTheSameBytes(t *testing.T) {
 	const script = `
 import json, struct, sys
 import numpy as np
-from penstock import avro, broker, federated
+from penstock import avro, broker, federated, pieces
 ask = json.load(sys.stdin)
 p = {t["name"]: np.array(t["bits"], "<u4").view("<f4").reshape(t["shape"]) for t in ask["tensors"]}
 u = federated.Update(ask["client"], ask["round"], federated.hash_of(p), ask["samples"], p, ask["loss"], ask["steps"])
 payload = avro.encode(json.loads(ask["update"]), u.value())
+records = [avro.encode(json.loads(ask["update"]), v) for v in pieces.split(u.value(), ask["piece"])]
 model = federated.read_model(avro.decode(json.loads(ask["model"]), bytes.fromhex(ask["encoded"])))
+joiner = pieces.Joiner()
+parts = [avro.decode(json.loads(ask["model"]), bytes.fromhex(part)) for part in ask["parts"]]
+*few, joined = [joiner.add(part) for part in parts[:2] + parts]
+assert few == [None] * len(few) and federated.read_model(joined).hash == model.hash, few
+assert [bytes(s["data"]).hex() for s in joined["state"]] == ["000000000000f03f0000000000000040"]
+for wrong in (parts[1:], parts[:1] + parts[2:], parts[:-1] + [{**parts[-1], "piece": {**parts[-1]["piece"], "sizes": [1]}}]):
+    joiner = pieces.Joiner()
+    try:
+        for part in wrong: joiner.add(part)
+        raise AssertionError("joined")
+    except ValueError: pass
 assert {n: a.tobytes() for n, a in model.parameters.items()} == {n: a.tobytes() for n, a in p.items()}
 assert (model.round, model.rounds, model.clients, model.strategy) == (3, 7, ["a", "ü"], "fedadam:eta=0.5"), model
 assert avro.decode(json.loads(ask["update"]), payload)["client"] == ask["client"]
-print(payload.hex(), model.hash.hex(), *[broker.partition_for(bytes.fromhex(k), 7) for k in ask["keys"]])
+print(payload.hex(), "".join(r.hex() for r in records), model.hash.hex(), *[broker.partition_for(bytes.fromhex(k), 7) for k in ask["keys"]])
 `
 	parameters := []Tensor{
 		{Name: "weight", Shape: []int{2, 3}, Values: []float32{0, float32(math.Copysign(0, -1)), 1, -2.5e-42, math.MaxFloat32, -math.Pi}},
@@ -52,7 +64,18 @@ print(payload.hex(), model.hash.hex(), *[broker.partition_for(bytes.fromhex(k), 
 		}
 		tensors = append(tensors, map[string]any{"name": p.Name, "shape": p.Shape, "bits": bits})
 	}
-	want := []any{hex.EncodeToString(encoded(t, 2, u.value())), hex.EncodeToString(u.Base[:])}
+	var records, parts []string
+	const piece = 10
+	for record := range split(u.value(), piece) {
+		records = append(records, hex.EncodeToString(encoded(t, 2, record)))
+	}
+	for record := range split(m.value(), piece) {
+		parts = append(parts, hex.EncodeToString(encoded(t, 1, record)))
+	}
+	if len(records) != 3 || len(parts) != 5 {
+		t.Fatalf("%d and %d records", len(records), len(parts))
+	}
+	want := []any{hex.EncodeToString(encoded(t, 2, u.value())), strings.Join(records, ""), hex.EncodeToString(u.Base[:])}
 	var keys []string
 	for _, key := range []string{"", "a", "ann", "1234", "größer als vier", "\x00\xff\x80"} {
 		keys = append(keys, hex.EncodeToString([]byte(key)))
@@ -61,6 +84,7 @@ print(payload.hex(), model.hash.hex(), *[broker.partition_for(bytes.fromhex(k), 
 	ask, err := json.Marshal(map[string]any{
 		"client": u.Client, "round": u.Round, "samples": u.Samples, "loss": u.Loss, "steps": u.Steps, "tensors": tensors,
 		"update": UpdateSchema(), "model": ModelSchema(), "encoded": hex.EncodeToString(encoded(t, 1, m.value())), "keys": keys,
+		"piece": piece, "parts": parts,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -21,12 +21,18 @@ type partial struct {
 	whole   int // updates that did not have to be clipped
 }
 
-// arrival is an update that counts.
+// arrival is an update that counts. Without values it is one in pieces, which read
+// reads again.
 type arrival struct {
 	Update
 	values []float32
 	Contribution
+	read func() ([]float32, error)
 }
+
+// ahead is how many updates in pieces are held in memory until those before them
+// are folded; a batch may end more of them.
+const ahead = 4
 
 // add folds in updates of base's round, several at a time where there are several. It
 // may change their values.
@@ -192,7 +198,7 @@ func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Updat
 		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
 			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
 		}
-		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{u, values, c}); err != nil {
+		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, values: values, Contribution: c}); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 	}

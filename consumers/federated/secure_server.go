@@ -154,8 +154,8 @@ func (s *secureServer) work(ctx context.Context) (_ Model, err error) {
 		if m, err = s.round(ctx, m); err != nil {
 			return m, err
 		}
-		if err := s.Publisher.Publish(ctx, s.Models, []byte(modelKey), m.value()); err != nil {
-			return m, publishing(fmt.Sprintf("model of round %d", m.Round), err)
+		if err := publishModel(ctx, s.Publisher, s.Models, m, 0); err != nil {
+			return m, err
 		}
 	}
 }
@@ -178,10 +178,7 @@ func (s *secureServer) begin(ctx context.Context) (Model, error) {
 		return m, nil
 	}
 	m = Model{Rounds: s.Rounds, Hash: hashOf(s.Initial), Clients: names, Strategy: s.strategy.String(), State: strategies.State{}, Parameters: s.Initial}
-	if err := s.Publisher.Publish(ctx, s.Models, []byte(modelKey), m.value()); err != nil {
-		return m, publishing("first model", err)
-	}
-	return m, nil
+	return m, publishModel(ctx, s.Publisher, s.Models, m, 0)
 }
 
 // end tells the clients that the training is over, once.

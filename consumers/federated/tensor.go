@@ -98,7 +98,7 @@ func tensorValues(tensors []Tensor) []any {
 
 // readTensors reads what tensorValues makes, from anyone. It reports a tensor
 // that contradicts itself, and numbers that are not finite as errNotFinite.
-func readTensors(v any) ([]Tensor, error) {
+func readTensors(v any, n *numbers) ([]Tensor, error) {
 	list, ok := v.([]any)
 	if !ok {
 		return nil, fmt.Errorf("at /parameters: expected an array, found %T", v)
@@ -108,7 +108,7 @@ func readTensors(v any) ([]Tensor, error) {
 	}
 	out := make([]Tensor, len(list))
 	for i, item := range list {
-		t, err := readTensor(item)
+		t, err := readTensor(item, n)
 		if err != nil {
 			return nil, fmt.Errorf("at /parameters/%d: %w", i, err)
 		}
@@ -119,7 +119,7 @@ func readTensors(v any) ([]Tensor, error) {
 
 var errNotFinite = errors.New("expected finite numbers")
 
-func readTensor(v any) (Tensor, error) {
+func readTensor(v any, n *numbers) (Tensor, error) {
 	var t Tensor
 	m, _ := v.(map[string]any)
 	name, ok1 := m["name"].(string)
@@ -149,25 +149,44 @@ func readTensor(v any) (Tensor, error) {
 			return t, fmt.Errorf("expected at most %d elements, found shape %v", math.MaxInt32, shape)
 		}
 	}
-	if !packed && uint64(len(data)) != 4*elements {
-		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", 4*elements, shape, len(data))
+	size, err := n.next(data)
+	if err != nil {
+		return t, err
 	}
-	if got := crc32.ChecksumIEEE(data); int64(got) != crc {
-		return t, fmt.Errorf("expected data with CRC-32 %d, found %d: it was damaged on the way", crc, got)
+	if !packed && uint64(size) != 4*elements {
+		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", 4*elements, shape, size)
 	}
+	sum := uint32(0)
 	if packed {
-		t.DType, t.Packed = dtype, data
-		return t, nil
-	}
-	t.Values = make([]float32, elements)
-	for i := range t.Values {
-		x := math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
-		if x-x != 0 { // NaN, for NaN and the infinities alone
-			return t, fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, i, name)
+		t.DType = dtype
+		if t.Packed, err = n.all(data, size); err != nil {
+			return t, err
 		}
-		t.Values[i] = x
+		sum = crc32.ChecksumIEEE(t.Packed)
+	} else {
+		t.Values = make([]float32, 0, elements)
 	}
-	return t, nil
+	var notFinite error
+	for !packed && len(t.Values) < cap(t.Values) {
+		block, err := n.block(data, size-4*int64(len(t.Values)))
+		if err != nil {
+			return t, err
+		}
+		sum = crc32.Update(sum, crc32.IEEETable, block)
+		from := len(t.Values)
+		t.Values = t.Values[:from+len(block)/4]
+		for i := range t.Values[from:] {
+			x := math.Float32frombits(binary.LittleEndian.Uint32(block[4*i:]))
+			if x-x != 0 && notFinite == nil { // NaN, for NaN and the infinities alone
+				notFinite = fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, from+i, name)
+			}
+			t.Values[from+i] = x
+		}
+	}
+	if int64(sum) != crc {
+		return t, fmt.Errorf("expected data with CRC-32 %d, found %d: it was damaged on the way", crc, sum)
+	}
+	return t, notFinite
 }
 
 // sameShape says why tensors are not of the names and shapes of like.

@@ -120,7 +120,7 @@ func FuzzTensor(f *testing.F) {
 			shape = append(shape, []int64{a, b}[i%2])
 		}
 		v := map[string]any{"name": name, "dtype": dtype, "shape": shape, "data": data, "crc": crc}
-		tensor, err := readTensor(v)
+		tensor, err := readTensor(v, nil)
 		if err != nil {
 			return
 		}
@@ -153,21 +153,21 @@ func FuzzUpdate(f *testing.F) {
 		if err != nil {
 			return
 		}
-		u, ok, err := readUpdate(v)
-		if !ok || err != nil {
+		u, err := ReadUpdate(v)
+		if err != nil {
 			return
 		}
-		if again, _, err := readUpdate(u.value()); err != nil || again.Round != u.Round {
+		if again, err := ReadUpdate(u.value()); err != nil || again.Round != u.Round {
 			t.Fatal(err)
 		}
 	})
 }
 
 func TestReadTensorsBoundsTheirNumber(t *testing.T) {
-	if _, err := readTensors(make([]any, maxTensors+1)); err == nil || !strings.Contains(err.Error(), "at most 10000 tensors") {
+	if _, err := readTensors(make([]any, maxTensors+1), nil); err == nil || !strings.Contains(err.Error(), "at most 10000 tensors") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := readTensors([]any{nil}); err == nil || errors.Is(err, errNotFinite) {
+	if _, err := readTensors([]any{nil}, nil); err == nil || errors.Is(err, errNotFinite) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"penstock/consumers/federated/strategies"
+	"penstock/schemas"
 )
 
 // maxState is how many vectors a strategy may keep.
@@ -154,19 +155,19 @@ func readTexts(name string, v any) (texts []string, err error) {
 	return texts, nil
 }
 
-// ReadModel reads the decoded value of a record of the models topic. Its error
+// ReadModel reads the decoded value of a record of the models topic, which is to hold
+// a whole model; a Joiner reads those that take several. Its error
 // says what is wrong with it; a model whose hash is not that of its parameters
 // is refused, too.
 func ReadModel(v any) (Model, error) {
-	m, err := readModel(v)
-	if err != nil {
-		return Model{}, fmt.Errorf("read model: %w", err)
+	m, whole, err := NewJoiner().Model(v)
+	if err == nil && !whole {
+		err = fmt.Errorf("read model: %w: a Joiner reads them", errIncomplete)
 	}
-	return m, nil
+	return m, err
 }
 
-func readModel(v any) (m Model, err error) {
-	fields, _ := v.(map[string]any)
+func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 	var ok1, ok2, ok3, ok4 bool
 	m.Round, ok1 = fields["round"].(int64)
 	m.Rounds, ok2 = fields["rounds"].(int64)
@@ -174,9 +175,6 @@ func readModel(v any) (m Model, err error) {
 	m.Strategy, ok4 = fields["strategy"].(string)
 	if !(ok1 && ok2 && ok3 && ok4) || m.Round < 0 || m.Round > m.Rounds {
 		return m, errors.New("expected round, rounds, hash and strategy")
-	}
-	if m.State, err = readState(fields["state"]); err != nil {
-		return m, err
 	}
 	if base := fields["base"]; base != nil {
 		if m.Base, ok1 = readHash(base); !ok1 {
@@ -232,7 +230,13 @@ func readModel(v any) (m Model, err error) {
 		}
 		m.Positions = append(m.Positions, p)
 	}
-	if m.Parameters, err = readTensors(fields["parameters"]); err != nil {
+	if m.Parameters, err = readTensors(fields["parameters"], n); err != nil {
+		return m, err
+	}
+	if m.State, err = readState(fields["state"], n); err != nil {
+		return m, err
+	}
+	if err := n.end(); err != nil {
 		return m, err
 	}
 	for i, t := range m.Parameters {
@@ -248,7 +252,7 @@ func readModel(v any) (m Model, err error) {
 
 // readState reads what a strategy keeps. Its hash is not the model's: numbers
 // that are not finite are refused here.
-func readState(v any) (strategies.State, error) {
+func readState(v any, n *numbers) (strategies.State, error) {
 	list, _ := v.([]any)
 	if len(list) > maxState {
 		return nil, fmt.Errorf("at /state: expected at most %d entries, found %d", maxState, len(list))
@@ -258,8 +262,12 @@ func readState(v any) (strategies.State, error) {
 		f, _ := v.(map[string]any)
 		name, ok1 := f["name"].(string)
 		data, ok2 := f["data"].([]byte)
-		if _, twice := state[name]; !ok1 || !ok2 || len(data)%8 != 0 || twice {
-			return nil, fmt.Errorf("at /state/%d: expected a name of its own and 8 bytes a number", i)
+		size, err := n.next(data)
+		if _, twice := state[name]; !ok1 || !ok2 || err != nil || size%8 != 0 || twice {
+			return nil, errors.Join(fmt.Errorf("at /state/%d: expected a name of its own and 8 bytes a number", i), err)
+		}
+		if data, err = n.all(data, size); err != nil {
+			return nil, fmt.Errorf("at /state/%d: %w", i, err)
 		}
 		values := make([]float64, len(data)/8)
 		for j := range values {
@@ -286,12 +294,16 @@ func (u Update) value() map[string]any {
 	}
 }
 
-// ReadUpdate reads the decoded value of a record of the updates topic. Its error
+// ReadUpdate reads the decoded value of a record of the updates topic, which is to
+// hold a whole update; a Joiner reads those that take several. Its error
 // says what is wrong with it.
 func ReadUpdate(v any) (Update, error) {
-	u, ok, err := readUpdate(v)
-	if err == nil && !ok {
-		err = errors.New("expected client, round, base and samples")
+	u, p, err := readHead(v)
+	if err == nil && p != nil {
+		err = fmt.Errorf("%w: a Joiner reads them", errIncomplete)
+	}
+	if err == nil {
+		err = u.read(v, nil)
 	}
 	if err != nil {
 		return u, fmt.Errorf("read update: %w", err)
@@ -299,9 +311,9 @@ func ReadUpdate(v any) (Update, error) {
 	return u, nil
 }
 
-// readUpdate tells apart what is no update at all, where ok is false, from an
-// error about its parameters.
-func readUpdate(v any) (u Update, ok bool, err error) {
+// readHead reads all of an update but its parameters, and what the record says of
+// the others that the update takes.
+func readHead(v any) (u Update, p *piece, err error) {
 	fields, _ := v.(map[string]any)
 	var oks [4]bool
 	u.Client, oks[0] = fields["client"].(string)
@@ -309,11 +321,20 @@ func readUpdate(v any) (u Update, ok bool, err error) {
 	u.Base, oks[2] = readHash(fields["base"])
 	u.Samples, oks[3] = fields["samples"].(int64)
 	if slices.Contains(oks[:], false) {
-		return u, false, nil
+		return Update{}, nil, fmt.Errorf("expected an update with client, round, base and samples, found %.60s", schemas.Describe(v))
 	}
 	u.Loss, _ = fields["loss"].(float64)
 	u.Steps, _ = fields["steps"].(int64)
 	u.Signature, _ = fields["signature"].([]byte)
-	u.Parameters, err = readTensors(fields["parameters"])
-	return u, true, err
+	p, err = readPiece(fields["piece"])
+	return u, p, err
+}
+
+// read reads the parameters of an update.
+func (u *Update) read(v any, n *numbers) (err error) {
+	fields, _ := v.(map[string]any)
+	if u.Parameters, err = readTensors(fields["parameters"], n); err != nil {
+		return err
+	}
+	return n.end()
 }

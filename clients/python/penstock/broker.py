@@ -6,6 +6,8 @@ Each broker has
     newest(topic, after, wait)  the last record, as (position, value, headers), if
                                 it lies behind the position after (None: any);
                                 None after wait seconds without one
+    between(topic, first, last) the values at these positions of a topic of one
+                                partition, in order; those that are gone are left out
     records(topic)              all records, as (key, value, headers)
     publish(topic, key, value)  returns when the record is durable
     close()
@@ -111,6 +113,12 @@ class Nats:
     def newest(self, topic, after, wait):
         return self._do(self._newest(topic, after, wait), wait)
 
+    def between(self, topic, first, last):
+        for seq in range(max(first, 1), last + 1):
+            value = self._do(self._value(topic, seq))
+            if value is not None:
+                yield value
+
     def records(self, topic):
         return self._do(self._records(topic))
 
@@ -195,6 +203,15 @@ class Nats:
     async def _partitions(self, js, stream):
         info = await js.stream_info(stream)
         return int((info.config.metadata or {}).get("penstock.partitions", 1))
+
+    async def _value(self, topic, seq):
+        import nats.js.errors
+
+        js = await self._js()
+        try:
+            return (await js.get_msg(_escape(topic), seq)).data
+        except nats.js.errors.NotFoundError:
+            return None
 
     async def _records(self, topic):
         import nats.js.errors
@@ -289,6 +306,26 @@ class Kafka:
                     raise BrokerError(f"Kafka: {m.error()}")
                 continue
             last = m.offset(), m.value(), dict(m.headers() or [])
+
+    def between(self, topic, first, last):
+        from confluent_kafka import KafkaException, TopicPartition
+
+        consumer = self._open()
+        try:
+            low, _ = self._ends(consumer, TopicPartition(topic, 0)) or (0, 0)
+            at = max(first, low)
+            consumer.assign([TopicPartition(topic, 0, at)])
+            while at <= last:
+                m = consumer.poll(self.timeout)
+                if m is None or m.error():
+                    raise BrokerError(f"Kafka: {m.error() if m else 'no answer'}")
+                at = m.offset() + 1
+                if at <= last + 1:
+                    yield m.value()
+        except KafkaException as e:
+            raise BrokerError(f"Kafka: {e}") from e
+        finally:
+            consumer.close()
 
     def records(self, topic):
         from confluent_kafka import KafkaException, TopicPartition

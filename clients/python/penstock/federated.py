@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import avro, trust
+from . import avro, pieces, trust
 from .broker import BrokerError, embedded, open_broker
 from .compress import Compression
 from .registry import Registry
@@ -148,6 +148,9 @@ class Training:
     train anew and, its training being random, say something else. Without it an
     update lives as long as the Training, and is sent again as it is while it does.
 
+    piece is how many bytes of numbers a record has: updates that have more are sent in
+    several.
+
     compress is fp16, int8 or top:SHARE: updates then say differences from the model,
     in fewer bytes; what is left out is made up for by later ones.
 
@@ -159,7 +162,7 @@ class Training:
     one seen.
     """
 
-    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, key=None, **options):
+    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, key=None, piece=pieces.SIZE, **options):
         self.name = name
         self.models_topic, self.updates_topic = training + ".models", training + ".updates"
         self.refusals_topic = f"{self.updates_topic}.{training}.aggregator.dlq"
@@ -172,8 +175,9 @@ class Training:
         self._give_up = give_up
         self._compression = Compression(compress) if compress else None
         self._key = trust.Key(key) if key else None
+        self._piece = piece
         self._position = None
-        self._sent = None  # the round, the base and the bytes of the last update
+        self._sent = None  # the round, the base and the records of the last update
         self._done = None  # the model whose answer is durable
 
     def __enter__(self):
@@ -201,9 +205,36 @@ class Training:
             found = self._persist(lambda: self._broker.newest(self.models_topic, self._position, some))
             if found is None:
                 continue
-            self._position, value, _ = found
-            return read_model(self._persist(lambda: self._decode(value)))
+            first, (self._position, value, _) = self._position is None, found
+            value = self._persist(lambda: self._decode(value))
+            piece = value.get("piece")
+            if piece is not None and (first or piece["index"] == piece["count"] - 1):
+                value = self._persist(lambda: self._join(piece))
+            elif piece is not None:
+                value = None  # the rest is to come
+            if value is not None:
+                return read_model(value)
         return None
+
+    def _join(self, piece):
+        """The value of the newest model up to the position, whose record has a piece; None
+        if there is none that is whole."""
+        back = 1 + piece["index"]
+        while True:
+            first, found, joiner = self._position + 1 - back, None, pieces.Joiner()
+            before = 0
+            for i, value in enumerate(self._broker.between(self.models_topic, first, self._position)):
+                value = self._decode(value)
+                if i == 0 and value.get("piece") is not None:
+                    before = value["piece"]["index"]
+                try:
+                    found = joiner.add(value) or found
+                except ValueError:
+                    if first <= 0:
+                        raise  # else it may begin before the first
+            if found is not None or first <= 0:
+                return found
+            back = max(2 * back, back + before)
 
     def publish(self, model, parameters, samples, loss=0.0, steps=0):
         """Sends what became of model; returns when it is durable.
@@ -213,16 +244,17 @@ class Training:
         """
         if self.name not in model.clients:
             raise Refused(f"the training does not expect client {self.name!r}, but {model.clients}")
-        payload = self.kept(model)
-        if payload is None:
+        payloads = self.kept(model)
+        if payloads is None:
             value = self._update(model, parameters, samples, loss, steps).value()
             if self._compression is not None:
                 value["parameters"] = self._compression.pack(parameters, model.parameters)
             if self._key is not None:
                 value["signature"] = self._key.sign(trust.update_text(self.updates_topic, value))
-            payload = self._encode(value)
-            self._remember(model, payload)
-        self._persist(lambda: self._broker.publish(self.updates_topic, self.name.encode(), payload))
+            payloads = [self._encode(record) for record in pieces.split(value, self._piece)]
+            self._remember(model, payloads)
+        for payload in payloads:
+            self._persist(lambda payload=payload: self._broker.publish(self.updates_topic, self.name.encode(), payload))
 
     def run(self, train):
         """Answers each model until the training ends, and returns the final model.
@@ -253,22 +285,27 @@ class Training:
         return [t.decode() if isinstance(t, bytes) else t for t in texts]
 
     def kept(self, model):
-        """The bytes with which model was answered, or None."""
+        """The bytes of the records with which model was answered, or None."""
         if self._sent is None and self._keep is not None and os.path.exists(self._keep):
             with open(self._keep, "rb") as f:
                 head, _, payload = f.read().partition(b"\n")
             about = json.loads(head)
             if hashlib.sha256(payload).hexdigest() == about["sha256"]:
-                self._sent = about["round"], bytes.fromhex(about["base"]), payload
+                payloads, at = [], 0
+                for size in about.get("sizes", [len(payload)]):
+                    payloads.append(payload[at : at + size])
+                    at += size
+                self._sent = about["round"], bytes.fromhex(about["base"]), payloads
         if self._sent is not None and self._sent[:2] == (model.round, model.hash):
             return self._sent[2]
         return None
 
-    def _remember(self, model, payload):
-        self._sent = model.round, model.hash, payload
+    def _remember(self, model, payloads):
+        self._sent = model.round, model.hash, payloads
         if self._keep is None:
             return
-        about = {"round": model.round, "base": model.hash.hex(), "sha256": hashlib.sha256(payload).hexdigest()}
+        payload = b"".join(payloads)
+        about = {"round": model.round, "base": model.hash.hex(), "sha256": hashlib.sha256(payload).hexdigest(), "sizes": [len(p) for p in payloads]}
         os.makedirs(os.path.dirname(self._keep), exist_ok=True)
         with open(self._keep + ".tmp", "wb") as f:
             f.write(json.dumps(about).encode() + b"\n" + payload)
