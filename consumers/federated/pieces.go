@@ -413,8 +413,8 @@ func (j *Joiner) Model(v any) (m Model, whole bool, err error) {
 // not, and for one that only has numbers of an update to come; else it reads the
 // update, more than once if need be. The error is that of the disk.
 func (j *Joiner) Update(m consumers.Message, counts func(Update) bool) (update func() (Update, error), err error) {
-	u, p, malformed := readHead(m.Data)
-	if malformed != nil || string(m.Key) != u.Client || !counts(u) {
+	u, p, err := readHead(m.Data)
+	if mayCount := err == nil && string(m.Key) == u.Client && counts(u); !mayCount {
 		return nil, nil
 	}
 	sender := fmt.Sprintf("%d %s", u.Round, u.Client) // a late piece is nothing to those of another round
