@@ -514,9 +514,8 @@ type place struct {
 	offset    int64
 }
 
-// counted finds the updates that models name, by where they end. Those in pieces are
-// read from files.
-func (t training) counted(ctx context.Context, models []federated.Model) (map[place]func() (federated.Update, error), error) {
+// contributions reads the updates that models name. Those in pieces lie in files.
+func (t training) contributions(ctx context.Context, models []federated.Model) (func(federated.Contribution) (federated.Update, error), error) {
 	bases, named, clients := map[int64]federated.Hash{}, map[place]bool{}, map[string]bool{}
 	for _, m := range models {
 		bases[m.Round] = m.Hash
@@ -549,7 +548,12 @@ func (t training) counted(ctx context.Context, models []federated.Model) (map[pl
 		}
 		return nil
 	})
-	return found, err
+	return func(c federated.Contribution) (federated.Update, error) {
+		if read := found[place{c.Partition, c.Offset}]; read != nil {
+			return read()
+		}
+		return federated.Update{}, errors.New("it is not on the topic")
+	}, err
 }
 
 // Run verifies them.
@@ -569,7 +573,7 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return err
 		}
-		read, err := tr.counted(ctx, models)
+		read, err := tr.contributions(ctx, models)
 		if err != nil {
 			return err
 		}
@@ -583,11 +587,7 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 				return noError{err}
 			}
 			err := federated.Recompute(models[i], m, key, func(c federated.Contribution) (federated.Update, error) {
-				read := read[place{c.Partition, c.Offset}]
-				if read == nil {
-					return federated.Update{}, errors.New("it is not on the topic")
-				}
-				u, err := read()
+				u, err := read(c)
 				if err == nil {
 					err = signed.check(u)
 				}

@@ -14,7 +14,6 @@ import (
 	"penstock/consumers/federated"
 	"penstock/consumers/federated/trust"
 	"penstock/producers"
-	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -120,29 +119,16 @@ func (c *federatedAuditCmd) Run(ctx context.Context, t *terminal) error {
 
 // counted are the updates that models are made of.
 func (t training) counted(ctx context.Context, models []federated.Model) (rows []auditRow, err error) {
-	records, err := readTopic(ctx, t.broker, t.updates(), t.Training+".reader")
+	read, err := t.contributions(ctx, models)
 	if err != nil {
 		return nil, err
 	}
-	at := map[[2]int64]stream.Record{}
-	for _, r := range records {
-		at[[2]int64{int64(r.Partition), r.Offset}] = r
-	}
-	decoder := consumers.NewDecoder(t.reg, schemas.Limits{})
 	for i, m := range models[1:] {
 		var updates []federated.Update
 		for _, place := range m.Contributions {
-			r, ok := at[[2]int64{int64(place.Partition), place.Offset}]
-			if !ok {
-				return nil, fmt.Errorf("update at %d/%d: it is not on the topic", place.Partition, place.Offset)
-			}
-			message, err := decoder.Decode(ctx, r)
+			u, err := read(place)
 			if err != nil {
-				return nil, err
-			}
-			u, err := federated.ReadUpdate(message.Data)
-			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("update at %d/%d: %w", place.Partition, place.Offset, err)
 			}
 			updates = append(updates, u)
 		}
