@@ -83,7 +83,7 @@ var Promises = []Promise{
 	{
 		Kind: Webhook, Sink: "`https://…`", Delivery: AtLeastOnce, But: "the receiver can tell what comes again",
 		Why:   "the event's id is `PARTITION/OFFSET`; the broker keeps the position, and no record is set aside because the endpoint is down",
-		Proof: "`consumers/sinks/webhook`: TestDelivery, TestRefused, TestLater, TestCircuit, TestAway",
+		Proof: "`consumers/sinks/webhook`: TestDelivery, TestKilled, TestRefused, TestLater, TestCircuit, TestAway",
 		Breaks: []string{
 			"a crash, or a partition that moves, between an answer and its acknowledgement: those events come twice, with the ids that they had",
 			"an answer of 2xx for what the receiver has not stored",
