@@ -263,18 +263,31 @@ func stateOf(m consumers.Message, value []byte, to schemas.Registered) (consumer
 	if value == nil {
 		return m, nil
 	}
-	text, err := schemas.AppendText(to.Schema, nil, value)
+	var frame []byte
+	if to.ID != 0 {
+		frame = schemas.AppendFrame(nil, to.ID, to.Schema)
+	}
+	framed, err := encode(frame, to.Schema, value)
 	if err == nil {
-		m.Data, err = schemas.Decode(to.Schema, text, schemas.Limits{})
+		m.Data, err = schemas.Decode(to.Schema, framed[len(frame):], schemas.Limits{})
 	}
 	if err != nil {
 		return m, fmt.Errorf("the state does not fit the schema: %w", err)
 	}
-	m.SchemaID, m.Schema, m.Value = to.ID, to.Schema, text
-	if to.ID != 0 {
-		m.Value = append(schemas.AppendFrame(nil, to.ID, to.Schema), text...)
-	}
+	m.SchemaID, m.Schema, m.Value = to.ID, to.Schema, framed
 	return m, nil
+}
+
+// encode appends the encoding of a value that is canonical JSON.
+func encode(dst []byte, s schemas.Schema, text []byte) ([]byte, error) {
+	if s.Type() == schemas.JSON {
+		return schemas.AppendText(s, dst, text)
+	}
+	v, err := schemas.ParseText(text)
+	if err != nil {
+		return dst, err
+	}
+	return s.AppendEncode(dst, schemas.Restore(s.Model(), v))
 }
 
 // hand writes states to the sink. What it refuses is held.

@@ -7,12 +7,14 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"penstock/consumers"
 	"penstock/schemas"
+	"penstock/schemas/avro"
 	"penstock/schemas/jsonschema"
 	"penstock/stream"
 )
@@ -490,5 +492,42 @@ func TestStateAndSinkMustAgree(t *testing.T) {
 			t.Errorf("a sink at %d: %v", c.sink.next, err)
 		}
 		a.Close()
+	}
+}
+
+// States are written in a schema that is more than JSON, and tombstones name none.
+func TestAppliedInASchema(t *testing.T) {
+	s, err := avro.Format{}.Parse(`{"type":"record","name":"R","fields":[{"name":"b","type":["null","bytes"]},{"name":"t","type":{"type":"int","logicalType":"time-millis"}}]}`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"b": []byte{255, 0}, "t": 5 * time.Second}
+	state, err := schemas.AppendJSON(nil, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out output
+	var got []consumers.Message
+	sink := table{refuse: func(m consumers.Message) error {
+		got = append(got, m)
+		return nil
+	}}
+	a, _ := applier(t, t.TempDir(), &out, ApplyConfig{Sink: &sink, Schema: func(context.Context) (schemas.Registered, error) {
+		return schemas.Registered{ID: 7, Schema: s}, nil
+	}})
+	in := batchOf(0, fmt.Sprintf(`a={"op":"c","after":%s}`, state), `b={"op":"c","after":{"b":1}}`, `a={"op":"d"}`)
+	in.Messages[0].Headers = []stream.Header{{Key: schemas.ValueHeader, Value: []byte("of the event")}, {Key: "x", Value: []byte("y")}}
+	if refused := applying(t, a, in); len(refused) != 1 || !strings.HasPrefix(refused[0], "1 the state does not fit the schema: at /b: ") {
+		t.Errorf("refused: %q", refused)
+	}
+	if len(got) != 2 || got[1].Value != nil || got[1].Schema != nil {
+		t.Fatalf("the sink got %+v", got)
+	}
+	h, body, err := schemas.ParseHeader(got[0].Value)
+	if err != nil || h.ID != 7 || got[0].SchemaID != 7 || len(got[0].Headers) != 1 {
+		t.Errorf("the state is %+v: %v", got[0], err)
+	}
+	if v, err := schemas.Decode(s, body, schemas.Limits{}); err != nil || cmp.Diff(want, v) != "" || cmp.Diff(want, got[0].Data) != "" {
+		t.Errorf("the state says %v, %v: %v", v, got[0].Data, err)
 	}
 }

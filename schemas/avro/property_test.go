@@ -470,3 +470,62 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What canonical JSON says of a value is that value again.
+func TestRestore(t *testing.T) {
+	check := func(t interface{ Fatalf(string, ...any) }, text string, v any) {
+		s, err := Format{}.Parse(text, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		b, err := s.AppendEncode(nil, v)
+		if err != nil {
+			t.Fatalf("%s, %v: %v", text, v, err)
+		}
+		decoded, err := schemas.Decode(s, b, schemas.Limits{})
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		canonical, err := schemas.AppendJSON(nil, decoded)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		parsed, err := schemas.ParseJSON(canonical)
+		if err != nil {
+			t.Fatalf("%s: %v", canonical, err)
+		}
+		again, err := s.AppendEncode(nil, schemas.Restore(s.Model(), parsed))
+		if err == nil {
+			decoded, err = schemas.Decode(s, again, schemas.Limits{})
+		}
+		if err != nil {
+			t.Fatalf("%s: %s: %v", text, canonical, err)
+		}
+		if got, err := schemas.AppendJSON(nil, decoded); err != nil || string(got) != string(canonical) {
+			t.Fatalf("%s: %s comes back as %s, %v", text, canonical, got, err)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		d := anyType(t, &names{}, 3)
+		check(t, d.text, d.value(t))
+	})
+	at := time.Date(2013, 1, 2, 3, 4, 5, 123456000, time.UTC)
+	for text, v := range map[string]any{
+		`{"type":"int","logicalType":"date"}`:                                        at.Truncate(24 * time.Hour),
+		`["null",{"type":"int","logicalType":"time-millis"}]`:                        5*time.Hour + time.Millisecond,
+		`{"type":"long","logicalType":"local-timestamp-micros"}`:                     at,
+		`["null",{"type":"bytes","logicalType":"decimal","precision":10,"scale":2}]`: big.NewRat(-1234, 100),
+		`{"type":"string","logicalType":"uuid"}`:                                     "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+		`{"type":"fixed","name":"U","size":16,"logicalType":"uuid"}`:                 "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+		`["null","string","bytes"]`:                                                  "AQ==",
+		`["long","bytes"]`:                                                           []byte{200, 1},
+		`["null","double"]`:                                                          math.Inf(-1),
+		`"float"`:                                                                    float32(math.Inf(1)),
+		`"double"`:                                                                   math.NaN(),
+		`["null",{"type":"map","values":"bytes"}]`:                                   map[string]any{"a": []byte{1}},
+		`["null",{"type":"array","items":["null","bytes"]}]`:                         []any{[]byte{1}, nil},
+		`[{"type":"record","name":"A","fields":[{"name":"a","type":"bytes"}]},{"type":"record","name":"B","fields":[{"name":"b","type":"bytes"}]}]`: map[string]any{"b": []byte{1}},
+	} {
+		check(t, text, v)
+	}
+}
