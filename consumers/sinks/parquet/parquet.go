@@ -36,6 +36,7 @@
 package parquet
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -76,6 +77,8 @@ type Sink struct {
 	config Config
 	by     []folderBy
 	log    *slog.Logger
+
+	buffers sync.Pool // of *bytes.Buffer, for files
 
 	mu     sync.Mutex
 	claims map[lane]*claim
@@ -266,7 +269,13 @@ func (s *Sink) write(ctx context.Context, c *claim, b consumers.Batch) error {
 // already, it drops from l the rows that this holds.
 func (s *Sink) extend(ctx context.Context, c *claim, l *link, next int64) (fileInfo, error) {
 	name := path.Join(l.folder, fmt.Sprintf("%s-%020d.parquet", c.name, l.rows[0].Offset))
-	data, err := l.encode(map[string]string{
+	out, _ := s.buffers.Get().(*bytes.Buffer)
+	if out == nil {
+		out = new(bytes.Buffer)
+	}
+	defer s.buffers.Put(out)
+	out.Reset()
+	err := l.encode(out, map[string]string{
 		keyPipeline: s.config.Pipeline, keyCluster: c.partition.Cluster, keyTopic: c.partition.Topic,
 		keyIncarnation: c.partition.Incarnation, keyPartition: fmt.Sprint(c.partition.Number),
 		keyFirst: fmt.Sprint(l.rows[0].Offset), keyNext: fmt.Sprint(next),
@@ -274,9 +283,9 @@ func (s *Sink) extend(ctx context.Context, c *claim, l *link, next int64) (fileI
 	if err != nil {
 		return fileInfo{}, err
 	}
-	err = s.store.create(ctx, name, data)
+	err = s.store.create(ctx, name, out.Bytes())
 	if err == nil {
-		made := fileInfo{name, len(l.rows), len(data)}
+		made := fileInfo{name, len(l.rows), out.Len()}
 		l.rows = nil
 		return made, nil
 	}

@@ -326,3 +326,35 @@ func TestCells(t *testing.T) {
 		t.Errorf("%d files (-values +cells):\n%s", len(made[0]), diff)
 	}
 }
+
+// More rows than are written at a time come to the same file from values, from cells
+// and from both by turns.
+func TestManyRows(t *testing.T) {
+	const rows = 1000
+	var made []map[string]string
+	for _, celled := range []func(i int) bool{func(int) bool { return false }, func(int) bool { return true }, func(i int) bool { return i%3 == 0 }} {
+		dir := t.TempDir()
+		s, err := parquet.Open(t.Context(), dir, parquet.Config{Pipeline: "p"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Assigned(t.Context(), []stream.Partition{sinktest.Partition(0)}); err != nil {
+			t.Fatal(err)
+		}
+		_, messages := sinktest.Flights(rows)
+		for i := range messages {
+			if messages[i].Offset = int64(i); celled(i) {
+				messages[i] = sinktest.Celled(messages[i])
+			}
+		}
+		if err := s.Write(t.Context(), sinktest.Batch(0, rows, messages...)); err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, valuesOf(t, files(t, dir)))
+	}
+	for i, m := range made {
+		if diff := cmp.Diff(made[0], m); diff != "" || len(m) != 1 {
+			t.Errorf("%d files of the way %d (-values +got):\n%.2000s", len(m), i, diff)
+		}
+	}
+}

@@ -39,8 +39,12 @@ type shape struct {
 	columns []sqlsink.Column
 	fields  []schemas.Field // of a record
 	symbols [][]string      // of these: those of enums
-	record  bool
-	schema  *parquet.Schema
+	texts   [][][]byte      // of symbols, to be written
+	// plain is by column of which kind a cell is most likely and then written
+	// without a further look.
+	plain  []schemas.CellKind
+	record bool
+	schema *parquet.Schema
 }
 
 // maxShapes bounds Sink.shapes: schemas may come and go.
@@ -57,6 +61,14 @@ func (s *Sink) shape(model *schemas.Node) *shape {
 	for _, f := range plain.Fields {
 		n, _ := f.Node.Nullable()
 		sh.symbols = append(sh.symbols, n.Symbols)
+		texts := make([][]byte, len(n.Symbols))
+		for i, symbol := range n.Symbols {
+			texts[i] = []byte(symbol)
+		}
+		sh.texts = append(sh.texts, texts)
+	}
+	for _, c := range sh.columns {
+		sh.plain = append(sh.plain, plainKind(c.Type))
 	}
 	sh.id = fmt.Sprintf("%t %+v", sh.record, sh.columns)
 	sh.schema = parquet.NewSchema("row", newRoot(sh.columns))
@@ -65,6 +77,22 @@ func (s *Sink) shape(model *schemas.Node) *shape {
 	}
 	s.shapes[model] = sh
 	return sh
+}
+
+// plainKind is the kind of cell that becomes an INT32, INT64 or BYTE_ARRAY as it is,
+// CellNull of a type that has none such.
+func plainKind(t sqlsink.Type) schemas.CellKind {
+	switch t {
+	case sqlsink.Int32, sqlsink.Int64:
+		return schemas.CellInt
+	case sqlsink.Date:
+		return schemas.CellDate
+	case sqlsink.Timestamp, sqlsink.LocalTimestamp:
+		return schemas.CellTime
+	case sqlsink.Text:
+		return schemas.CellText
+	}
+	return schemas.CellNull
 }
 
 // root is a group whose columns keep their order.
@@ -233,6 +261,9 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 		l := byChain[k]
 		if l == nil {
 			l = &link{chain: k, shape: sh}
+			if len(s.by) == 0 {
+				l.rows = make([]row, 0, len(b.Messages)-i)
+			}
 			byChain[k] = l
 			all = append(all, l)
 		}
@@ -259,7 +290,12 @@ func (sh *shape) row(m consumers.Message, data map[string]any) (r row, err error
 		c := &sh.columns[i]
 		switch {
 		case m.Cells != nil:
-			err = c.Takes(m.Cells[i], sh.symbols[i], m.Value)
+			cell := &m.Cells[i]
+			if cell.Kind == schemas.CellNull || cell.Kind == schemas.CellText && c.Type == sqlsink.Text ||
+				cell.Kind == schemas.CellInt && c.Type == sqlsink.Int32 && cell.N == int64(int32(cell.N)) {
+				continue // as Takes says
+			}
+			err = c.Takes(*cell, sh.symbols[i], m.Value)
 		case sh.record:
 			r.values[i], err = value(c, i, data[c.Name])
 		default:
@@ -272,12 +308,39 @@ func (sh *shape) row(m consumers.Message, data map[string]any) (r row, err error
 	return r, nil
 }
 
-// cell is what value makes of the value of a cell that the column takes.
+// column sets the values of a column. Cells of the kind that most of its cells are
+// have a short way.
+func (sh *shape) column(values []parquet.Value, column int, rows []row) {
+	plain := sh.plain[column]
+	narrow := sh.columns[column].Type == sqlsink.Int32 || sh.columns[column].Type == sqlsink.Date
+	for k := range rows {
+		r, v := &rows[k], &values[k]
+		if r.cells == nil {
+			*v = r.values[column]
+			continue
+		}
+		switch cell := &r.cells[column]; {
+		case cell.Kind == schemas.CellNull:
+			*v = parquet.Value{}
+			continue
+		case cell.Kind != plain:
+			*v = sh.cell(column, cell, r.text)
+		case narrow:
+			*v = parquet.Int32Value(int32(cell.N))
+		case plain == schemas.CellText:
+			*v = parquet.ByteArrayValue(r.text[cell.From:cell.To])
+		default:
+			*v = parquet.Int64Value(cell.N)
+		}
+		v.SetDefinitionLevel(1)
+	}
+}
+
+// cell is what value makes of the value of a cell that the column takes and that is
+// not null, but for its level.
 func (sh *shape) cell(column int, cell *schemas.Cell, text []byte) (v parquet.Value) {
 	c := &sh.columns[column]
 	switch cell.Kind {
-	case schemas.CellNull:
-		return parquet.NullValue().Level(0, 0, column)
 	case schemas.CellBool:
 		v = parquet.BooleanValue(cell.N != 0)
 	case schemas.CellInt, schemas.CellDate, schemas.CellTime:
@@ -289,13 +352,13 @@ func (sh *shape) cell(column int, cell *schemas.Cell, text []byte) (v parquet.Va
 			v = parquet.FloatValue(float32(cell.Float()))
 		}
 	case schemas.CellSymbol:
-		v = parquet.ByteArrayValue([]byte(sh.symbols[column][cell.N]))
+		v = parquet.ByteArrayValue(sh.texts[column][cell.N])
 	default:
 		if v = parquet.ByteArrayValue(cell.Text(text)); c.Type == sqlsink.UUID {
 			v, _ = value(c, column, string(cell.Text(text))) // taken before
 		}
 	}
-	return v.Level(0, 1, column)
+	return v
 }
 
 // named is the fields of a message with cells that folders are named by.
@@ -331,36 +394,29 @@ func (l *link) drop(below int64) {
 	}
 }
 
-// valuesAtOnce is how many values of a column are made before they are written.
-const valuesAtOnce = 512
+// rowsAtOnce is of how many rows each column is written in turn: their cells stay in
+// the processor's cache meanwhile.
+const rowsAtOnce = 256
 
-// encode makes a file of the rows.
-func (l *link) encode(metadata map[string]string) ([]byte, error) {
-	var out bytes.Buffer
-	w := parquet.NewWriter(&out, l.shape.schema, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("penstock", "", ""))
+// encode writes a file of the rows to out.
+func (l *link) encode(out *bytes.Buffer, metadata map[string]string) error {
+	w := parquet.NewWriter(out, l.shape.schema, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("penstock", "", ""))
 	for k, v := range metadata {
 		w.SetKeyValueMetadata(k, v)
 	}
-	values := make([]parquet.Value, 0, valuesAtOnce)
-	for i, c := range w.ColumnWriters() {
-		for rows := range slices.Chunk(l.rows, valuesAtOnce) {
-			values = values[:0]
-			for k := range rows {
-				if r := &rows[k]; r.cells != nil {
-					values = append(values, l.shape.cell(i, &r.cells[i], r.text))
-				} else {
-					values = append(values, r.values[i])
-				}
-			}
-			if _, err := c.WriteRowValues(values); err != nil {
-				return nil, fmt.Errorf("make Parquet file: %w", err)
+	values := make([]parquet.Value, min(len(l.rows), rowsAtOnce))
+	for rows := range slices.Chunk(l.rows, rowsAtOnce) {
+		for i, c := range w.ColumnWriters() {
+			l.shape.column(values, i, rows)
+			if _, err := c.WriteRowValues(values[:len(rows)]); err != nil {
+				return fmt.Errorf("make Parquet file: %w", err)
 			}
 		}
 	}
 	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("make Parquet file: %w", err)
+		return fmt.Errorf("make Parquet file: %w", err)
 	}
-	return out.Bytes(), nil
+	return nil
 }
 
 // readNext reads how far a file goes.
