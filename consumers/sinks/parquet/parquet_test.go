@@ -21,6 +21,7 @@ import (
 	"penstock/consumers"
 	"penstock/consumers/sinks/parquet"
 	"penstock/consumers/sinks/sinktest"
+	"penstock/schemas"
 	"penstock/stream"
 	"penstock/stream/memory"
 )
@@ -355,6 +356,36 @@ func TestManyRows(t *testing.T) {
 	for i, m := range made {
 		if diff := cmp.Diff(made[0], m); diff != "" || len(m) != 1 {
 			t.Errorf("%d files of the way %d (-values +got):\n%.2000s", len(m), i, diff)
+		}
+	}
+}
+
+// Two schemas whose columns are the same and whose symbols are not go into one file,
+// each row with its own schema's symbol.
+func TestSymbols(t *testing.T) {
+	dir := t.TempDir()
+	s, err := parquet.Open(t.Context(), dir, parquet.Config{Pipeline: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Assigned(t.Context(), []stream.Partition{sinktest.Partition(0)}); err != nil {
+		t.Fatal(err)
+	}
+	b := sinktest.Batch(0, 3)
+	for i, symbols := range [][]string{{"A", "B"}, {"B", "A"}, {"C", "A", "B"}} {
+		of := sinktest.Record(sinktest.Field("kind", schemas.Node{Kind: schemas.Enum, Symbols: symbols}))
+		b.Messages = append(b.Messages, sinktest.Celled(sinktest.Message(int64(i), schemas.ID(i+1), of, map[string]any{"kind": "B"})))
+	}
+	if err := s.Write(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	all := files(t, dir)
+	for _, file := range all {
+		rows, err := pq.Read[struct {
+			Kind string `parquet:"kind,optional"`
+		}](bytes.NewReader(file), int64(len(file)))
+		if err != nil || len(all) != 1 || fmt.Sprint(rows) != "[{B} {B} {B}]" {
+			t.Errorf("%d files, rows %v, %v, want B in each", len(all), rows, err)
 		}
 	}
 }

@@ -221,6 +221,7 @@ type row struct {
 	values []parquet.Value
 	cells  []schemas.Cell
 	text   []byte
+	shape  *shape // of the cells: the columns are those of the chain, symbols may be others
 }
 
 // links sorts the rows of a batch that are not stored yet by their chains, in
@@ -231,6 +232,7 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 	refused := &stream.BatchError{}
 	var model *schemas.Node
 	var sh *shape
+	var l *link // of the message before
 	for i, m := range b.Messages {
 		if m.Offset < c.next || m.Schema == nil {
 			continue
@@ -257,15 +259,16 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 			refused.Fail(i, err)
 			continue
 		}
-		k := chain{folder, sh.id}
-		l := byChain[k]
-		if l == nil {
-			l = &link{chain: k, shape: sh}
-			if len(s.by) == 0 {
-				l.rows = make([]row, 0, len(b.Messages)-i)
+		if l == nil || l.shape != sh || l.folder != folder {
+			k := chain{folder, sh.id}
+			if l = byChain[k]; l == nil {
+				l = &link{chain: k, shape: sh}
+				if len(s.by) == 0 {
+					l.rows = make([]row, 0, len(b.Messages)-i)
+				}
+				byChain[k] = l
+				all = append(all, l)
 			}
-			byChain[k] = l
-			all = append(all, l)
 		}
 		r, err := sh.row(m, data)
 		if err != nil {
@@ -282,7 +285,7 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 
 // row takes the values of a message, or its cells once they are known to fit.
 func (sh *shape) row(m consumers.Message, data map[string]any) (r row, err error) {
-	r = row{Offset: m.Offset, cells: m.Cells, text: m.Value}
+	r = row{Offset: m.Offset, cells: m.Cells, text: m.Value, shape: sh}
 	if m.Cells == nil {
 		r.values = make([]parquet.Value, len(sh.columns))
 	}
@@ -324,7 +327,7 @@ func (sh *shape) column(values []parquet.Value, column int, rows []row) {
 			*v = parquet.Value{}
 			continue
 		case cell.Kind != plain:
-			*v = sh.cell(column, cell, r.text)
+			*v = r.shape.cell(column, cell, r.text)
 		case narrow:
 			*v = parquet.Int32Value(int32(cell.N))
 		case plain == schemas.CellText:
