@@ -42,7 +42,7 @@ func TestFederatedGuide(t *testing.T) {
 			if len(lines) != 8 {
 				t.Fatalf("the guide begins with %d commands: does this test still see them?", len(lines))
 			}
-			runTraining(t, lines, "exists digits.safetensors\n")
+			runTraining(t, lines, 4, "exists digits.safetensors\n")
 		})
 	}
 }
@@ -50,7 +50,7 @@ func TestFederatedGuide(t *testing.T) {
 // runTraining runs commands of the guide, of which the first is penstock up: those of
 // the aggregator and the clients beside one another, until they end by themselves, and
 // the others one after the other. Then comes what else is to hold.
-func runTraining(t *testing.T, lines []string, then string) {
+func runTraining(t *testing.T, lines []string, together int, then string) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -74,10 +74,10 @@ func runTraining(t *testing.T, lines []string, then string) {
 		waits.Reset()
 		fmt.Fprintf(script, "exec %s\n", line)
 	}
-	if lines[0] != "penstock up" || background != 4 {
+	if lines[0] != "penstock up" || background != together {
 		t.Fatalf("%q, and %d commands that end with the training: does this test still see them?", lines[0], background)
 	}
-	script.WriteString(then + "kill -INT up\nwait up\n")
+	script.WriteString(waits.String() + then + "kill -INT up\nwait up\n")
 	file := filepath.Join(t.TempDir(), "guide.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -98,20 +98,34 @@ func runTraining(t *testing.T, lines []string, then string) {
 	})
 }
 
-// So do those about signed updates, with one client in Python; and what is verified
-// says so.
-func TestSignedGuide(t *testing.T) {
+// section are the commands of a section of the guide, behind penstock up.
+func section(t *testing.T, title string) []string {
+	t.Helper()
 	guide, err := os.ReadFile("../../docs/federated.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(string(guide), "## Signed updates")
-	section, _, _ = strings.Cut(section, "\n## ")
+	_, text, _ := strings.Cut(string(guide), "## "+title)
+	text, _, _ = strings.Cut(text, "\n## ")
 	lines := []string{"penstock up"}
-	for _, m := range regexp.MustCompile(`(?m)^    (p.*)$`).FindAllStringSubmatch(section, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^    (p.*)$`).FindAllStringSubmatch(text, -1) {
 		lines = append(lines, m[1])
 	}
-	runTraining(t, lines, `
+	return lines
+}
+
+// So do those about secure aggregation, with clients in Go and one in Python.
+func TestSecureGuide(t *testing.T) {
+	runTraining(t, section(t, "Secure aggregation"), 5, `
+exec penstock federated status lab
+stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  [34] updates  accuracy on the sample digits 0\.9'
+`)
+}
+
+// So do those about signed updates, with one client in Python; and what is verified
+// says so.
+func TestSignedGuide(t *testing.T) {
+	runTraining(t, section(t, "Signed updates"), 4, `
 exec penstock federated clients lab --keys lab-keys
 stdout '^ann  enrolled  ed25519 [0-9a-f]{16}$'
 stdout '^bob  revoked  lost$'

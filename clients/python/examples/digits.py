@@ -26,6 +26,7 @@ flags.add_argument("--keep", metavar="FOLDER", help="where the last update is ke
 flags.add_argument("--compress", metavar="fp16|int8|top:SHARE")
 flags.add_argument("--key", metavar="FILE", help="sign updates with this key")
 flags.add_argument("--piece", type=int, default=512 << 10, metavar="BYTES", help="of numbers in a record")
+flags.add_argument("--secure", metavar="FOLDER", help="take part in secure aggregation with the keys in this folder")
 flags.add_argument("--data", type=Path, default=here / "../../../schemas/samples/data/digits.csv.gz")
 args, _ = flags.parse_known_args()  # a notebook has arguments of its own
 
@@ -58,7 +59,13 @@ def train(model, epochs=10, batch=10, rate=np.float32(0.3)):
 
 
 # %% Take part until the training ends
-with Training(args.training, args.name, args.broker, args.registry, keep=args.keep, compress=args.compress, key=args.key, piece=args.piece) as training:
+if args.secure:
+    from penstock.secure import SecureTraining
+
+    part = SecureTraining(args.training, args.name, args.secure, args.broker, args.registry, note=print)
+else:
+    part = Training(args.training, args.name, args.broker, args.registry, keep=args.keep, compress=args.compress, key=args.key, piece=args.piece)
+with part as training:
     model = training.run(train)
 right = (scores(model.parameters, x).argmax(axis=1) == y).mean()
 print(f"the final model, {model.hash.hex()[:32]}, is right about {right:.3f} of the examples here")

@@ -8,6 +8,9 @@ Each broker has
                                 None after wait seconds without one
     between(topic, first, last) the values at these positions of a topic of one
                                 partition, in order; those that are gone are left out
+    read(topic, after, wait)    what lies behind the position after in a topic of one
+                                partition (None: all), as (position, value), some
+                                records at a time; none after wait seconds without one
     records(topic)              all records, as (key, value, headers)
     publish(topic, key, value)  returns when the record is durable
     close()
@@ -17,6 +20,7 @@ and raises BrokerError for what may pass. A topic that does not exist holds noth
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -119,6 +123,9 @@ class Nats:
             if value is not None:
                 yield value
 
+    def read(self, topic, after, wait):
+        return self._do(self._read(topic, after, wait), wait)
+
     def records(self, topic):
         return self._do(self._records(topic))
 
@@ -213,6 +220,34 @@ class Nats:
         except nats.js.errors.NotFoundError:
             return None
 
+    async def _read(self, topic, after, wait):
+        import nats.js.errors
+
+        js = await self._js()
+        stream = _escape(topic)
+        news = await self._nc.subscribe(stream + ".0")
+        try:
+            end = time.monotonic() + wait
+            while True:
+                with contextlib.suppress(nats.js.errors.NotFoundError):
+                    state = (await js.stream_info(stream)).state
+                    out = []
+                    first = max(state.first_seq, 0 if after is None else after + 1)
+                    for seq in range(first, min(state.last_seq, first + 99) + 1):
+                        with contextlib.suppress(nats.js.errors.NotFoundError):
+                            out.append((seq, (await js.get_msg(stream, seq)).data))
+                    if out:
+                        return out
+                left = end - time.monotonic()
+                if left <= 0:
+                    return []
+                # What comes is only a sign that it is worth to look again.
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await news.next_msg(timeout=min(left, 1))
+        finally:
+            if self._nc is not None and self._nc.is_connected:
+                await news.unsubscribe()
+
     async def _records(self, topic):
         import nats.js.errors
 
@@ -254,6 +289,7 @@ class Kafka:
         self._producer = None
         self._consumer = None
         self._reading = None
+        self._readers = {}  # consumers by topic, and the offset that each is at
 
     def _open(self):
         from confluent_kafka import Consumer
@@ -327,6 +363,29 @@ class Kafka:
         finally:
             consumer.close()
 
+    def read(self, topic, after, wait):
+        from confluent_kafka import TopicPartition
+
+        if topic not in self._readers:
+            self._readers[topic] = self._open(), None
+        consumer, at = self._readers[topic]
+        if at is None or at != after:
+            ends = self._ends(consumer, TopicPartition(topic, 0))
+            if ends is None:
+                time.sleep(min(wait, 0.5))
+                return []
+            consumer.assign([TopicPartition(topic, 0, ends[0] if after is None else after + 1)])
+        out, end = [], time.monotonic() + wait
+        while len(out) < 100:
+            m = consumer.poll(0 if out else max(0, end - time.monotonic()))
+            if m is None:
+                break
+            if m.error():
+                raise BrokerError(f"Kafka: {m.error()}")
+            out.append((m.offset(), m.value()))
+        self._readers[topic] = consumer, out[-1][0] if out else after
+        return out
+
     def records(self, topic):
         from confluent_kafka import KafkaException, TopicPartition
 
@@ -373,5 +432,7 @@ class Kafka:
             raise BrokerError(f"Kafka: {outcome[0] if outcome else 'no answer'}")
 
     def close(self):
+        for consumer, _ in self._readers.values():
+            consumer.close()
         if self._consumer is not None:
             self._consumer.close()

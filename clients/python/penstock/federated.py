@@ -251,7 +251,7 @@ class Training:
                 value["parameters"] = self._compression.pack(parameters, model.parameters)
             if self._key is not None:
                 value["signature"] = self._key.sign(trust.update_text(self.updates_topic, value))
-            payloads = [self._encode(record) for record in pieces.split(value, self._piece)]
+            payloads = [self._encode(self.updates_topic, record) for record in pieces.split(value, self._piece)]
             self._remember(model, payloads)
         for payload in payloads:
             self._persist(lambda payload=payload: self._broker.publish(self.updates_topic, self.name.encode(), payload))
@@ -321,14 +321,14 @@ class Training:
                 raise ValueError(f"parameter {name!r}: expected shape {model.parameters[name].shape}, found {np.shape(array)}")
         return Update(self.name, model.round, model.hash, int(samples), parameters, loss, int(steps))
 
-    def _encode(self, value):
-        number, schema = self._persist(self._update_schema)
+    def _encode(self, topic, value):
+        number, schema = self._persist(lambda: self._schema(topic))
         return _MAGIC + struct.pack(">I", number) + avro.encode(schema, value)
 
-    def _update_schema(self):
-        found = self._known().latest(self.updates_topic + "-value")
+    def _schema(self, topic):
+        found = self._known().latest(topic + "-value")
         if found is None:
-            raise BrokerError(f"the registry has no schema of {self.updates_topic!r} yet: start penstock federated aggregate")
+            raise BrokerError(f"the registry has no schema of {topic!r} yet: start penstock federated aggregate")
         return found
 
     def _decode(self, value):

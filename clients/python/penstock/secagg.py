@@ -266,6 +266,10 @@ class Client:
             return
         raise Refused("late: shares: its sender is not on the server's list")
 
+    def roster(self):
+        """The hash of the record that shares are made under."""
+        return self._roster.hash()
+
     def missing(self):
         """Whether shares are needed before a vector can be masked."""
         return self._shared is not None and len(self._got) < len(self._listed)

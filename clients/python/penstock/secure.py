@@ -5,13 +5,15 @@ import glob
 import hashlib
 import json
 import os
-import time
+import struct
+import urllib.error
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from . import avro, secagg
-from .federated import Training, read_model
+from . import secagg
+from .federated import Training
 
 
 class SecureTraining(Training):
@@ -27,31 +29,32 @@ class SecureTraining(Training):
     def __init__(self, training, name, keys, broker="embedded:./penstock-data", registry=None, note=None, **options):
         super().__init__(training, name, broker, registry, **options)
         self._training, self._note = training, note or (lambda text: None)
-        with open(os.path.join(keys, name + ".key"), "rb") as f:
-            self._private = load_pem_private_key(f.read(), None)
+        self._private = _key(os.path.join(keys, name + ".key"), lambda pem: load_pem_private_key(pem, None), Ed25519PrivateKey)
+        self._server = _key(os.path.join(keys, "aggregator.pub"), load_pem_public_key, Ed25519PublicKey)
         self._trusted = {}
         for file in glob.glob(os.path.join(glob.escape(keys), "*.pub")):
-            with open(file, "rb") as f:
-                self._trusted[os.path.basename(file)[: -len(".pub")]] = load_pem_public_key(f.read())
-        self._server = self._trusted["aggregator"]
-        self._trusted = {who: key.public_bytes_raw() for who, key in self._trusted.items() if hasattr(key, "public_bytes_raw")}
+            public = _key(file, load_pem_public_key, Ed25519PublicKey)
+            self._trusted[os.path.basename(file)[: -len(".pub")]] = public.public_bytes_raw()
         self._state = os.path.join(keys, "state", name.encode().hex() + ".python")
         os.makedirs(os.path.dirname(self._state), mode=0o700, exist_ok=True)
-        self._client, self._queue = None, []
-        self._at = {}  # how far topics have been read
+        self._client, self._opening, self._model = None, None, None
+        self._queues, self._at = {"control": [], "shares": []}, {}  # what was read, and how far
 
     def run(self, train):
         """Takes part until the training ends, and returns the final model. train is that
         of Training.run; what it returns beyond the number of examples is not sent."""
-        self._catch_up()
+        queue = self._queues["control"]
+        while self._read("control", 0):
+            pass
+        # What was answered long ago is not answered again.
+        if queue and queue[-1].stage == "closed":
+            del queue[:-1]
         while True:
-            while not self._queue:
-                self._read("control", 30)
-            m = self._queue.pop(0)
+            m = self._pop("control")
             if m.stage == "closed":
-                return self._final(m)
-            if m.stage != "open" and any(later.stage == "open" for later in self._queue):
-                continue  # the attempt is over
+                return self._base(m)
+            if any(later.stage == "open" for later in queue):
+                continue  # of an attempt that is over
             try:
                 out = self._answer(m, train)
             except secagg.Refused as e:
@@ -60,15 +63,10 @@ class SecureTraining(Training):
                     self._client = None  # until the next attempt
                 continue
             for answer in out:
-                self._send(answer)
-
-    def _catch_up(self):
-        """Reads all of the server's records, and keeps those of the newest attempt."""
-        while self._read("control", 0):
-            pass
-        opens = [i for i, m in enumerate(self._queue) if m.stage == "open"]
-        if opens and self._queue[-1].stage != "closed":
-            del self._queue[: opens[-1]]
+                topic = f"{self._training}.{answer.stage}"
+                payload = self._encode(topic, vars(answer))
+                key = f"{answer.round}/{answer.attempt}/{answer.sender}".encode()
+                self._persist(lambda topic=topic, key=key, payload=payload: self._broker.publish(topic, key, payload))
 
     def _answer(self, m, train):
         if m.stage == "open":
@@ -78,7 +76,6 @@ class SecureTraining(Training):
         elif self._client is None or (m.round, m.attempt) != (self._opening.round, self._opening.attempt):
             return []
         elif m.stage == "abort":
-            m.check(self._server, "the server's key")
             self._note(f"round {m.round}, attempt {m.attempt} was given up: {m.payload.decode(errors='replace')[:200]}")
             self._client = None
             return []
@@ -87,7 +84,7 @@ class SecureTraining(Training):
             if m.stage == "shared":
                 out = self._mask(train)
         self._save(self._client.state)
-        if any(later.stage == "open" or later.stage > "" and secagg.STAGES.index(later.stage) > secagg.STAGES.index(m.stage) for later in self._queue):
+        if self._queues["control"]:
             return []  # the list that the answer is for is on the log already
         if m.stage == "shared":
             self._claim(out)
@@ -96,41 +93,32 @@ class SecureTraining(Training):
     def _mask(self, train):
         client = self._client
         while client.missing():
-            for m in self._read("shares", 30):
-                if m.sender == self.name or m.after != client._roster.hash():
-                    continue  # its own, or of another attempt
-                try:
-                    client.take(m)
-                except secagg.Refused as e:
-                    self._note(f"refused: {e}")
+            m = self._pop("shares")
+            if m.sender == self.name or m.after != client.roster():
+                continue  # its own, or of another attempt
+            try:
+                client.take(m)
+            except secagg.Refused as e:
+                self._note(f"refused: {e}")
         if client.masked():
             return client.mask(None, 0)
-        if any(later.stage in ("survived", "open") for later in self._queue):
+        if self._queues["control"]:
             return []  # the list of vectors is there, without this client
-        model = self._base()
+        model = self._base(self._opening)
         parameters, samples = train(model)[:2]
         moved = [np.asarray(parameters[name], "<f4") - array for name, array in model.parameters.items()]
         if any(a.shape != b.shape for a, b in zip(moved, model.parameters.values(), strict=True)):
             raise ValueError("expected parameters of the model's shapes")
         return client.mask(np.concatenate([a.reshape(-1) for a in moved]), min(int(samples), client.settings.max_weight))
 
-    def _base(self):
-        """The model that the attempt starts from."""
-        m = self._newest()
-        if m is None or (m.round, m.hash) != (self._opening.round, self._opening.base):
-            raise secagg.SitOut("wrong-round: open: the last model is not its base")
-        return m
-
-    def _final(self, m):
-        m.check(self._server, "the server's key")
-        model = self._newest()
-        if model is None or model.hash != m.base:
-            raise secagg.Refused("wrong-round: closed: the last model is not the one it names")
-        return model
-
-    def _newest(self):
-        found = self._persist(lambda: self._broker.newest(self.models_topic, None, 5))
-        return None if found is None else read_model(self._persist(lambda: self._decode(found[1])))
+    def _base(self, m):
+        """The model that a record names."""
+        while self._model is None or self._model.hash != m.base:
+            newer = self.receive(wait=10)
+            if newer is None:
+                raise secagg.SitOut(f"wrong-round: {m.stage}: the last model is not the one that it names")
+            self._model = newer
+        return self._model
 
     def _claim(self, parts):
         """Sees that of an attempt one vector is sent, also where two copies of the client
@@ -156,33 +144,41 @@ class SecureTraining(Training):
     def _save(self, state):
         _write(self._state, json.dumps({k: v.hex() for k, v in state.items()}).encode())
 
+    def _pop(self, what):
+        """The next message of a topic of the training, when there is one."""
+        while not self._queues[what]:
+            self._read(what, 30)
+        return self._queues[what].pop(0)
+
     def _read(self, what, wait):
-        """Reads on in a topic of the training; records of the server queue up."""
+        """Reads on in a topic, and says whether there was anything. Records that are no
+        messages are passed over, and so are those in control that the server did not
+        sign."""
         topic = f"{self._training}.{what}"
         found = self._persist(lambda: self._broker.read(topic, self._at.get(topic), wait))
-        out = []
         for position, value in found:
             self._at[topic] = position
             try:
                 v = self._persist(lambda value=value: self._decode(value))
                 m = secagg.Message(**{k: v[k] for k in secagg.Message.__dataclass_fields__})
+                m.hash()
+                if m.training != self._training or (m.sender == "") != (what == "control"):
+                    raise secagg.Refused(f"wrong-round: {m.stage}: of another training, or of the wrong sender")
                 if what == "control":
-                    if m.training != self._training or m.sender:
-                        raise secagg.Refused(f"wrong-round: {m.stage}: of another training, or no record of the server")
                     m.check(self._server, "the server's key")
-            except (secagg.Refused, ValueError, KeyError, TypeError) as e:
-                self._note(f"passed over a record of {topic!r}: {e}")
+            except (secagg.Refused, ValueError, KeyError, TypeError, AttributeError, struct.error, urllib.error.HTTPError) as e:
+                self._note(f"passed over record {position} of {topic!r}: {e!r}")
                 continue
-            out.append(m)
-        if what == "control":
-            self._queue += out
-        return found if what == "control" else out
+            self._queues[what].append(m)
+        return bool(found)
 
-    def _send(self, m):
-        topic = f"{self._training}.{m.stage}"
-        number, schema = self._persist(lambda: self._schema(topic))
-        payload = b"\0" + number.to_bytes(4, "big") + avro.encode(schema, vars(m))
-        self._persist(lambda: self._broker.publish(topic, f"{m.round}/{m.attempt}/{m.sender}".encode(), payload))
+
+def _key(file, load, kind):
+    with open(file, "rb") as f:
+        key = load(f.read())
+    if not isinstance(key, kind):
+        raise ValueError(f"{file}: expected a key of Ed25519, found {type(key).__name__}")
+    return key
 
 
 def _write(name, data):

@@ -136,3 +136,18 @@ func TestTranscriptInPython(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// The client in clients/python sends what the transcript's clients sent, refuses what
+// one must refuse, and reads any payload or refuses it.
+func TestPythonClient(t *testing.T) {
+	client, err := filepath.Abs("../../../clients/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), servertest.Python(t), "client.py", "transcript.json")
+	cmd.Dir, cmd.Env = "testdata", append(cmd.Environ(), "PYTHONPATH="+client, "PYTHONDONTWRITEBYTECODE=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || string(out) != "3 clients as the transcript has them\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
