@@ -30,6 +30,7 @@ type benchCmd struct {
 	Produce    benchProduceCmd    `cmd:"" help:"Publish orders: validated, encoded, framed; against encoder and client called by hand."`
 	Consume    benchConsumeCmd    `cmd:"" help:"Read and decode flights, against client and decoder called by hand."`
 	Microbatch benchMicrobatchCmd `cmd:"" help:"Store flights exactly once, against a bare loop of poll, decode and COPY."`
+	Member     benchMemberCmd     `cmd:"" hidden:""`
 	Gateway    benchGatewayCmd    `cmd:"" help:"Publish over HTTP, against penstock produce and against a bare handler."`
 	Registry   benchRegistryCmd   `cmd:"" help:"Get and register schemas, against a bare handler and a bare loop of appends."`
 	Diff       benchDiffCmd       `cmd:"" help:"Compare values, against another library."`

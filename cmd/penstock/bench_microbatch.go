@@ -33,7 +33,7 @@ import (
 type benchMicrobatchCmd struct {
 	benchFlags
 	To    string   `required:"" placeholder:"URL" help:"PostgreSQL database in which to make tables and drop them again."`
-	Only  []string `placeholder:"ROW,…" help:"Only these rows: avro, json, parquet, sqlite, topic."`
+	Only  []string `placeholder:"ROW,…" help:"Only these rows: avro, json, parquet, sqlite, topic, processes."`
 	Count int      `default:"5000" placeholder:"N" help:"Records a batch, on both sides (default ${default})."`
 	Files int      `default:"25000" placeholder:"N" help:"Records a Parquet file, on both sides (default ${default})."`
 }
@@ -44,7 +44,8 @@ func (benchMicrobatchCmd) Help() string {
 decodes into structs and stores them by COPY, parquet-go, SQLite's driver or franz-go, in
 one goroutine
 (cmd/penstock/bench_microbatch_raw.go). Penstock's side is 'consume microbatch'
-as it is, with positions and fences.
+as it is, with positions and fences. The row "two processes" has two of those, with
+half of the partitions each, against one.
 
 Example:
   penstock bench microbatch --broker kafka://127.0.0.1:9092 --to postgres://127.0.0.1/bench -o json`
@@ -100,7 +101,10 @@ func (c *benchMicrobatchCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 	}
-	return nil
+	if len(c.Only) > 0 && !slices.Contains(c.Only, "processes") {
+		return nil
+	}
+	return c.processes(ctx, t, conn, data)
 }
 
 // benchJSON is the flights under their JSON Schema.
