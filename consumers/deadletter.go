@@ -40,7 +40,7 @@ func (d deadLetter) build(topic, group string, now time.Time) stream.Record {
 		return strings.HasPrefix(h.Key, "penstock-dlq-")
 	})
 	stage := "VALUE_CONVERTER"
-	if d.why.Code == RefusedBySink {
+	if d.why.Code == RefusedBySink || d.why.Code == Parked {
 		stage = "TASK_PUT"
 	}
 	text := stream.HeaderText(d.why.Err.Error())
@@ -73,6 +73,11 @@ func (d deadLetter) build(topic, group string, now time.Time) stream.Record {
 func (r *run) setAside(letters []deadLetter) error {
 	if len(letters) == 0 {
 		return nil
+	}
+	if r.cfg.Parking != nil {
+		if err := r.note(letters[0].record.Topic, r.cfg.Parking.waits(letters)); err != nil {
+			return err
+		}
 	}
 	if r.cfg.DeadLetters == nil {
 		d := letters[0].record

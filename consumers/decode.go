@@ -24,6 +24,7 @@ const (
 	DecodeFailed  Code = "decode-failed"   // it is not what its schema says
 	RefusedByRule Code = "refused-by-rule" // a data contract rule refuses it
 	RefusedBySink Code = "refused-by-sink" // the sink can never store it
+	Parked        Code = "parked"          // an earlier record of its key waits; see Parking
 )
 
 // Reason says why a record cannot pass, now or later.

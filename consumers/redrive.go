@@ -1,6 +1,7 @@
 package consumers
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -95,6 +96,14 @@ type Redriver struct {
 	Attempts int
 	// DryRun has nothing written.
 	DryRun bool
+
+	// stay are the partitions and keys of which a letter stays.
+	stay map[spotOf]bool
+}
+
+type spotOf struct {
+	topic string
+	spot
 }
 
 // block is how many offsets share a position: what one Commit may write, and
@@ -110,7 +119,8 @@ type shelf struct {
 }
 
 // Redrive publishes letters to their topics, with the key, value, time and
-// headers they had, those in penstock-dlq left out. Each original position is
+// headers they had, those in penstock-dlq left out, in the order in which they lay.
+// What was parked behind a letter that stays, stays too. Each original position is
 // redriven once for each time that it was set aside, however often Redrive is
 // called and wherever it is interrupted: which ones were is kept in the
 // transaction that writes them. It says of each letter what became of it. After
@@ -119,10 +129,20 @@ func (r *Redriver) Redrive(ctx context.Context, letters []Letter) ([]Verdict, er
 	verdicts := make([]Verdict, len(letters))
 	shelves := map[shelf][]int{}
 	var order []shelf
+	if r.stay == nil {
+		r.stay = map[spotOf]bool{}
+	}
 	for i, l := range letters {
 		v, err := r.judge(ctx, l)
 		if err != nil {
 			return nil, err
+		}
+		at := spotOf{l.From.Topic, spot{l.From.Partition, string(l.Key)}}
+		switch {
+		case v.Outcome == WouldRedrive && l.Code == Parked && r.stay[at]:
+			v = Verdict{StillRefused, errBehind}
+		case v.Outcome != WouldRedrive && l.Key != nil:
+			r.stay[at] = true
 		}
 		if verdicts[i] = v; v.Outcome != WouldRedrive || r.DryRun {
 			continue
@@ -133,13 +153,20 @@ func (r *Redriver) Redrive(ctx context.Context, letters []Letter) ([]Verdict, er
 		}
 		shelves[s] = append(shelves[s], i)
 	}
+	slices.SortStableFunc(order, func(a, b shelf) int {
+		return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition), cmp.Compare(a.block, b.block), cmp.Compare(b.attempt, a.attempt))
+	})
 	for _, s := range order {
+		slices.SortFunc(shelves[s], func(a, b int) int { return cmp.Compare(letters[a].From.Offset, letters[b].From.Offset) })
 		if err := r.empty(ctx, s, shelves[s], letters, verdicts); err != nil {
 			return nil, fmt.Errorf("redrive to topic %q: %w", s.topic, err)
 		}
 	}
 	return verdicts, nil
 }
+
+// errBehind is why a parked letter stays.
+var errBehind = errors.New("an earlier record of its key stays: mend that one first, or release it")
 
 // judge says what is to become of a letter, as far as that can be said without
 // asking what was redriven.

@@ -34,6 +34,8 @@ type Config struct {
 	DeadLetterTopic string
 	// Ordering says what a record that cannot pass does to those behind it.
 	Ordering Ordering
+	// Parking is where the ordering Park keeps what waits.
+	Parking *Parking
 	// Attempts, if it is not 0, is how often a record is tried that fails with
 	// ErrUnknown, before it is set aside; 0 is for as long as it takes. Since
 	// none may be set aside because a server is down, the record before it in
@@ -82,6 +84,10 @@ const (
 	// lifted), and its partition waits. The others go on while Config.InFlight
 	// has room for them.
 	Block Ordering = "block"
+	// Park sets the record aside, and after it each one of the same key, so that
+	// those of a key keep their order: when they are redriven, a record passes once
+	// none that lay before it waits. Records without a key, and other keys, go on.
+	Park Ordering = "park"
 )
 
 // Hooks are told what Run does. Each may be nil. They are called from several
@@ -136,6 +142,12 @@ const settleWithin = 2 * time.Second
 // sink that holds positions leaves out what it has stored already.
 func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 	cfg = cfg.withDefaults()
+	if cfg.Ordering == Park && (cfg.Parking == nil || cfg.DeadLetters == nil) {
+		return errors.New("run consumer: to park records it needs a Parking and dead letters")
+	}
+	if cfg.Ordering != Park {
+		cfg.Parking = nil
+	}
 	if cfg.DeadLetters != nil && cfg.Group == "" {
 		return errors.New("run consumer: dead letters need the name of a group")
 	}
@@ -496,6 +508,11 @@ func gone(err error) bool {
 // write sets dead letters aside and stores the rest. It fails if the run ends
 // first, or must end for it, or if the sink does not own the partition.
 func (r *run) write(l *lane, j *job) error {
+	if r.cfg.Parking != nil {
+		if err := r.tries("read what is parked", func() error { return r.cfg.Parking.fresh(r.work, j.records) }); err != nil {
+			return err
+		}
+	}
 	if err := r.setAside(j.deadLetters); err != nil {
 		return err
 	}
@@ -506,6 +523,9 @@ func (r *run) write(l *lane, j *job) error {
 // and sets aside.
 func (r *run) store(l *lane, b *Batch) error {
 	for {
+		if err := r.park(b); err != nil {
+			return err
+		}
 		var bad map[int]error
 		unknown, attempts := false, 0
 		final := func(err error) bool {
@@ -546,6 +566,35 @@ func (r *run) store(l *lane, b *Batch) error {
 		l.doubt = unknown
 		b.Messages = rest
 	}
+}
+
+// park takes out of a batch what has to wait for an earlier record of its key, and
+// sets it aside. That a record does not wait any more is written before the record
+// is: once the position is past it, nobody would.
+func (r *run) park(b *Batch) error {
+	if r.cfg.Parking == nil {
+		return nil
+	}
+	behind, rest, released := r.cfg.Parking.sort(b)
+	b.Messages = rest
+	if err := r.note(b.Topic, released); err != nil {
+		return err
+	}
+	return r.setAside(behind)
+}
+
+// note writes entries about what is parked.
+func (r *run) note(topic string, entries []stream.Record) error {
+	return r.tries("note what is parked", func() error { return r.cfg.Parking.write(r.work, topic, entries) })
+}
+
+// tries is retry until it succeeds or its error ends the run.
+func (r *run) tries(what string, try func() error) error {
+	err := r.retry(what, func(err error) bool { return errors.Is(err, ErrStop) }, try)
+	if errors.Is(err, ErrStop) {
+		r.fail(err)
+	}
+	return err
 }
 
 // despairs says of a batch that failed so often with ErrUnknown whether those of
