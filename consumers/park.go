@@ -1,6 +1,7 @@
 package consumers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"penstock/stream"
 )
 
-// maxParked bounds how many records may wait, over all partitions of a topic.
+// maxParked bounds how many records of a topic may wait.
 const maxParked = 1_000_000
 
 // ParkingBroker is a broker on which records can be parked.
@@ -25,6 +26,10 @@ type ParkingBroker interface {
 // dead letters of a group. It is written before what it says takes place, into a log
 // beside the topic, and read again when a partition comes from another consumer, and
 // when a record comes back. It may be used concurrently.
+//
+// That a record has passed is not written, but that it came back, and at which
+// offset: once the partition is read further than that, it has. So it does not matter
+// where between the sink and the log a consumer ends.
 type Parking struct {
 	broker ParkingBroker
 	group  string
@@ -36,12 +41,13 @@ type Parking struct {
 // lot is what waits of a topic.
 type lot struct {
 	next    int64            // of the log
-	waiting map[spot][]int64 // the offsets at which records of a key lay first, ascending
+	waiting map[spot][]wait  // ascending
 	keys    map[place]string // of all that waits
 	parts   map[int32]int32  // the assignment under which the log was last read
 }
 
-// spot is a key of a partition, and place a record.
+// spot is a key of a partition, place a record, and wait where a record lay first,
+// and where it came back, or -1.
 type spot struct {
 	partition int32
 	key       string
@@ -51,6 +57,11 @@ type place struct {
 	partition int32
 	offset    int64
 }
+
+type wait struct{ offset, back int64 }
+
+// backHeader of an entry says at which offset a record came back.
+const backHeader = "back"
 
 // NewParking returns the Parking of a group.
 func NewParking(broker ParkingBroker, group string) *Parking {
@@ -69,10 +80,11 @@ func (p *Parking) Release(ctx context.Context, topic string, partition int32, of
 	if err != nil {
 		return false, err
 	}
-	if _, waits := l.keys[place{partition, offset}]; !waits {
+	at := place{partition, offset}
+	if _, waits := l.keys[at]; !waits {
 		return false, nil
 	}
-	return true, p.broker.Publish(ctx, p.entry(topic, partition, offset, nil))
+	return true, p.broker.Publish(ctx, p.entry(topic, at, nil, -1))
 }
 
 // read reads what was written to the log since it was read last. It is called with
@@ -84,7 +96,7 @@ func (p *Parking) read(ctx context.Context, topic string) (*lot, error) {
 		if err := p.broker.CreateLog(ctx, name); err != nil {
 			return nil, fmt.Errorf("make the log of what is parked: %w", err)
 		}
-		l = &lot{waiting: map[spot][]int64{}, keys: map[place]string{}, parts: map[int32]int32{}}
+		l = &lot{waiting: map[spot][]wait{}, keys: map[place]string{}, parts: map[int32]int32{}}
 		p.lots[topic] = l
 	}
 	next, err := p.broker.ReadLog(ctx, name, l.next, func(records []stream.Record) error {
@@ -102,14 +114,18 @@ func (p *Parking) read(ctx context.Context, topic string) (*lot, error) {
 	return l, nil
 }
 
-// entry is the record of the log that says that a record of a key waits, or, with a
-// nil key, that it does not.
-func (p *Parking) entry(topic string, partition int32, offset int64, key []byte) stream.Record {
-	return stream.Record{
+// entry is the record of the log that says that a record of a key waits, and where it
+// came back, or, with a nil key, that it does not wait.
+func (p *Parking) entry(topic string, at place, key []byte, back int64) stream.Record {
+	r := stream.Record{
 		Topic: ParkingTopic(topic, p.group),
-		Key:   fmt.Appendf(nil, "%d/%d", partition, offset),
+		Key:   fmt.Appendf(nil, "%d/%d", at.partition, at.offset),
 		Value: key,
 	}
+	if back >= 0 {
+		r.Headers = []stream.Header{{Key: backHeader, Value: strconv.AppendInt(nil, back, 10)}}
+	}
+	return r
 }
 
 // apply notes what an entry of the log says.
@@ -117,40 +133,52 @@ func (l *lot) apply(r stream.Record) error {
 	a, b, _ := strings.Cut(string(r.Key), "/")
 	partition, err1 := strconv.ParseInt(a, 10, 32)
 	offset, err2 := strconv.ParseInt(b, 10, 64)
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("entry %d is about %q, expected PARTITION/OFFSET: %w", r.Offset, r.Key, ErrStop)
+	back := int64(-1)
+	var err3 error
+	if text, ok := r.Header(backHeader); ok {
+		back, err3 = strconv.ParseInt(string(text), 10, 64)
+	}
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return fmt.Errorf("entry %d is about %q, expected PARTITION/OFFSET: %w: %w", r.Offset, r.Key, err, ErrStop)
 	}
 	at := place{int32(partition), offset}
-	key, waits := l.keys[at]
-	switch {
-	case r.Value == nil && waits:
-		l.leave(at, key)
-	case r.Value != nil && !waits:
-		return l.wait(at, string(r.Value))
+	if r.Value == nil {
+		l.leave(at)
+		return nil
 	}
-	return nil
+	return l.set(at, string(r.Value), back)
 }
 
-// wait notes that a record of a key waits, and leave that it does not any more.
-func (l *lot) wait(at place, key string) error {
+// set notes that a record of a key waits, and leave that it does not any more.
+func (l *lot) set(at place, key string, back int64) error {
+	s := spot{at.partition, key}
+	i, waits := slices.BinarySearchFunc(l.waiting[s], at.offset, compareWait)
+	if waits {
+		l.waiting[s][i].back = back
+		return nil
+	}
 	if len(l.keys) >= maxParked {
 		return fmt.Errorf("%d records wait among the dead letters, which is the most: redrive or release some: %w", len(l.keys), ErrStop)
 	}
 	l.keys[at] = key
-	s := spot{at.partition, key}
-	i, _ := slices.BinarySearch(l.waiting[s], at.offset)
-	l.waiting[s] = slices.Insert(l.waiting[s], i, at.offset)
+	l.waiting[s] = slices.Insert(l.waiting[s], i, wait{at.offset, back})
 	return nil
 }
 
-func (l *lot) leave(at place, key string) {
+func (l *lot) leave(at place) {
+	key, waits := l.keys[at]
+	if !waits {
+		return
+	}
 	delete(l.keys, at)
 	s := spot{at.partition, key}
-	i, _ := slices.BinarySearch(l.waiting[s], at.offset)
+	i, _ := slices.BinarySearchFunc(l.waiting[s], at.offset, compareWait)
 	if l.waiting[s] = slices.Delete(l.waiting[s], i, i+1); len(l.waiting[s]) == 0 {
 		delete(l.waiting, s)
 	}
 }
+
+func compareWait(w wait, offset int64) int { return cmp.Compare(w.offset, offset) }
 
 // origin is the offset at which a record lay first in its partition, which for one
 // that was redriven is another than its own.
@@ -183,9 +211,9 @@ func (p *Parking) fresh(ctx context.Context, records []stream.Record) error {
 }
 
 // sort returns which of a batch's messages have to wait for an earlier record of
-// their key, the others, and what is to be written of those that waited and do not
-// any more.
-func (p *Parking) sort(b *Batch) (behind []deadLetter, rest []Message, released []stream.Record) {
+// their key, the others, and what is to be written before these: that some came back,
+// and that others have passed.
+func (p *Parking) sort(b *Batch) (behind []deadLetter, rest []Message, entries []stream.Record, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.lots[b.Topic]
@@ -196,19 +224,35 @@ func (p *Parking) sort(b *Batch) (behind []deadLetter, rest []Message, released 
 			continue
 		}
 		offset, _ := origin(m.Record)
-		earlier := l.waiting[spot{m.Partition, string(m.Key)}]
-		i, waits := slices.BinarySearch(earlier, offset)
-		if i > 0 {
-			behind = append(behind, deadLetter{m.Record, &Reason{Parked, fmt.Errorf("the record of its key at offset %d waits among the dead letters: redrive that one first, or release it", earlier[i-1])}})
-			continue
+		at := place{m.Partition, offset}
+		back, before := m.Offset, int64(-1)
+		for _, w := range slices.Clone(l.waiting[spot{m.Partition, string(m.Key)}]) {
+			if w.offset >= offset {
+				break
+			}
+			if w.back < 0 || w.back >= m.Offset {
+				back, before = -1, w.offset
+				break
+			}
+			if w.back < b.First {
+				over := place{m.Partition, w.offset}
+				l.leave(over)
+				entries = append(entries, p.entry(m.Topic, over, nil, -1))
+			}
 		}
-		if waits {
-			l.leave(place{m.Partition, offset}, string(m.Key))
-			released = append(released, p.entry(m.Topic, m.Partition, offset, nil))
+		if _, waits := l.keys[at]; waits || before >= 0 {
+			if err := l.set(at, string(m.Key), back); err != nil {
+				return nil, nil, nil, err
+			}
+			entries = append(entries, p.entry(m.Topic, at, m.Key, back))
+		}
+		if before >= 0 {
+			behind = append(behind, deadLetter{m.Record, &Reason{Parked, fmt.Errorf("the record of its key at offset %d waits among the dead letters: redrive that one first, or release it", before)}})
+			continue
 		}
 		rest = append(rest, m)
 	}
-	return behind, rest, released
+	return behind, rest, entries, nil
 }
 
 // waits are the entries that say that dead letters wait.
@@ -216,7 +260,7 @@ func (p *Parking) waits(letters []deadLetter) (entries []stream.Record) {
 	for _, d := range letters {
 		if d.record.Key != nil {
 			offset, _ := origin(d.record)
-			entries = append(entries, p.entry(d.record.Topic, d.record.Partition, offset, d.record.Key))
+			entries = append(entries, p.entry(d.record.Topic, place{d.record.Partition, offset}, d.record.Key, -1))
 		}
 	}
 	return entries

@@ -569,15 +569,18 @@ func (r *run) store(l *lane, b *Batch) error {
 }
 
 // park takes out of a batch what has to wait for an earlier record of its key, and
-// sets it aside. That a record does not wait any more is written before the record
-// is: once the position is past it, nobody would.
+// sets it aside.
 func (r *run) park(b *Batch) error {
 	if r.cfg.Parking == nil {
 		return nil
 	}
-	behind, rest, released := r.cfg.Parking.sort(b)
+	behind, rest, entries, err := r.cfg.Parking.sort(b)
+	if err != nil {
+		r.fail(err)
+		return err
+	}
 	b.Messages = rest
-	if err := r.note(b.Topic, released); err != nil {
+	if err := r.note(b.Topic, entries); err != nil {
 		return err
 	}
 	return r.setAside(behind)
