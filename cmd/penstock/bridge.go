@@ -236,8 +236,9 @@ func (c *bridgeAMQPCmd) Run(ctx context.Context, t *terminal) error {
 
 // openBridge opens registry and broker, and makes the topics, which have to have
 // schemas: without one, all would be refused. Without an error, both are to be closed.
-func openBridge(ctx context.Context, t *terminal, f registryFlag, address string, topics []string) (reg *client.Client, broker stream.Broker, err error) {
-	if reg, err = f.openRegistry(address); err != nil {
+func openBridge(ctx context.Context, t *terminal, f registryFlag, address string, topics []string) (_ *client.Client, broker stream.Broker, err error) {
+	reg, err := f.openRegistry(address)
+	if err != nil {
 		return nil, nil, err
 	}
 	defer func() {

@@ -65,21 +65,27 @@ func killBridge(t *testing.T, kills int, publish func(payload string, n int), de
 	}
 	bridge := func() *exec.Cmd {
 		t.Helper()
-		cmd := c.command(append([]string{"bridge"}, args...)...)
-		said, err := cmd.StderrPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var text bytes.Buffer
-		if _, err := io.CopyN(&text, said, int64(len("subscribed"))); err != nil || text.String() != "subscribed" {
+		for {
+			cmd := c.command(append([]string{"bridge"}, args...)...)
+			said, err := cmd.StderrPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var text bytes.Buffer
+			if _, err := io.CopyN(&text, said, int64(len("subscribed"))); err == nil && text.String() == "subscribed" {
+				go func() { _, _ = io.Copy(io.Discard, said) }()
+				return cmd
+			}
 			_, _ = io.Copy(&text, said)
-			t.Fatalf("bridge: %v: %s", err, text.String())
+			// What cannot be reached yet is tried again, as by whoever keeps it running.
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 3 || ctx.Err() != nil {
+				t.Fatalf("bridge: %v: %s", err, text.String())
+			}
+			t.Logf("started again: %s", text.String())
 		}
-		go func() { _, _ = io.Copy(io.Discard, said) }()
-		return cmd
 	}
 	running := bridge()
 	sent := 0
@@ -272,5 +278,20 @@ func (d *mqttDevice) exchange(encode func(*packets.Packet, *bytes.Buffer) error,
 	}
 	if err != nil {
 		d.t.Fatalf("device: %s: %v", strings.ToUpper(packets.PacketNames[pk.FixedHeader.Type]), err)
+	}
+}
+
+// A bridge that cannot start says why.
+func TestBridgeWithoutRegistry(t *testing.T) {
+	c := &crashed{t: t, ctx: t.Context(), dir: t.TempDir(), listen: freeAddr(t)}
+	for _, args := range [][]string{
+		{"bridge", "amqp", "amqp://127.0.0.1:1", "--queue", "q", "--topic", "t"},
+		{"bridge", "mqtt", "mqtt://127.0.0.1:1", "--filter", "q", "--topic", "t"},
+	} {
+		cmd := c.command(args...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != 3 || !strings.Contains(string(out), `look up the schema of topic "t"`) {
+			t.Errorf("%v: %v: %s", args, err, out)
+		}
 	}
 }
