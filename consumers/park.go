@@ -9,12 +9,16 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"penstock/stream"
 )
 
 // maxParked bounds how many records of a topic may wait.
 const maxParked = 1_000_000
+
+// lookEvery is how often it is looked whether something that waits was released.
+const lookEvery = 10 * time.Second
 
 // ParkingBroker is a broker on which records can be parked.
 type ParkingBroker interface {
@@ -41,6 +45,7 @@ type Parking struct {
 // lot is what waits of a topic.
 type lot struct {
 	next    int64            // of the log
+	at      time.Time        // when it was read
 	waiting map[spot][]wait  // ascending
 	keys    map[place]string // of all that waits
 	parts   map[int32]int32  // the assignment under which the log was last read
@@ -110,7 +115,7 @@ func (p *Parking) read(ctx context.Context, topic string) (*lot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read what is parked: %w", err)
 	}
-	l.next = next
+	l.next, l.at = next, time.Now()
 	return l, nil
 }
 
@@ -199,7 +204,8 @@ func (p *Parking) fresh(ctx context.Context, records []stream.Record) error {
 	if l := p.lots[first.Topic]; l != nil {
 		assignment, known := l.parts[first.Partition]
 		again := slices.ContainsFunc(records, func(r stream.Record) bool { _, redriven := origin(r); return redriven })
-		if known && assignment == first.Assignment && !again {
+		old := len(l.keys) > 0 && time.Since(l.at) > lookEvery
+		if known && assignment == first.Assignment && !again && !old {
 			return nil
 		}
 	}
@@ -226,25 +232,28 @@ func (p *Parking) sort(b *Batch) (behind []deadLetter, rest []Message, entries [
 		offset, _ := origin(m.Record)
 		at := place{m.Partition, offset}
 		back, before := m.Offset, int64(-1)
-		for _, w := range slices.Clone(l.waiting[spot{m.Partition, string(m.Key)}]) {
-			if w.offset >= offset {
-				break
-			}
+		s := spot{m.Partition, string(m.Key)}
+		for i := 0; i < len(l.waiting[s]) && l.waiting[s][i].offset < offset; {
+			w := l.waiting[s][i]
 			if w.back < 0 || w.back >= m.Offset {
 				back, before = -1, w.offset
 				break
 			}
-			if w.back < b.First {
-				over := place{m.Partition, w.offset}
-				l.leave(over)
-				entries = append(entries, p.entry(m.Topic, over, nil, -1))
+			if w.back >= b.First {
+				i++
+				continue
 			}
+			over := place{m.Partition, w.offset}
+			l.leave(over)
+			entries = append(entries, p.entry(m.Topic, over, nil, -1))
 		}
 		if _, waits := l.keys[at]; waits || before >= 0 {
 			if err := l.set(at, string(m.Key), back); err != nil {
 				return nil, nil, nil, err
 			}
-			entries = append(entries, p.entry(m.Topic, at, m.Key, back))
+			if before < 0 {
+				entries = append(entries, p.entry(m.Topic, at, m.Key, back))
+			}
 		}
 		if before >= 0 {
 			behind = append(behind, deadLetter{m.Record, &Reason{Parked, fmt.Errorf("the record of its key at offset %d waits among the dead letters: redrive that one first, or release it", before)}})

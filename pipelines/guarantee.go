@@ -159,7 +159,8 @@ var remarks = []struct {
 	{order, always, "records of one partition are stored in their order, and so are those of one key while the topic keeps its number of partitions; partitions overtake one another"},
 	{order, func(p Pipeline, _ string) bool { return p.Sink.Kind() == Webhook }, "requests of one batch may arrive in any order; offsets in the ids say which"},
 	{order, blocks, "a partition waits at a record that cannot pass, and nothing is set aside: no record overtakes another of its partition"},
-	{order, skips, "a record that was set aside and is brought back comes after those that followed it"},
+	{order, parks, "of a key, no record overtakes one that was set aside: those behind it wait among the dead letters until they are redriven, or it is released"},
+	{order, func(p Pipeline, _ string) bool { return skips(p, "") && !parks(p, "") }, "a record that was set aside and is brought back comes after those that followed it"},
 	{breaks, always, "records that the topic drops before they are read (retention, compaction): the pipeline stops where the position is gone, but cannot bring them back"},
 	{breaks, func(p Pipeline, _ string) bool { return p.Sink.Kind() != Webhook }, "another --group: it has no position yet, and stores the whole topic once more"},
 	{breaks, func(p Pipeline, _ string) bool { return p.Sink.Kind() == Webhook }, "another --group: it has no position yet, and posts the whole topic once more"},
@@ -169,6 +170,7 @@ var remarks = []struct {
 
 func always(Pipeline, string) bool     { return true }
 func skips(p Pipeline, _ string) bool  { return p.Errors.Ordering != Block }
+func parks(p Pipeline, _ string) bool  { return p.Errors.Ordering == Park }
 func blocks(p Pipeline, _ string) bool { return p.Errors.Ordering == Block }
 
 // String is the guarantee as text.

@@ -71,6 +71,7 @@ func TestExplain(t *testing.T) {
 		"upsert":    {with(func(p *Pipeline) { p.Sink.Mode = Upsert }), ExactlyOnce, "postgres", []string{"the newest record"}, nil},
 		"filter":    {with(func(p *Pipeline) { p.Filter = "true" }), ExactlyOnce, "postgres", []string{"does not want"}, nil},
 		"letters":   {with(func(p *Pipeline) { p.Errors.DeadLetters = "shop.refused" }), ExactlyOnce, "postgres", []string{"dead letters: topic shop.refused\n"}, []string{"t.p.dlq"}},
+		"park":      {with(func(p *Pipeline) { p.Errors.Ordering = Park }), ExactlyOnce, "postgres", []string{"no record overtakes one that was set aside"}, []string{"brought back comes after", "a partition waits"}},
 		"block":     {with(func(p *Pipeline) { p.Errors.Ordering = Block }), ExactlyOnce, "postgres", []string{"a partition waits"}, []string{"dead-letter topic", "brought back"}},
 		"coalesce":  {with(func(p *Pipeline) { p.Batch.Coalesce = true }), ExactlyOnce, "postgres", []string{"only the last is stored"}, nil},
 		"kafka":     {with(func(p *Pipeline) { p.Sink.URL = "topic:u" }), ExactlyOnce, "topic on kafka", []string{"one transaction", "read_uncommitted"}, []string{"atomic batch"}},

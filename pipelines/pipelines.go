@@ -88,6 +88,7 @@ type Sink struct {
 // The values of Sink.Mode, of Source.Until and of Errors.Ordering.
 const (
 	Skip    = "skip"
+	Park    = "park"
 	Block   = "block"
 	Append  = "append"
 	Upsert  = "upsert"
@@ -178,7 +179,10 @@ func compile(pointer, text string, compile func(string) (*rules.Expression, erro
 
 // Ordering is what a record that cannot pass does to those behind it.
 func (p Pipeline) Ordering() consumers.Ordering {
-	if p.Errors.Ordering == Block {
+	switch p.Errors.Ordering {
+	case Park:
+		return consumers.Park
+	case Block:
 		return consumers.Block
 	}
 	return consumers.Skip

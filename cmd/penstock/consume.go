@@ -67,7 +67,7 @@ type sinkFlags struct {
 	By     []string `name:"partition-by" placeholder:"FIELD,…" help:"Fields that name the folders of Parquet files: FIELD, or FIELD:day of a time (year, month, hour). Or the time by which a table of PostgreSQL is partitioned: COLUMN:day, or record_time:day for the record's own."`
 	Ahead  int      `placeholder:"N" help:"Partitions of PostgreSQL that are made for times to come. Default: 4."`
 	Secret string   `placeholder:"FILE" help:"File with the secret that signs what is posted."`
-	Order  string   `name:"ordering" enum:"skip,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, or block its partition until it can."`
+	Order  string   `name:"ordering" enum:"skip,park,block" default:"skip" help:"At a record that cannot pass: skip it, as a dead letter, park with it those of its key behind it until they are redriven, or block its partition until it can."`
 	Tries  int      `name:"attempts" default:"10" placeholder:"N" help:"Try a record this often (default ${default}) of which it is not known whether it is at fault, then set it aside."`
 	Dead   string   `name:"dead-letters" placeholder:"TOPIC" help:"Where records go that cannot pass; it is made. Default: TOPIC.GROUP.dlq."`
 }

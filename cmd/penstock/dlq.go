@@ -20,6 +20,7 @@ type dlqCmd struct {
 	List    dlqListCmd    `cmd:"" help:"List dead letters, with the reason of each."`
 	Show    dlqShowCmd    `cmd:"" help:"Show one whole."`
 	Redrive dlqRedriveCmd `cmd:"" help:"Publish them to the topics they came from, each once."`
+	Release dlqReleaseCmd `cmd:"" help:"Give one up that records of its key wait for."`
 }
 
 // lettersFlags say where dead letters lie, and which of them are meant.
@@ -128,26 +129,29 @@ func (c *dlqListCmd) Run(ctx context.Context, t *terminal) error {
 	return err
 }
 
-// dlqShowCmd shows a dead letter.
-type dlqShowCmd struct {
+// letterFlags say which dead letter is meant.
+type letterFlags struct {
 	lettersFlags
 	Place string `arg:"" placeholder:"PARTITION/OFFSET" help:"Which, as dlq list names it."`
 }
 
-// Run shows it.
-func (c *dlqShowCmd) Run(ctx context.Context, t *terminal) error {
+// find returns it. Without an error, the broker is to be closed.
+func (c *letterFlags) find(ctx context.Context, t *terminal) (_ stream.Broker, found *consumers.Letter, err error) {
 	p, o, ok := strings.Cut(c.Place, "/")
 	partition, err1 := strconv.ParseInt(p, 10, 32)
 	offset, err2 := strconv.ParseInt(o, 10, 64)
 	if !ok || err1 != nil || err2 != nil {
-		return usagef("%q is no place; write PARTITION/OFFSET, as in 0/17", c.Place)
+		return nil, nil, usagef("%q is no place; write PARTITION/OFFSET, as in 0/17", c.Place)
 	}
 	broker, err := openBroker(ctx, c.Broker, t.log)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer broker.Close()
-	var found *consumers.Letter
+	defer func() {
+		if err != nil {
+			_ = broker.Close()
+		}
+	}()
 	err = c.each(ctx, broker, 1000, func(letters []consumers.Letter) error {
 		for _, l := range letters {
 			if l.Partition == int32(partition) && l.Offset == offset {
@@ -159,10 +163,23 @@ func (c *dlqShowCmd) Run(ctx context.Context, t *terminal) error {
 	})
 	switch {
 	case err != nil && !errors.Is(err, errEnough):
-		return err
+		return nil, nil, err
 	case found == nil:
-		return noError{fmt.Errorf("topic %q holds nothing at %s that is selected; see penstock dlq list", c.Topic, c.Place)}
+		return nil, nil, noError{fmt.Errorf("topic %q holds nothing at %s that is selected; see penstock dlq list", c.Topic, c.Place)}
 	}
+	return broker, found, nil
+}
+
+// dlqShowCmd shows a dead letter.
+type dlqShowCmd struct{ letterFlags }
+
+// Run shows it.
+func (c *dlqShowCmd) Run(ctx context.Context, t *terminal) error {
+	broker, found, err := c.find(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer broker.Close()
 	out := summary(*found)
 	headers := make([][2]string, len(found.Headers))
 	for i, h := range found.Headers {
@@ -281,5 +298,40 @@ func (c *dlqRedriveCmd) say(t *terminal, l consumers.Letter, v consumers.Verdict
 		why = ": " + oneLine(v.Why)
 	}
 	t.printf("%d/%d from %s: %s%s\n", l.Partition, l.Offset, from(l), v.Outcome, why)
+	return nil
+}
+
+// dlqReleaseCmd gives a dead letter up that others wait for.
+type dlqReleaseCmd struct{ letterFlags }
+
+// Help shows an example.
+func (dlqReleaseCmd) Help() string {
+	return `Example:
+  penstock dlq release orders.microbatch.dlq 0/17
+
+With --ordering park the records of a key wait behind the first of them that cannot
+pass. If that one never will, release it: it stays in its topic, and those behind it
+pass once they are redriven. A consumer that runs sees it within ten seconds.`
+}
+
+// Run gives it up.
+func (c *dlqReleaseCmd) Run(ctx context.Context, t *terminal) error {
+	broker, l, err := c.find(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer broker.Close()
+	logs, ok := broker.(consumers.ParkingBroker)
+	if !ok || l.From.Offset < 0 || l.Group == "" {
+		return noError{fmt.Errorf("nothing waits for %s, which no consumer parked", c.Place)}
+	}
+	waited, err := consumers.NewParking(logs, l.Group).Release(ctx, l.From.Topic, l.From.Partition, l.From.Offset)
+	if err != nil {
+		return err
+	}
+	if !waited {
+		return noError{fmt.Errorf("the record from %s does not wait: it was released before, or passed, or its consumer parks nothing", from(*l))}
+	}
+	t.printf("released %s, the record from %s\n", c.Place, from(*l))
 	return nil
 }

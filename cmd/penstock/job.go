@@ -165,12 +165,20 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 	if err != nil {
 		return fmt.Errorf("read topic %q: %w", j.topic, err)
 	}
+	var parking *consumers.Parking
+	if j.ordering == consumers.Park {
+		logs, ok := broker.(consumers.ParkingBroker)
+		if !ok {
+			return errors.Join(fmt.Errorf("park records: %w: it keeps no logs", stream.ErrUnsupported), opened.Close())
+		}
+		parking = consumers.NewParking(logs, j.group)
+	}
 	src, finished := stream.Source(opened), opened.Close
 	if j.policy != nil {
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Attempts: j.attempts, DeadLetters: broker, DeadLetterTopic: j.deadLetters, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Parking: parking, Attempts: j.attempts, DeadLetters: broker, DeadLetterTopic: j.deadLetters, Hooks: j.hooks}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}
