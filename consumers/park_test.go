@@ -60,6 +60,7 @@ type parking struct {
 	logs   logs
 
 	mu       sync.Mutex
+	down     bool
 	bad      map[string]bool
 	unnamed  bool // the sink does not say which record it refuses
 	stored   []string
@@ -79,6 +80,9 @@ func (p *parking) Publish(_ context.Context, records ...stream.Record) error {
 func (p *parking) Write(_ context.Context, b Batch) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.down {
+		return errDown
+	}
 	var refused stream.BatchError
 	for i, m := range b.Messages {
 		if p.bad[m.Data.(string)] {
@@ -187,6 +191,40 @@ func TestPark(t *testing.T) {
 				p.run(time.Minute, most)
 				want("a/1 a/2 a/4 a/5", "")
 			})
+		})
+	}
+}
+
+// A record comes back in one batch with those that wait for it, before and behind;
+// and again, since the sink was down the first time.
+func TestParkWithinBatch(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newParking(t)
+			defer p.broker.Close()
+			p.bad["a/0"] = true
+			p.publish("a/0")
+			p.run(time.Minute, 10)
+			p.publish("a/1")
+			p.redrive()
+			p.publish("a/2")
+			clear(p.bad)
+			if p.down = down; down {
+				p.run(time.Minute, 10)
+				if len(p.stored) > 0 {
+					t.Errorf("stored %v while the sink was down", p.stored)
+				}
+				p.down = false
+			}
+			p.run(time.Minute, 10)
+			if !slices.Equal(p.stored, []string{"a/0"}) {
+				t.Errorf("down %v: stored %v, want a/0 alone", down, p.stored)
+			}
+			p.redrive()
+			p.run(time.Minute, 10)
+			if got := slices.Compact(slices.Clone(p.stored)); !slices.Equal(got, []string{"a/0", "a/1", "a/2"}) && !down {
+				t.Errorf("stored %v", p.stored)
+			}
 		})
 	}
 }
