@@ -49,9 +49,11 @@ mutants:
 	$(SERVERS) go run ./servertest/mutants
 
 # A million rows from Kafka and from JetStream into PostgreSQL, by consumers that are
-# killed 200 times; hours.
+# killed 200 times; and 50 rounds of 20 clients, killed 200 times as well; hours.
 soak:
-	$(SERVERS) env PENSTOCK_SOAK_ROWS=1000000 PENSTOCK_SOAK_KILLS=200 go test ./cmd/penstock -run TestSoak -count=1 -v -timeout 6h
+	$(SERVERS) env PENSTOCK_SOAK_ROWS=1000000 PENSTOCK_SOAK_KILLS=200 \
+		PENSTOCK_SOAK_ROUNDS=50 PENSTOCK_SOAK_CLIENTS=20 PENSTOCK_SOAK_FEDERATED_KILLS=200 \
+		go test ./cmd/penstock -run TestSoak -count=1 -v -timeout 6h
 
 # Each fuzz target for FUZZTIME. Commit what it finds in testdata/fuzz.
 fuzz:
