@@ -34,7 +34,7 @@ func TestFederatedAudit(t *testing.T) {
 		}
 		return string(out)
 	}
-	run(c.command("federated", "keys", "keys", "--names", "ann,bob,cyd,dan"))
+	run(c.command("federated", "keys", "keys", "--names", "ann,bob,cyd,dan", "--algorithm", "ml-dsa-65"))
 	run(federated("enrol", "--keys", "keys", "--names", "ann,bob,cyd,dan"))
 	root, err := filepath.Abs("../..")
 	if err != nil {

@@ -55,11 +55,15 @@ func hashOf(parameters []Tensor) (h Hash) {
 			b = binary.LittleEndian.AppendUint64(b, uint64(n))
 		}
 		if t.DType != "" {
-			b = binary.LittleEndian.AppendUint64(b, uint64(len(t.Packed)))
-			sum.Write(append(b, t.Packed...))
+			sum.Write(binary.LittleEndian.AppendUint64(b, uint64(len(t.Packed))))
+			sum.Write(t.Packed)
 			continue
 		}
-		sum.Write(appendFloats(b, t.Values))
+		sum.Write(b)
+		for block := range slices.Chunk(t.Values, 4096) {
+			b = appendFloats(b[:0], block)
+			sum.Write(b)
+		}
 	}
 	sum.Sum(h[:0])
 	return h
