@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"penstock/schemas"
 	"penstock/schemas/avro"
 	"penstock/schemas/jsonschema"
+	"penstock/schemas/protobuf"
 	"penstock/schemas/samples"
 )
 
@@ -103,6 +105,105 @@ func TestCellsAvro(t *testing.T) {
 	}
 }
 
+const cellsProtobuf = `syntax = "proto3"; import "google/protobuf/timestamp.proto";
+	message R {
+		bool bool = 1; int32 int = 2; optional int64 long = 3; float float = 4; optional double double = 5; optional string text = 6; bytes bytes = 7;
+		E enum = 8; optional E some = 9; google.protobuf.Timestamp time = 10; uint32 uint = 11; sint32 sint = 12; optional sint64 slong = 13;
+		fixed32 fixed = 14; sfixed32 sfixed = 15; sfixed64 sflong = 16; string name = 1000;
+	}
+	enum E { option allow_alias = true; Z = 0; A = 5; B = 5; N = -1; }`
+
+func TestCellsProtobuf(t *testing.T) {
+	s, err := protobuf.Format{}.Parse(cellsProtobuf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := 0
+	rapid.Check(t, func(t *rapid.T) {
+		v := map[string]any{}
+		some := func(name string, of any) {
+			if rapid.Bool().Draw(t, "has "+name) {
+				v[name] = of
+			}
+		}
+		some("bool", rapid.Bool().Draw(t, "bool"))
+		for _, name := range []string{"int", "sint", "sfixed"} {
+			some(name, rapid.Int32().Draw(t, name))
+		}
+		for _, name := range []string{"long", "slong", "sflong"} {
+			some(name, rapid.Int64().Draw(t, name))
+		}
+		some("uint", rapid.Uint32().Draw(t, "uint"))
+		some("fixed", rapid.Uint32().Draw(t, "fixed"))
+		some("float", rapid.Float32().Draw(t, "float"))
+		some("double", rapid.Float64().Draw(t, "double"))
+		some("text", rapid.String().Draw(t, "text"))
+		some("name", rapid.String().Draw(t, "name"))
+		some("bytes", rapid.SliceOf(rapid.Byte()).Draw(t, "bytes"))
+		some("enum", rapid.SampledFrom([]string{"Z", "A", "B", "N"}).Draw(t, "enum"))
+		some("some", rapid.SampledFrom([]string{"Z", "A", "B", "N"}).Draw(t, "some"))
+		some("time", time.Unix(rapid.Int64Range(-62_135_596_800, 253_402_300_799).Draw(t, "seconds"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanos")).UTC())
+		b, err := s.AppendEncode(nil, v)
+		if err != nil {
+			t.Skip() // text that is not UTF-8
+		}
+		if !checkCells(t, s, b) {
+			t.Fatalf("%v was not read into cells", v)
+		}
+		plain++
+		other, err := s.AppendEncode(nil, map[string]any{"int": 7, "text": "later", "time": time.Unix(1, 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkCells(t, s, append(slices.Clone(b), other...))
+		if len(b) == 0 {
+			return
+		}
+		b[rapid.IntRange(0, len(b)-1).Draw(t, "at")] = rapid.Byte().Draw(t, "byte") // any other bytes
+		checkCells(t, s, b[:rapid.IntRange(0, len(b)).Draw(t, "length")])
+		checkCells(t, s, b)
+	})
+	if plain == 0 {
+		t.Error("no value was read into cells")
+	}
+}
+
+// What the schema does not know is left out, as by Decode, and what is not plain is
+// left to it.
+func TestCellsProtobufOdd(t *testing.T) {
+	s, err := protobuf.Format{}.Parse(cellsProtobuf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, plain := range map[string]bool{
+		"\x88\x03\x01":             true, // number 49
+		"\x8b\x03\x10\x01\x8c\x03": true, // a group of number 49
+		"\x10\x01\x10\x02":         true, // the last of two counts
+		"\x10\x81\x80\x80\x80\x10": true, // more than 32 bits
+		"\x10\x80":                 false,
+		"\x15\x00\x00\x00\x00":     false, // another wire type: a field that is not known
+		"\x40\x07":                 false, // a number that is no symbol
+		"\x32\x01\xff":             false, // no UTF-8
+		"\x52\x00\x52\x00":         false, // two timestamps
+		"\x52\x02\x18\x01":         false, // one with more in it
+		"\x00\x01":                 false,
+		"\x8c\x03":                 false, // the end of no group
+	} {
+		if got := checkCells(t, s, []byte(text)); got != plain {
+			t.Errorf("%q was read into cells: %t, want %t", text, got, plain)
+		}
+	}
+	for _, field := range []string{"repeated int32 a = 1;", "map<string, int32> a = 1;", "R a = 1;", "oneof o { int32 a = 1; }", "uint64 a = 1;", "fixed64 a = 1;", "int32 a = 1025;"} {
+		s, err := protobuf.Format{}.Parse(`syntax = "proto3"; message R {`+field+`}`, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := s.(schemas.CellReader).Cells(); n != 0 {
+			t.Errorf("%s: %d cells", field, n)
+		}
+	}
+}
+
 func TestCellsJSON(t *testing.T) {
 	s, err := jsonschema.Format{}.Parse(cellsJSON, nil)
 	if err != nil {
@@ -185,7 +286,7 @@ func TestCellsFlights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for language, f := range map[schemas.Type]schemas.Format{schemas.Avro: avro.Format{}, schemas.JSON: jsonschema.Format{}} {
+	for language, f := range map[schemas.Type]schemas.Format{schemas.Avro: avro.Format{}, schemas.JSON: jsonschema.Format{}, schemas.Protobuf: protobuf.Format{}} {
 		text, err := sample.Schema(language)
 		if err != nil {
 			t.Fatal(err)
@@ -232,5 +333,49 @@ func TestCellsAllocate(t *testing.T) {
 	}
 	if f := schemas.FloatCell(math.Pi).Float(); f != math.Pi {
 		t.Error(f)
+	}
+}
+
+// BenchmarkCells reads a flight as a Go value, and into cells.
+func BenchmarkCells(b *testing.B) {
+	sample, err := samples.Get("flights")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for language, f := range map[schemas.Type]schemas.Format{schemas.Avro: avro.Format{}, schemas.JSON: jsonschema.Format{}, schemas.Protobuf: protobuf.Format{}} {
+		text, err := sample.Schema(language)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, err := f.Parse(text, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		events, err := sample.Events(1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var value []byte
+		for event := range events {
+			if value, err = s.AppendEncode(nil, event); err != nil {
+				b.Fatal(err)
+			}
+		}
+		r := s.(schemas.CellReader)
+		cells := make([]schemas.Cell, r.Cells())
+		b.Run(string(language)+"/value", func(b *testing.B) {
+			for b.Loop() {
+				if _, err := schemas.Decode(s, value, schemas.Limits{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(string(language)+"/cells", func(b *testing.B) {
+			for b.Loop() {
+				if !schemas.ReadCells(r, cells, value, 0) {
+					b.Fatal("not read into cells")
+				}
+			}
+		})
 	}
 }

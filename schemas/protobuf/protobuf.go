@@ -38,6 +38,7 @@ package protobuf
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/bufbuild/protocompile/linker"
 	"github.com/bufbuild/protocompile/protoutil"
@@ -128,6 +129,9 @@ type file struct {
 	canonical  string
 	descriptor protoreflect.FileDescriptor
 	declared   []declaredMessage
+
+	mu   sync.Mutex
+	made []*Schema // by message, each once
 }
 
 // declaredMessage is a message that has a statement of its own in the text,
@@ -157,6 +161,7 @@ type Schema struct {
 	indexes []int
 	message protoreflect.MessageDescriptor // nil in a file without messages
 	model   *schemas.Node
+	cells   *cellPlans // nil: values cannot be read so
 }
 
 var (
@@ -164,11 +169,19 @@ var (
 	_ schemas.Normalizer = (*Schema)(nil)
 	_ schemas.Formatter  = (*Schema)(nil)
 	_ schemas.TopFielder = (*Schema)(nil)
+	_ schemas.CellReader = (*Schema)(nil)
 )
 
 func (f *file) message(indexes []int) (*Schema, error) {
 	if len(indexes) == 0 {
 		indexes = []int{0}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.made {
+		if slices.Equal(s.indexes, indexes) {
+			return s, nil
+		}
 	}
 	var m protoreflect.MessageDescriptor
 	messages, declared := f.descriptor.Messages(), f.declared
@@ -182,7 +195,9 @@ func (f *file) message(indexes []int) (*Schema, error) {
 	if m.IsMapEntry() {
 		return nil, fmt.Errorf("find message %v: %q is the entry of a map, not a message", indexes, m.FullName())
 	}
-	return &Schema{file: f, indexes: slices.Clone(indexes), message: m, model: modeller{}.record(m)}, nil
+	s := &Schema{file: f, indexes: slices.Clone(indexes), message: m, model: modeller{}.record(m), cells: planCells(m)}
+	f.made = append(f.made, s)
+	return s, nil
 }
 
 // Type returns schemas.Protobuf.
