@@ -169,7 +169,7 @@ func (p *plan) value(ctx context.Context, v any, limits schemas.Limits) (any, er
 
 // as returns v as s decodes it.
 func as(s schemas.Schema, v any, limits schemas.Limits) (any, error) {
-	b, err := s.AppendEncode(nil, fitted(s.Model(), v))
+	b, err := s.AppendEncode(nil, Fitted(s.Model(), v))
 	if err != nil {
 		return nil, &Reason{RefusedByRule, fmt.Errorf("what the rules made of the value does not fit the schema: %w", err)}
 	}
@@ -179,8 +179,8 @@ func as(s schemas.Schema, v any, limits schemas.Limits) (any, error) {
 	return v, nil
 }
 
-// fitted returns v without the fields that n does not have.
-func fitted(n *schemas.Node, v any) any {
+// Fitted returns v without the fields that n does not have.
+func Fitted(n *schemas.Node, v any) any {
 	n, _ = n.Nullable()
 	switch v := v.(type) {
 	case map[string]any:
@@ -188,9 +188,9 @@ func fitted(n *schemas.Node, v any) any {
 		for name, item := range v {
 			switch f := n.Field(name); {
 			case n.Kind == schemas.Map:
-				out[name] = fitted(n.Items, item)
+				out[name] = Fitted(n.Items, item)
 			case f != nil:
-				out[name] = fitted(f.Node, item)
+				out[name] = Fitted(f.Node, item)
 			case n.Kind != schemas.Record || n.Open:
 				out[name] = item
 			}
@@ -202,7 +202,7 @@ func fitted(n *schemas.Node, v any) any {
 		}
 		out := make([]any, len(v))
 		for i, item := range v {
-			out[i] = fitted(n.Items, item)
+			out[i] = Fitted(n.Items, item)
 		}
 		return out
 	}

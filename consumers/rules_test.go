@@ -171,7 +171,7 @@ func TestFitted(t *testing.T) {
 	c := versions(t, [2]string{`{"type":"object","properties":{"a":{"type":"array","items":{"type":"object","properties":{"x":{"type":"integer"}},"additionalProperties":false}},"m":{"type":"object","additionalProperties":{"type":"string"}}}}`, ""})
 	in := map[string]any{"a": []any{map[string]any{"x": json.Number("1"), "y": "z"}}, "m": map[string]any{"k": "v"}, "more": []any{map[string]any{"z": true}}}
 	want := map[string]any{"a": []any{map[string]any{"x": json.Number("1")}}, "m": map[string]any{"k": "v"}, "more": []any{map[string]any{"z": true}}}
-	if diff := cmp.Diff(any(want), fitted(c[0].Schema.Model(), in)); diff != "" {
+	if diff := cmp.Diff(any(want), Fitted(c[0].Schema.Model(), in)); diff != "" {
 		t.Error(diff)
 	}
 }

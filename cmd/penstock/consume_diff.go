@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"penstock/consumers/diffing"
+	"penstock/registry"
+	"penstock/registry/client"
+	"penstock/schemas"
 )
 
 // rulesFlags say what counts as a change.
@@ -35,6 +40,7 @@ type diffCmd struct {
 	Compare string `placeholder:"OTHER" help:"Compare what OTHER and TOPIC hold now, by key, and say what is missing in TOPIC, extra, or different. One of them may be a table, sqlite:FILE#TABLE or postgres://…#TABLE. Exit code 1 if anything is."`
 	Format  string `enum:"debezium,json-patch,merge-patch,cloudevents" default:"debezium" help:"debezium, json-patch (RFC 6902), merge-patch (RFC 7396) or cloudevents."`
 	Tests   bool   `name:"invertible" help:"Put tests of the old values into JSON patches, so that they can be turned round."`
+	Typed   bool   `name:"registered" help:"Write the events under a schema that is made from that of the values, which is in Avro, and registered as NAME-value. Of --format debezium."`
 	Key     string `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
 	Soft    string `name:"soft-delete" placeholder:"COLUMN" help:"For --compare with a table: rows that have something in this column are deleted."`
 	rulesFlags
@@ -50,6 +56,7 @@ func (diffCmd) Help() string {
   penstock consume diff weather --to topic:weather.changes --ignore /time_hour
   penstock consume diff orders --to topic:orders.changes --key id --format json-patch
   penstock consume diff sensors --to topic:sensors.changes --tolerance /celsius=0.5 --set /tags
+  penstock consume diff orders --to topic:orders.changes --registered
   penstock consume diff --compare orders orders.migrated --ignore /updated_at
   penstock consume diff --compare orders sqlite:shop.db#orders --key id
 
@@ -76,6 +83,9 @@ func (c *diffCmd) emit(ctx context.Context, t *terminal) error {
 	if !ok || topic == "" {
 		return usagef("--to %q is no topic; write topic:NAME", c.To)
 	}
+	if c.Typed && c.Format != string(diffing.Debezium) {
+		return usagef("--registered: expected --format debezium, found %s, whose events are JSON", c.Format)
+	}
 	if c.Group == "" {
 		c.Group = "diff"
 	}
@@ -95,15 +105,56 @@ func (c *diffCmd) emit(ctx context.Context, t *terminal) error {
 	if err := broker.Create(ctx, topic, len(ranges)); err != nil {
 		return fmt.Errorf("create topic %q: %w", topic, err)
 	}
-	differ, err := diffing.Open(filepath.Join(c.State, c.Group), diffing.Config{
+	config := diffing.Config{
 		Broker: keeper, Name: c.Group, Topic: topic,
 		Format: diffing.Format(c.Format), Invertible: c.Tests, KeyField: c.Key, Rules: c.rules(),
 		Version: c.Version, TTL: c.TTL, Snapshot: c.Snapshot, CacheBytes: c.Cache << 20,
 		Logger: t.log, Restoring: restoring(t),
-	})
+	}
+	if c.Typed {
+		reg, err := c.openRegistry(c.Broker)
+		if err != nil {
+			return err
+		}
+		defer reg.Close()
+		config.Envelope = envelopes(reg, topicSubject(topic))
+	}
+	differ, err := diffing.Open(filepath.Join(c.State, c.Group), config)
 	if err != nil {
 		return err
 	}
 	defer differ.Close()
 	return c.run(ctx, t, broker, job{sink: differ, owner: differ, to: "topic " + topic, log: t.log}, "compared")
+}
+
+// envelopes makes the schemas of events, by those of the values, and registers them.
+func envelopes(reg *client.Client, subject string) func(context.Context, schemas.ID) (schemas.Registered, error) {
+	var mu sync.Mutex
+	known := map[schemas.ID]schemas.Registered{}
+	return func(ctx context.Context, id schemas.ID) (schemas.Registered, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if r, ok := known[id]; ok {
+			return r, nil
+		}
+		value, err := reg.Schema(ctx, id)
+		if err != nil {
+			return schemas.Registered{}, err
+		}
+		text, err := diffing.EnvelopeText(value)
+		if err != nil {
+			return schemas.Registered{}, err
+		}
+		r := schemas.Registered{Subject: subject}
+		if r.ID, err = reg.Register(ctx, subject, registry.Schema{Schema: text, SchemaType: value.Type()}); err != nil {
+			if refused := (*registry.Error)(nil); errors.As(err, &refused) && (refused.Code == registry.CodeIncompatible || refused.Code == registry.CodeInvalidSchema || refused.Code == registry.CodeTooLarge) {
+				err = fmt.Errorf("%w: %w", schemas.ErrBadSchema, err)
+			}
+			return r, err
+		}
+		if r.Schema, err = reg.Schema(ctx, r.ID); err == nil {
+			known[id] = r
+		}
+		return r, err
+	}
 }

@@ -24,8 +24,14 @@ func TestDiffingGuide(t *testing.T) {
 	events := func(topic string) int {
 		return strings.Count(call(t, append([]string{"consume", "tail", topic, "--until", "end"}, at...)...), "\n")
 	}
+	if out := outputs["consume tail weather.typed --until end"]; strings.Count(out, `"op":"u"`) != 597 || strings.Count(out, `"before":null,"op":"c"`) != 3 {
+		t.Errorf("events under a schema: %.500s", out)
+	}
+	if out := call(t, append([]string{"consume", "diff", "--compare", "weather", "weather.again"}, at...)...); !strings.Contains(out, "3 the same, 0 missing") {
+		t.Errorf("what was applied of them: %s", out)
+	}
 	all, rain, mild := events("weather.changes"), events("rain.changes"), events("mild.changes")
-	if len(commands) != 10 || all != 600 || rain < 4 || rain > 300 || mild <= rain || mild > 600 {
+	if len(commands) != 13 || all != 600 || rain < 4 || rain > 300 || mild <= rain || mild > 600 {
 		t.Errorf("of %d commands: %d events, %d of rain, %d of mild weather", len(commands), all, rain, mild)
 	}
 	if all, rain := outputs["consume apply weather.changes --to sqlite:weather.db --table weather --schema weather-value --until end"], events("rain"); !strings.Contains(all, "600 stored") || rain != events("rain.changes") {

@@ -122,8 +122,8 @@ func (a *Applier) Lost(ctx context.Context, partitions []stream.Partition) error
 // Write implements consumers.Sink.
 func (a *Applier) Write(ctx context.Context, b consumers.Batch) error { return a.d.Write(ctx, b) }
 
-// ofSink is an error of the sink, or of the registry, that says nothing about the
-// log.
+// ofSink is an error of an Applier's sink, or of the registry, that says nothing
+// about the log.
 type ofSink struct{ error }
 
 func (e ofSink) Unwrap() error { return e.error }
@@ -154,7 +154,7 @@ func (l *lane) applySome(ctx context.Context, b consumers.Batch, from int) (n in
 			continue
 		}
 		if err := w.fold(s.message, b.Messages[s.message], schema); err != nil {
-			return 0, fmt.Errorf("read state: %w", err)
+			return 0, err
 		}
 		n++
 	}

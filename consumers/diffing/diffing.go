@@ -47,6 +47,11 @@ type Config struct {
 	Format Format
 	// Invertible puts tests of the old value into JSON patches; see Invert.
 	Invertible bool
+	// Envelope, if it is not nil, says under which schema the envelope is written of
+	// a change of values that were written with a schema; see EnvelopeText. It is
+	// called for each event. Errors are like those of consumers.Registry. It is of
+	// Debezium alone.
+	Envelope func(ctx context.Context, value schemas.ID) (schemas.Registered, error)
 	// KeyField names the field of the value that is the key. Empty is the
 	// record's own key. All records of one key must lie in one partition. A
 	// tombstone has no fields, so it needs the record's own key.
@@ -147,6 +152,9 @@ func openDiffer(dir string, config Config) (*Differ, error) {
 	}
 	if config.Broker == nil || config.Name == "" {
 		return nil, errors.New("open differ: a broker and a name are needed")
+	}
+	if config.Envelope != nil && config.Format != Debezium {
+		return nil, fmt.Errorf("open differ: expected events in format %s under a schema, found %s", Debezium, config.Format)
 	}
 	if config.TTL < 0 {
 		return nil, fmt.Errorf("open differ: expected a TTL of more than nothing, found %v", config.TTL)

@@ -46,6 +46,7 @@ type change struct {
 	partition     int32
 	offset        int64
 	time          time.Time
+	schema, was   schemas.ID // of the values after and before
 }
 
 // what is what happened to a key.

@@ -47,7 +47,7 @@ func (f Format) fold(before []byte, m consumers.Message) (after []byte, err erro
 	case CloudEvents:
 		return foldCloudEvent(before, m.Data)
 	}
-	return foldEnvelope(before, m.Data)
+	return foldEnvelope(before, m.Data, m.Schema)
 }
 
 // parseState reads what fold made. An error wraps ErrCorrupt.
@@ -62,8 +62,10 @@ func parseState(text []byte) (any, error) {
 	return v, nil
 }
 
-// foldEnvelope applies a Debezium envelope.
-func foldEnvelope(before []byte, event any) ([]byte, error) {
+// foldEnvelope applies a Debezium envelope that was written with a schema. Where its
+// values have one of their own (see EnvelopeText), before may say what the last value
+// is in that.
+func foldEnvelope(before []byte, event any, schema schemas.Schema) ([]byte, error) {
 	object, ok := event.(map[string]any)
 	if !ok {
 		return nil, misfit(nil, "a Debezium envelope, an object with before, after and op", schemas.Describe(event), "say what format the events have")
@@ -73,7 +75,13 @@ func foldEnvelope(before []byte, event any) ([]byte, error) {
 	if len(op) != 1 || int(w) >= len(ops) {
 		return nil, misfit([]string{"op"}, "c, u, d or r", found(object, "op"), "say what format the events have")
 	}
-	return foldChange(before, w, object, nil)
+	var model *schemas.Node
+	if schema != nil {
+		if f := schema.Model().Field("before"); f != nil {
+			model, _ = f.Node.Nullable()
+		}
+	}
+	return foldChange(before, w, object, nil, model)
 }
 
 // foldCloudEvent applies a CloudEvent.
@@ -91,15 +99,16 @@ func foldCloudEvent(before []byte, event any) ([]byte, error) {
 		if !ok {
 			return nil, misfit([]string{"data"}, "an object with before and after", found(object, "data"), "")
 		}
-		return foldChange(before, w, data, []string{"data"})
+		return foldChange(before, w, data, []string{"data"}, nil)
 	}
 	return nil, misfit([]string{"type"}, "penstock.created, penstock.updated, penstock.deleted or penstock.read", found(object, "type"), "say what format the events have")
 }
 
 // foldChange applies what happened, if the members before and after of data, which
 // is at path, agree with the value before. Where there is none in data, or it is
-// null, the one who wrote it does not know.
-func foldChange(before []byte, w what, data map[string]any, path []string) (after []byte, err error) {
+// null, the one who wrote it does not know. model is what the value before is of, nil
+// for none in particular.
+func foldChange(before []byte, w what, data map[string]any, path []string, model *schemas.Node) (after []byte, err error) {
 	if w != deleted {
 		v, ok := data["after"]
 		if !ok {
@@ -124,9 +133,25 @@ func foldChange(before []byte, w what, data map[string]any, path []string) (afte
 	case before == nil:
 		return nil, misfit(at, "the last value of the key", "a key that has none", missed)
 	case data["before"] != nil && string(claimed) != string(before):
-		return nil, misfit(at, "the last value of the key", "another", missed)
+		if same, err := evolved(before, claimed, model); err != nil {
+			return nil, err
+		} else if !same {
+			return nil, misfit(at, "the last value of the key", "another", missed)
+		}
 	}
 	return after, nil
+}
+
+// evolved says whether a value is the one before, as a later schema has it.
+func evolved(before, now []byte, model *schemas.Node) (bool, error) {
+	if model == nil {
+		return false, nil
+	}
+	var c Comparer
+	if err := c.read(before, now); err != nil {
+		return false, err
+	}
+	return c.sameIn(model), nil
 }
 
 // found describes a member.

@@ -1,6 +1,7 @@
 package diffing
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -490,7 +491,9 @@ func (l *lane) expire(ctx context.Context) error {
 			if e == nil {
 				return errEntry
 			}
-			w.step(i, to, &change{before: e.value, what: deleted, key: key})
+			if err := w.step(ctx, i, to, &change{before: e.value, what: deleted, key: key, was: e.schema}); err != nil {
+				return err
+			}
 			w.put(i, key, nil)
 		}
 		if err := l.commit(ctx, w, to); err != nil {
@@ -514,7 +517,7 @@ func (l *lane) snapshot(ctx context.Context) error {
 		}
 		from, skip := "", to.note.Keys
 		for to.note.Keys >= 0 {
-			w, n := l.newWork(), 0
+			w, n, failed := l.newWork(), 0, error(nil)
 			to.note.Steps++
 			err := l.d.store.each(l.partition.Number, from, func(key string, e *entry) bool {
 				if skip > 0 {
@@ -525,11 +528,11 @@ func (l *lane) snapshot(ctx context.Context) error {
 					from = key
 					return false
 				}
-				w.step(n, to, &change{after: slices.Clone(e.value), what: read, key: key})
+				failed = w.step(ctx, n, to, &change{after: slices.Clone(e.value), what: read, key: key, schema: e.schema})
 				n++
-				return true
+				return failed == nil
 			})
-			if err != nil {
+			if err = cmp.Or(err, failed); err != nil {
 				return err
 			}
 			if to.note.Keys += int64(n); n < stepKeys {

@@ -460,14 +460,20 @@ const fewChanges = 256
 // same says whether what differs between the texts that were read does not count.
 // evolved says that the second was written with another schema, this one.
 func (c *Comparer) same(evolved bool, schema schemas.Schema) bool {
-	if c.rules == nil && !evolved {
+	switch {
+	case evolved:
+		return c.sameIn(schema.Model())
+	case c.rules == nil:
 		return c.equal(0, 0)
 	}
-	s, w := same{a: &c.a, b: &c.b}, ways{watched: c.rules == nil}
-	if evolved {
-		s.free = evolution(schema.Model())
-	}
-	return s.values(0, 0, c.rules, w)
+	s := same{a: &c.a, b: &c.b}
+	return s.values(0, 0, c.rules, ways{})
+}
+
+// sameIn is same where the second text is of this model, and the first of one before.
+func (c *Comparer) sameIn(model *schemas.Node) bool {
+	s := same{a: &c.a, b: &c.b, free: evolution(model)}
+	return s.values(0, 0, c.rules, ways{watched: c.rules == nil})
 }
 
 // evolution says of members that only one value has whether it is the schema

@@ -56,8 +56,8 @@ func (l *lane) compareSome(ctx context.Context, b consumers.Batch, from int) (n 
 			to.next = m.Offset
 			break
 		}
-		if err := w.add(from+i, m); err != nil {
-			return 0, fmt.Errorf("read state: %w", err)
+		if err := w.add(ctx, from+i, m); err != nil {
+			return 0, err
 		}
 		n++
 	}
@@ -68,9 +68,9 @@ func (l *lane) compareSome(ctx context.Context, b consumers.Batch, from int) (n 
 	return n, l.commit(ctx, w, to)
 }
 
-// add compares message i to the state of its key. Only what concerns the store
-// is returned as an error.
-func (w *work) add(i int, m consumers.Message) error {
+// add compares message i to the state of its key. Only what concerns the store, or
+// the registry, is returned as an error.
+func (w *work) add(ctx context.Context, i int, m consumers.Message) error {
 	l, c := w.l, &w.l.d.config
 	key, err := keyOf(m, c.KeyField)
 	if err != nil {
@@ -105,7 +105,10 @@ func (w *work) add(i int, m consumers.Message) error {
 	p := l.partition
 	ch := &change{
 		after: now.value, key: key, id: fmt.Sprintf("%s/%s/%s/%d/%d", p.Cluster, p.Topic, p.Incarnation, p.Number, m.Offset),
-		topic: m.Topic, partition: m.Partition, offset: m.Offset, time: m.Time,
+		topic: m.Topic, partition: m.Partition, offset: m.Offset, time: m.Time, schema: m.SchemaID,
+	}
+	if before != nil {
+		ch.was = before.schema
 	}
 	same := false
 	switch {
@@ -128,7 +131,14 @@ func (w *work) add(i int, m consumers.Message) error {
 		}
 		return nil
 	}
-	value := ch.append(make([]byte, 0, len(ch.before)+len(ch.after)+fewChanges), c, &l.compare)
+	value, err := l.event(ctx, ch)
+	switch {
+	case errors.As(err, new(ofSink)):
+		return err
+	case err != nil:
+		w.refused.Fail(i, err)
+		return nil
+	}
 	if len(value) > c.MaxValueBytes {
 		w.refused.Fail(i, fmt.Errorf("the event of this change has %d bytes, of at most %d: %w", len(value), c.MaxValueBytes, stream.ErrTooLarge))
 		return nil
@@ -168,7 +178,11 @@ func (w *work) get(key string) (*entry, error) {
 	if i, held := w.at[key]; held {
 		return w.updates[i].entry, nil
 	}
-	return w.l.d.store.get(w.l.partition.Number, key)
+	e, err := w.l.d.store.get(w.l.partition.Number, key)
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	return e, nil
 }
 
 // put notes the new entry of a key, by message i; nil deletes it.
@@ -197,11 +211,19 @@ func (w *work) emit(i int, ch *change, value []byte) {
 }
 
 // step adds change i of a step between records, which leads to a position.
-func (w *work) step(i int, to position, ch *change) {
+func (w *work) step(ctx context.Context, i int, to position, ch *change) error {
 	p := w.l.partition
 	ch.topic, ch.partition, ch.offset, ch.time = p.Topic, p.Number, to.next, time.UnixMilli(to.note.Time)
 	ch.id = fmt.Sprintf("%s/%s/%s/%d/%d/%d.%d", p.Cluster, p.Topic, p.Incarnation, p.Number, to.next, to.note.Steps, i)
-	w.emit(i, ch, ch.append(nil, &w.l.d.config, &w.l.compare))
+	value, err := w.l.event(ctx, ch)
+	if err != nil {
+		if !errors.As(err, new(ofSink)) {
+			err = fmt.Errorf("%w: %w", consumers.ErrStop, err)
+		}
+		return fmt.Errorf("write the event of key %.40q: %w", ch.key, err)
+	}
+	w.emit(i, ch, value)
+	return nil
 }
 
 // named is the error of a commit that names messages, not records: events, or
