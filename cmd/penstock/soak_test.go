@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -124,7 +123,7 @@ func soak(t *testing.T, few int, broker func(member int) string) {
 			}
 			err := members[i].Wait()
 			said := members[i].Stderr.(*bytes.Buffer).String()
-			if err != nil && said != "" && !strings.Contains(said, "interrupted") && !strings.Contains(said, "context canceled") { // it had only begun
+			if err != nil && said != "" { // without a word it had not come to hear signals yet
 				t.Errorf("a consumer that was told to stop: %v\n%s", err, said)
 			}
 		} else {
