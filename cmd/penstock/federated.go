@@ -340,6 +340,7 @@ type modelRow struct {
 	Aborted  string     `json:"aborted,omitempty"`
 	// Of a training with differential privacy: what it has spent, of which budget.
 	Epsilon float64 `json:"epsilon,omitempty"`
+	Tight   float64 `json:"epsilon_pld,omitempty"` // by a tighter account; of the last model alone
 	Budget  float64 `json:"epsilon_budget,omitempty"`
 	Delta   float64 `json:"delta,omitempty"`
 	Clip    float64 `json:"clip,omitempty"`
@@ -371,8 +372,9 @@ func rowOf(m federated.Model) modelRow {
 	return row
 }
 
-func (f trainingFlags) show(t *terminal, m federated.Model) error {
-	row := rowOf(m)
+func (f trainingFlags) show(t *terminal, m federated.Model) error { return f.showRow(t, rowOf(m)) }
+
+func (f trainingFlags) showRow(t *terminal, row modelRow) error {
 	if f.json() {
 		return t.object(row)
 	}
@@ -395,6 +397,9 @@ func (f trainingFlags) show(t *terminal, m federated.Model) error {
 			text += fmt.Sprintf(" of %.4g", row.Budget)
 		}
 		text += fmt.Sprintf(" spent at delta %g", row.Delta)
+		if row.Tight > 0 {
+			text += fmt.Sprintf(" (%.4g by PLD)", row.Tight)
+		}
 	}
 	if row.Attempt > 0 {
 		text += fmt.Sprintf("  attempt %d at its round: %s", row.Attempt+1, row.Aborted)
@@ -416,7 +421,12 @@ func (c *federatedStatusCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return err
 		}
-		return c.show(t, models[len(models)-1])
+		m := models[len(models)-1]
+		row := rowOf(m)
+		if row.Tight, err = m.Privacy.Tight(); err != nil {
+			return err
+		}
+		return c.showRow(t, row)
 	})
 }
 

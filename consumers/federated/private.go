@@ -139,6 +139,15 @@ func (p *Privacy) admit() error {
 	return budget.Admit(nil, privacy.Rounds{Count: int(p.Rounds) + 1, Sigma: p.Noise, Rate: 1})
 }
 
+// Tight is the epsilon that the rounds so far took by privacy loss distributions: no more
+// than Spent, which budgets go by, and a second's work. It is 0 without noise.
+func (p *Privacy) Tight() (float64, error) {
+	if p == nil || p.Noise == 0 || p.Rounds == 0 {
+		return 0, nil
+	}
+	return privacy.PLD([]privacy.Rounds{{Count: int(p.Rounds), Sigma: p.Noise, Rate: 1}}, p.Delta)
+}
+
 // sumNoise is the deviation of the noise on the sum.
 func (p *Privacy) sumNoise() (float64, error) {
 	z := p.Noise
