@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"penstock/consumers/sinks/sqlsink"
 	"penstock/schemas"
 	"penstock/servertest"
+	"penstock/stream"
 )
 
 var moment = schemas.Node{Kind: schemas.Int, Bits: 64, Logical: schemas.Timestamp}
@@ -148,6 +150,34 @@ func TestPartitionsTaken(t *testing.T) {
 	d.Exec(t, `DELETE FROM events WHERE id = 99; ALTER TABLE events DETACH PARTITION events_p202611`)
 	if err := write("2026-11-05 00:00:00"); !errors.Is(err, consumers.ErrStop) || !strings.Contains(err.Error(), "a table of that name is no partition of it") {
 		t.Errorf("Write where a detached table has the partition's name: %v", err)
+	}
+}
+
+// Sinks that make the same partitions at the same time, of a table that neither knows
+// yet, do not stand in each other's way.
+func TestPartitionsTogether(t *testing.T) {
+	d := schema(t, servertest.Postgres(t))
+	const sinks = 6
+	var all sync.WaitGroup
+	for n := range int32(sinks) {
+		s := open(t, d.url, sqlsink.Config{PartitionBy: "at:day"})
+		if _, err := s.Assigned(t.Context(), []stream.Partition{sinktest.Partition(n)}); err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			for i := range int64(5) {
+				b := sinktest.Batch(2*i, 2*i+2, visitAt(2*i, time.Date(2026, 1, int(i)+1, 0, 0, 0, 0, time.UTC).Format(time.DateTime)), visitAt(2*i+1, "2026-01-31 00:00:00"))
+				b.Partition = n
+				if err := s.Write(t.Context(), b); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	want := []string{"events_p20260101 6", "events_p20260102 6", "events_p20260103 6", "events_p20260104 6", "events_p20260105 6", "events_p20260131 30"}
+	if diff := cmp.Diff(want, partitions(d, t)); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
 	}
 }
 
