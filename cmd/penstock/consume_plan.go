@@ -58,7 +58,7 @@ func (c *microbatchCmd) plan(ctx context.Context, t *terminal, p pipelines.Pipel
 		for _, s := range steps {
 			all = append(all, s.SQL)
 		}
-		return postgres.Apply(ctx, p.Sink.URL, all, func(s string) { t.printf("%s;\n", s) })
+		return postgres.Apply(ctx, p.Sink.URL, all, func(s string) { printStatement(t, s) })
 	}
 	if c.json() {
 		return t.object(map[string]any{
@@ -70,7 +70,7 @@ func (c *microbatchCmd) plan(ctx context.Context, t *terminal, p pipelines.Pipel
 		t.printf("-- to decide: %s\n", n)
 	}
 	for _, s := range statements {
-		t.printf("%s;\n", s)
+		printStatement(t, s)
 	}
 	if len(steps) > 0 {
 		t.printf("-- not done unless it is asked for, by --apply\n" + lockTimeout)

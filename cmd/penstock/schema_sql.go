@@ -61,14 +61,19 @@ func (c *schemaDiffCmd) migrate(t *terminal, before, after []sourced) error {
 			t.printf("\n-- %s: %s\n", phase, phaseWords[phase])
 		}
 		t.printf(costs, s.Lock, s.Cost, s.Why)
-		switch {
-		case s.Repeat:
+		if s.Repeat {
 			t.printf("%s; -- until it changes no row\n", s.SQL)
-		case strings.Contains(s.SQL, ";\n"):
-			t.printf("BEGIN;\n%s;\nCOMMIT;\n", s.SQL)
-		default:
-			t.printf("%s;\n", s.SQL)
+		} else {
+			printStatement(t, s.SQL)
 		}
 	}
 	return nil
+}
+
+// printStatement prints a statement, or several of one transaction.
+func printStatement(t *terminal, sql string) {
+	if strings.Contains(sql, ";\n") {
+		sql = "BEGIN;\n" + sql + ";\nCOMMIT"
+	}
+	t.printf("%s;\n", sql)
 }

@@ -157,7 +157,8 @@ func (m *migration) printed(ctx context.Context, tx pgx.Tx, model *schemas.Node,
 // for it.
 const lockTimeout = "3s"
 
-// Apply carries out statements, each by itself, and tells of each that is done.
+// Apply carries out statements, each by itself, those of one text in one transaction,
+// and tells of each text that is done.
 func Apply(ctx context.Context, address string, statements []string, done func(statement string)) (err error) {
 	conn, err := connect(ctx, address)
 	if err != nil {

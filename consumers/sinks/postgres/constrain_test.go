@@ -119,4 +119,10 @@ func TestApply(t *testing.T) {
 	if err != nil || len(steps) != 5 {
 		t.Errorf("Apply once more: %d steps, %v", len(steps), err)
 	}
+	if err := postgres.Apply(t.Context(), d.url, []string{"CREATE TABLE half (LIKE events);\nALTER TABLE none ADD COLUMN x int"}, func(string) {}); err == nil {
+		t.Error("Apply takes a table that is not there")
+	}
+	if got := column(d, t, "SELECT count(*) FROM pg_class WHERE relname = 'half' AND relnamespace = current_schema()::regnamespace"); got[0] != "0" {
+		t.Error("half of a text stayed")
+	}
 }

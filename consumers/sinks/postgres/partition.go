@@ -73,24 +73,22 @@ func (d dialect) Partitions(ctx context.Context, conn *sql.Conn, table string, b
 
 // Partition implements sqlsink.Partitioner. ATTACH, unlike CREATE TABLE … PARTITION
 // OF, lets others read and write the table; it brings the indexes.
-func (d dialect) Partition(table string, by sqlsink.Column, name string, r sqlsink.Range) ([]string, error) {
+func (d dialect) Partition(table string, by sqlsink.Column, name string, r sqlsink.Range) (string, error) {
 	parts := unquote(table)
 	part := parts[len(parts)-1] + "_p" + name
 	if len(part) > maxIdentifier {
-		return nil, fmt.Errorf("partition %q: expected a name of at most %d bytes; give the table a shorter one: %w", part, maxIdentifier, consumers.ErrStop)
+		return "", fmt.Errorf("partition %q: expected a name of at most %d bytes; give the table a shorter one: %w", part, maxIdentifier, consumers.ErrStop)
 	}
 	quoted, err := d.Identifier(part)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	schema, _, qualified := strings.Cut(table, ".")
 	if qualified {
 		quoted = schema + "." + quoted
 	}
-	return []string{
-		"CREATE TABLE " + quoted + " (LIKE " + table + " INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE)",
-		"ALTER TABLE " + table + " ATTACH PARTITION " + quoted + " FOR VALUES FROM (" + edge(by, r.From) + ") TO (" + edge(by, r.To) + ")",
-	}, nil
+	return "CREATE TABLE " + quoted + " (LIKE " + table + " INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE);\n" +
+		"ALTER TABLE " + table + " ATTACH PARTITION " + quoted + " FOR VALUES FROM (" + edge(by, r.From) + ") TO (" + edge(by, r.To) + ")", nil
 }
 
 // edge is a bound as the column's type has it, whatever the session's zone.
@@ -114,27 +112,21 @@ func (d dialect) MakePartition(ctx context.Context, conn *sql.Conn, table string
 	if err != nil {
 		return err
 	}
-	for _, statement := range statements {
-		_, err := conn.ExecContext(ctx, statement)
-		var e *pgconn.PgError
-		if !errors.As(err, &e) {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		hint := map[string]string{
-			"42P07": "a table of that name is no partition of it; attach it, or give it another name",
-			"23514": "the default partition holds rows that belong there; move them out of it",
-			"42P17": "it has partitions of another length; attach what is lacking by hand, or divide the table as they do",
-			"42501": "this user may not make it; make it for them, or grant the right",
-		}[e.Code]
-		if hint != "" {
-			return fmt.Errorf("make partition %q of table %s: %s: %w: %w", name, table, hint, consumers.ErrStop, err)
-		}
+	_, err = conn.ExecContext(ctx, statements)
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
 		return err
 	}
-	return nil
+	hint := map[string]string{
+		"42P07": "a table of that name is no partition of it; attach it, or give it another name",
+		"23514": "the default partition holds rows that belong there; move them out of it",
+		"42P17": "it has partitions of another length; attach what is lacking by hand, or divide the table as they do",
+		"42501": "this user may not make it; make it for them, or grant the right",
+	}[e.Code]
+	if hint == "" {
+		return err
+	}
+	return fmt.Errorf("make partition %q of table %s: %s: %w: %w", name, table, hint, consumers.ErrStop, err)
 }
 
 // Attached implements sqlsink.Partitioner.

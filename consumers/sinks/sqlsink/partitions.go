@@ -36,10 +36,11 @@ type Partitioner interface {
 	// Partitions reads what partitions a table has. The error wraps
 	// consumers.ErrStop if it is not partitioned by ranges of the column.
 	Partitions(ctx context.Context, conn *sql.Conn, table string, by Column) (*Partitions, error)
-	// Partition is the statements that make one, while others read and write the
-	// table. name tells it from the others.
-	Partition(table string, by Column, name string, r Range) ([]string, error)
-	// MakePartition carries them out. The error wraps consumers.ErrStop where its
+	// Partition is what makes one, while others read and write the table: two
+	// statements, with a line's end between, that belong into one transaction. name
+	// tells it from the others.
+	Partition(table string, by Column, name string, r Range) (string, error)
+	// MakePartition carries that out. The error wraps consumers.ErrStop where its
 	// name or its rows are elsewhere already.
 	MakePartition(ctx context.Context, conn *sql.Conn, table string, by Column, name string, r Range) error
 	// Attached reports whether all of these are partitions of the table. Those that
@@ -279,7 +280,7 @@ func (c *catalog) planned(ctx context.Context, s *Sink, conn *sql.Conn, declared
 		if err != nil {
 			return nil, err
 		}
-		statements = append(statements, made...)
+		statements = append(statements, made)
 	}
 	return statements, nil
 }
