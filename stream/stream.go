@@ -185,9 +185,10 @@ type Releaser interface {
 type Owner interface {
 	// Assigned claims partitions for this consumer, before anything is fetched
 	// from them, and says at which offset each starts; one that is missing
-	// from the answer starts at the oldest record. An error ends the source,
-	// and so does an offset below the oldest record or beyond the end
-	// (ErrPosition): only who keeps the positions can tell what that means.
+	// from the answer starts at the oldest record. After ErrFenced, since someone
+	// else was faster, the source claims again what it holds still. Another error
+	// ends the source, and so does an offset below the oldest record or beyond
+	// the end (ErrPosition): only who keeps the positions can tell what that means.
 	Assigned(ctx context.Context, partitions []Partition) (map[Partition]int64, error)
 	// Lost says that partitions it claimed are no longer this consumer's: they
 	// belong to someone else from now on, or the source was closed. A source

@@ -630,6 +630,10 @@ func (s *source) giveUp(ctx context.Context, numbers []int32, commit bool) {
 	}
 }
 
+// claimAgain is how long a source waits before it claims again what someone else
+// was faster to claim.
+const claimAgain = 100 * time.Millisecond
+
 // starts has the Owner say where partitions start that are new to this source.
 func (s *source) starts(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	if s.sub.Owner == nil {
@@ -651,6 +655,15 @@ func (s *source) starts(ctx context.Context, offsets map[string]map[int32]kgo.Of
 	}
 	slices.SortFunc(claim, func(a, b stream.Partition) int { return int(a.Number - b.Number) })
 	starts, err := s.sub.Owner.Assigned(ctx, claim)
+	for errors.Is(err, stream.ErrFenced) && ctx.Err() == nil {
+		select {
+		case <-time.After(claimAgain):
+			starts, err = s.sub.Owner.Assigned(ctx, claim)
+		case <-s.stop:
+			return nil, err
+		case <-ctx.Done():
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("claim partitions of topic %q: %w", s.sub.Topic, err)
 		if ctx.Err() == nil { // else the group is balancing anew, and asks again

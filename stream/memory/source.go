@@ -294,6 +294,10 @@ func (c *cursor) take(now time.Time, max int, end int64) []int64 {
 	return offsets
 }
 
+// claimAgain is how long a source waits before it claims again what someone else
+// was faster to claim.
+const claimAgain = 50 * time.Millisecond
+
 // claim has the Owner say where the partitions start that are new to src.
 func (src *source) claim(ctx context.Context) error {
 	s, g := src.server, src.group
@@ -317,6 +321,14 @@ func (src *source) claim(ctx context.Context) error {
 	starts, err := src.sub.Owner.Assigned(ctx, partitions)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // the next Fetch claims them again
+	}
+	if errors.Is(err, stream.ErrFenced) {
+		select {
+		case <-time.After(claimAgain):
+			return nil // the next poll claims what is held still
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	if err == nil {
 		err = src.check(starts)

@@ -181,6 +181,9 @@ func (p *partition) claim() error {
 		s.ownerMu.Lock()
 		starts, err := s.sub.Owner.Assigned(s.ctx, []stream.Partition{p.id})
 		s.ownerMu.Unlock()
+		if errors.Is(err, stream.ErrFenced) {
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errEnd, err)
 		}

@@ -1047,6 +1047,19 @@ func (s *suite) ownerIdentity() {
 	}
 }
 
+// A claim for which someone else was faster is made again.
+func (s *suite) ownerLate() {
+	topic := s.topic(1)
+	s.numbered(topic, 3)
+	o := &owner{fenced: 2}
+	src := s.subscribe(topic, "g", ownedBy(o))
+	src.take(3)
+	if len(o.holds()) != 1 {
+		s.Errorf("it holds %v, want one partition", o.holds())
+	}
+	src.close()
+}
+
 // An error of Assigned ends the source.
 func (s *suite) ownerError() {
 	topic := s.topic(2)

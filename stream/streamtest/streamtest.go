@@ -110,6 +110,7 @@ func Run(t *testing.T, f Features, open func(t testing.TB) stream.Broker) {
 		{"owner/starts where it says", (*suite).ownerStarts},
 		{"owner/identity", (*suite).ownerIdentity},
 		{"owner/error", (*suite).ownerError},
+		{"owner/late", (*suite).ownerLate},
 		{"owner/position outside", (*suite).ownerOutside},
 		{"owner/rebalance", (*suite).ownerRebalance},
 		{"close", (*suite).closed},
@@ -341,6 +342,7 @@ type owner struct {
 	mu     sync.Mutex
 	starts map[int32]int64 // by partition number
 	fail   error
+	fenced int // so often it was late
 	held   []stream.Partition
 	lost   []stream.Partition
 }
@@ -350,6 +352,10 @@ func (o *owner) Assigned(_ context.Context, ps []stream.Partition) (map[stream.P
 	defer o.mu.Unlock()
 	if o.fail != nil {
 		return nil, o.fail
+	}
+	if o.fenced > 0 {
+		o.fenced--
+		return nil, fmt.Errorf("claim: %w", stream.ErrFenced)
 	}
 	starts := map[stream.Partition]int64{}
 	for _, p := range ps {
