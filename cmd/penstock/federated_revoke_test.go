@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"penstock/servertest"
+)
+
+// A round that waits for a client goes on when that is revoked: the aggregator reads
+// the round's updates again, and the others' count without being sent again.
+func TestRevokedWhileARoundWaits(t *testing.T) {
+	for name, broker := range map[string]func(testing.TB) string{
+		"embedded": func(testing.TB) string { return "" },
+		"Kafka":    func(t testing.TB) string { return "kafka://" + servertest.Kafka(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
+			training := "revoke-" + strings.ReplaceAll(c.listen, ":", "-")
+			var on []string
+			if url := broker(t); url != "" {
+				on = []string{"--broker", url}
+			}
+			up := c.up()
+			defer kill(t, up)
+			federated := func(args ...string) *exec.Cmd {
+				return c.command(append(append([]string{"federated", args[0], training}, on...), args[1:]...)...)
+			}
+			run := func(cmd *exec.Cmd) string {
+				t.Helper()
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Fatalf("%q: %v: %s", cmd.Args, err, out)
+				}
+				return string(out)
+			}
+			run(c.command("federated", "keys", "keys", "--names", "ann,bob,cyd"))
+			run(federated("enrol", "--keys", "keys", "--names", "ann,bob,cyd"))
+			clients := []*exec.Cmd{
+				federated("aggregate", "--sample", "digits", "--rounds", "2", "--keys", "keys"),
+				federated("join", "--name", "ann", "--share", "1/2", "--keys", "keys"),
+				federated("join", "--name", "bob", "--share", "2/2", "--keys", "keys"),
+			}
+			for i, cmd := range clients {
+				started(t, cmd, []string{"model of round 0 of 2", "round 0 of 2: trained", "round 0 of 2: trained"}[i])
+			}
+			// cyd is never heard of.
+			run(federated("revoke", "--keys", "keys", "--names", "cyd", "--reason", "silent"))
+			for _, cmd := range clients {
+				if err := cmd.Wait(); err != nil {
+					t.Errorf("%q: %v", cmd.Args, err)
+				}
+			}
+			if out := run(federated("history")); !strings.Contains(out, "  attempt 2 at its round: revoked, or with another key: cyd") {
+				t.Error(out)
+			}
+			if out := run(federated("verify", "--keys", "keys")); !strings.HasPrefix(out, "3 models are what their 4 updates make") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+// started starts a command, and waits for a line with text on its standard error.
+func started(t *testing.T, cmd *exec.Cmd, text string) {
+	t.Helper()
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), text) {
+			go func() { _, _ = io.Copy(io.Discard, stderr) }() // it ends with the command
+			return
+		}
+	}
+	t.Fatalf("%q ended without %q", cmd.Args, text)
+}
