@@ -40,7 +40,7 @@ type diffCmd struct {
 	Compare string `placeholder:"OTHER" help:"Compare what OTHER and TOPIC hold now, by key, and say what is missing in TOPIC, extra, or different. One of them may be a table, sqlite:FILE#TABLE or postgres://…#TABLE. Exit code 1 if anything is."`
 	Format  string `enum:"debezium,json-patch,merge-patch,cloudevents" default:"debezium" help:"debezium, json-patch (RFC 6902), merge-patch (RFC 7396) or cloudevents."`
 	Tests   bool   `name:"invertible" help:"Put tests of the old values into JSON patches, so that they can be turned round."`
-	Typed   bool   `name:"registered" help:"Write the events under a schema that is made from that of the values, which is in Avro, and registered as NAME-value. Of --format debezium."`
+	Typed   bool   `name:"registered" help:"Write the events under a schema that is made from that of the values, in Avro or Protobuf, and registered as NAME-value. Of --format debezium."`
 	Key     string `placeholder:"FIELD" help:"Field that identifies an entity. Default: the record's key."`
 	Soft    string `name:"soft-delete" placeholder:"COLUMN" help:"For --compare with a table: rows that have something in this column are deleted."`
 	rulesFlags
@@ -145,14 +145,26 @@ func envelopes(reg *client.Client, subject string) func(context.Context, schemas
 		if err != nil {
 			return schemas.Registered{}, err
 		}
+		change := registry.Schema{Schema: text, SchemaType: value.Type()}
+		if change.SchemaType == schemas.Protobuf { // what it imports
+			was, err := reg.ByID(ctx, id)
+			if err != nil {
+				return schemas.Registered{}, err
+			}
+			change.References = was.References
+		}
 		r := schemas.Registered{Subject: subject}
-		if r.ID, err = reg.Register(ctx, subject, registry.Schema{Schema: text, SchemaType: value.Type()}); err != nil {
+		if r.ID, err = reg.Register(ctx, subject, change); err != nil {
 			if refused := (*registry.Error)(nil); errors.As(err, &refused) && (refused.Code == registry.CodeIncompatible || refused.Code == registry.CodeInvalidSchema || refused.Code == registry.CodeTooLarge) {
 				err = fmt.Errorf("%w: %w", schemas.ErrBadSchema, err)
 			}
 			return r, err
 		}
-		if r.Schema, err = reg.Schema(ctx, r.ID); err == nil {
+		file, err := reg.Schema(ctx, r.ID)
+		if err == nil {
+			r.Schema, err = diffing.EnvelopeIn(file)
+		}
+		if err == nil {
 			known[id] = r
 		}
 		return r, err

@@ -12,11 +12,67 @@ import (
 )
 
 // EnvelopeText is the text of a schema of Debezium envelopes whose before and after
-// are values of s, in the language of s: Avro, for now.
+// are values of s, in the language of s, which is Avro or Protobuf. In Protobuf it
+// has the references that s has, and EnvelopeIn finds the message in it.
 func EnvelopeText(s schemas.Schema) (string, error) {
-	if s.Type() != schemas.Avro {
-		return "", fmt.Errorf("expected values in Avro to write events under a schema of theirs, found %s; leave that out, and the events are JSON: %w", s.Type(), schemas.ErrBadSchema)
+	switch s.Type() {
+	case schemas.Avro:
+		return avroEnvelope(s)
+	case schemas.Protobuf:
+		return protobufEnvelope(s)
 	}
+	return "", fmt.Errorf("expected values in Avro or Protobuf to write events under a schema of theirs, found %s; leave that out, and the events are JSON: %w", s.Type(), schemas.ErrBadSchema)
+}
+
+// EnvelopeIn is the schema of envelopes in what was made of EnvelopeText.
+func EnvelopeIn(s schemas.Schema) (schemas.Schema, error) {
+	if m, ok := s.(schemas.Messages); ok {
+		return m.Message([]int{1})
+	}
+	return s, nil
+}
+
+// protobufEnvelope adds a message to the file of s.
+func protobufEnvelope(s schemas.Schema) (string, error) {
+	has := func(i int) bool {
+		m, ok := s.(schemas.Messages)
+		if !ok {
+			return false
+		}
+		_, err := m.Message([]int{i})
+		return err == nil
+	}
+	switch {
+	case !has(0):
+		return "", fmt.Errorf("expected a file with a message, found none: %w", schemas.ErrBadSchema)
+	case has(1):
+		return "", fmt.Errorf("expected a file with one message, found more; a schema's number does not say which of them a value is: %w", schemas.ErrBadSchema)
+	}
+	text, err := schemas.Text(s, "")
+	if err != nil {
+		return "", err
+	}
+	value := "." + s.Model().Name
+	return text + `
+// What happened to a key: its value before and after.
+message PenstockChange {
+  optional ` + value + ` before = 1;
+  optional ` + value + ` after = 2;
+  optional Source source = 3;
+  optional string op = 4;
+  optional int64 ts_ms = 5;
+
+  message Source {
+    optional string topic = 1;
+    optional int32 partition = 2;
+    optional int64 offset = 3;
+    optional int64 ts_ms = 4;
+  }
+}
+`, nil
+}
+
+func avroEnvelope(s schemas.Schema) (string, error) {
 	text, err := schemas.Text(s, "resolved")
 	if err != nil {
 		return "", err

@@ -14,6 +14,7 @@ import (
 	"penstock/schemas"
 	"penstock/schemas/avro"
 	"penstock/schemas/jsonschema"
+	"penstock/schemas/protobuf"
 	"penstock/stream"
 )
 
@@ -155,7 +156,7 @@ func TestEnvelopeText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := EnvelopeText(json); !errors.Is(err, schemas.ErrBadSchema) || !strings.Contains(err.Error(), "expected values in Avro to write events under a schema of theirs, found JSON") {
+	if _, err := EnvelopeText(json); !errors.Is(err, schemas.ErrBadSchema) || !strings.Contains(err.Error(), "expected values in Avro or Protobuf to write events under a schema of theirs, found JSON") {
 		t.Errorf("of JSON: %v", err)
 	}
 }
@@ -175,3 +176,66 @@ func TestEventsThatHaveNoSchema(t *testing.T) {
 		t.Error("patches have no schema")
 	}
 }
+
+// In Protobuf the envelope is a message beside the value's.
+func TestEventsInProtobuf(t *testing.T) {
+	parse := func(text string) schemas.Schema {
+		s, err := protobuf.Format{}.Parse(text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	value := parse(`syntax = "proto3"; package a.b; message R { string id = 1; optional bytes x = 2; Inner inner = 3; message Inner { int64 n = 1; } }`)
+	text, err := EnvelopeText(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := parse(text)
+	envelope, err := EnvelopeIn(file)
+	if err != nil || envelope.Model().Name != "a.b.PenstockChange" {
+		t.Fatalf("%v: %v", envelope, err)
+	}
+	var out output
+	d, _ := open(t, t.TempDir(), Config{Broker: &out, Envelope: func(context.Context, schemas.ID) (schemas.Registered, error) {
+		return schemas.Registered{ID: 9, Schema: envelope}, nil
+	}})
+	in := batchOf(0, `a={"id":"a","x":"/w==","inner":{"n":9007199254740993}}`, `a={"id":"a","x":null,"inner":null}`, `a`)
+	for i := range in.Messages[:2] {
+		in.Messages[i].SchemaID = 7
+	}
+	write(t, d, in)
+	decoder := consumers.NewDecoder(only{file}, schemas.Limits{})
+	var got []string
+	for _, r := range out.records {
+		m, err := decoder.Decode(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _ := m.Data.(map[string]any)
+		delete(data, "source")
+		text, err := schemas.AppendJSON(nil, m.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, string(text))
+	}
+	one, two := `{"id":"a","inner":{"n":9007199254740993},"x":"/w=="}`, `{"id":"a","inner":null,"x":null}`
+	if diff := cmp.Diff([]string{
+		`{"after":` + one + `,"before":null,"op":"c","ts_ms":1000}`, `{"after":` + two + `,"before":` + one + `,"op":"u","ts_ms":1001}`,
+		`{"after":null,"before":` + two + `,"op":"d","ts_ms":1002}`, "null",
+	}, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	for _, wrong := range []string{`syntax = "proto3"; message A {} message B {}`, `syntax = "proto3"; enum E { A = 0; }`} {
+		if _, err := EnvelopeText(parse(wrong)); !errors.Is(err, schemas.ErrBadSchema) {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+}
+
+// only is a registry of one schema.
+type only struct{ s schemas.Schema }
+
+// Schema implements consumers.Registry.
+func (o only) Schema(context.Context, schemas.ID) (schemas.Schema, error) { return o.s, nil }
