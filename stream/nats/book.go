@@ -42,7 +42,7 @@ type storedEntry struct {
 
 // Take implements stream.Book.
 func (x *book) Take(ctx context.Context, read func(stream.Entry) error) error {
-	err := x.take(func() error {
+	err := x.take(ctx, func() error {
 		if err := x.readOn(ctx, read); err != nil {
 			return err
 		}

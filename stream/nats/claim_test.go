@@ -2,6 +2,8 @@ package nats
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -135,6 +137,31 @@ func TestLeaseForgotten(t *testing.T) {
 	read(t, src, 1)
 	if _, err := b.js.Consumer(t.Context(), "t", "g-0-lease"); err != nil {
 		t.Errorf("the partition is held without a lease: %v", err)
+	}
+}
+
+// Who takes a position over goes on while the one who had it is faster, for as long
+// as its context lasts.
+func TestTakeFromBusyWriter(t *testing.T) {
+	x := &writer{}
+	faster := 100
+	if err := x.take(t.Context(), func() error {
+		if faster--; faster >= 0 {
+			return fmt.Errorf("commit: %w", stream.ErrFenced)
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("after a hundred batches of another: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := 0
+	if err := x.take(ctx, func() error {
+		if calls++; calls == 3 {
+			cancel()
+		}
+		return stream.ErrFenced
+	}); !errors.Is(err, stream.ErrFenced) || calls != 3 {
+		t.Errorf("its context ended at the third attempt: %v after %d", err, calls)
 	}
 }
 

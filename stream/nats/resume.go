@@ -47,7 +47,7 @@ func (b *Broker) resume(ctx context.Context, name, input string) (*transactor, s
 		return nil, at, err
 	}
 	defer cancel()
-	err = w.take(func() error {
+	err = w.take(ctx, func() error {
 		at, x.last = stream.Position{}, 0
 		last, err := w.stream.GetLastMsgForSubject(asking, x.subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -104,15 +104,15 @@ type writer struct {
 	over    bool   // after an error
 }
 
-// take reads what was written and writes behind it, until nobody is faster.
-func (x *writer) take(readAndWrite func() error) error {
-	const attempts = 10
-	for attempt := 1; ; attempt++ {
+// take reads what was written and writes behind it, until nobody is faster. Whoever
+// writes one batch after the other is so more often than not, on a busy machine many
+// times in a row; the first time that it is not shuts it out.
+func (x *writer) take(ctx context.Context, readAndWrite func() error) error {
+	for end := time.Now().Add(replyTimeout); ; {
 		x.over = false
-		if err := readAndWrite(); !errors.Is(err, stream.ErrFenced) || attempt == attempts {
+		if err := readAndWrite(); !errors.Is(err, stream.ErrFenced) || ctx.Err() != nil || time.Now().After(end) {
 			return err
 		}
-		// The one who had it was faster by a batch.
 	}
 }
 
