@@ -229,14 +229,11 @@ func (l *lane) restore(ctx context.Context) error {
 	}
 	done, total := int64(0), held.End-max(c.Next, held.Start)
 	c.Next, err = d.config.Broker.ReadLog(ctx, l.topic, c.Next, func(records []stream.Record) error {
-		updates, err := readLog(records, &c)
+		next, err := d.store.take(number, records, c)
 		if err != nil {
 			return err
 		}
-		c.Next = records[len(records)-1].Offset + 1
-		if err := d.store.apply(number, updates, c); err != nil {
-			return err
-		}
+		c = next
 		d.step("restored")
 		done += int64(len(records))
 		if d.config.Restoring != nil {
@@ -254,39 +251,33 @@ func (l *lane) restore(ctx context.Context) error {
 	return nil
 }
 
-// readLog returns what records of a log say: of each key the last, and what the
-// log belongs to in c.
-func readLog(records []stream.Record, c *cursor) ([]update, error) {
-	updates := make([]update, 0, len(records))
-	at := make(map[string]int, len(records))
+// readLog hands the entries that records of a log say to do, nil for a key that is
+// gone, and returns what the log belongs to, if they say that.
+func readLog(records []stream.Record, do func(key []byte, e *entry, raw []byte) error) (head string, err error) {
 	for _, r := range records {
-		kind, key := "", ""
+		kind := ""
 		if len(r.Key) > 0 {
-			kind, key = string(r.Key[:1]), string(r.Key[1:])
+			kind = string(r.Key[:1])
 		}
 		switch kind {
 		case headRecord:
-			c.Head = string(r.Value)
+			head = string(r.Value)
 			continue
 		case entryRecord:
 		default:
-			return nil, fmt.Errorf("offset %d: expected a record of a differ's state, found key %.40q: %w", r.Offset, r.Key, consumers.ErrStop)
+			return "", fmt.Errorf("offset %d: expected a record of a differ's state, found key %.40q: %w", r.Offset, r.Key, consumers.ErrStop)
 		}
-		u := update{key: key}
+		var e *entry
 		if r.Value != nil {
-			var err error
-			if u.entry, err = parseEntry(r.Value); err != nil {
-				return nil, fmt.Errorf("offset %d: expected a differ's state, found %.40q: %w", r.Offset, r.Value, consumers.ErrStop)
+			if e, err = parseEntry(r.Value); err != nil {
+				return "", fmt.Errorf("offset %d: expected a differ's state, found %.40q: %w", r.Offset, r.Value, consumers.ErrStop)
 			}
 		}
-		if i, twice := at[key]; twice {
-			updates[i] = u
-			continue
+		if err := do(r.Key[1:], e, r.Value); err != nil {
+			return "", err
 		}
-		at[key] = len(updates)
-		updates = append(updates, u)
 	}
-	return updates, nil
+	return head, nil
 }
 
 // accepts says whether a log is that of this lane.

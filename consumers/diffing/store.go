@@ -2,6 +2,7 @@ package diffing
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"penstock/stream"
 )
 
 // Errors of Open and of Write.
@@ -258,13 +261,70 @@ type update struct {
 	entry *entry
 }
 
-// apply stores entries and the cursor that goes with them. The keys differ.
-func (s *store) apply(partition int32, updates []update, c cursor) error {
+// take stores what records of a partition's log say, with the cursor behind them,
+// which it returns.
+func (s *store) take(partition int32, records []stream.Record, c cursor) (cursor, error) {
+	c.Next = records[len(records)-1].Offset + 1
+	if s.timed { // where a key was before has to be known
+		var updates []update
+		at := make(map[string]int, len(records))
+		head, err := readLog(records, func(key []byte, e *entry, _ []byte) error {
+			i, twice := at[string(key)]
+			if !twice {
+				i = len(updates)
+				at[string(key)] = i
+				updates = append(updates, update{})
+			}
+			updates[i] = update{string(key), e}
+			return nil
+		})
+		if err != nil {
+			return c, err
+		}
+		c.Head = cmp.Or(head, c.Head)
+		err = s.apply(partition, updates, c)
+		return c, err
+	}
+	err := s.use(func(db *pebble.DB) error {
+		batch := db.NewBatch()
+		defer batch.Close()
+		prefix := rowKey('v', partition, "")
+		head, err := readLog(records, func(key []byte, e *entry, raw []byte) error {
+			size := len(prefix) + len(key)
+			if e == nil {
+				op := batch.DeleteDeferred(size)
+				copy(op.Key[copy(op.Key, prefix):], key)
+				return op.Finish()
+			}
+			op := batch.SetDeferred(size, len(raw))
+			copy(op.Key[copy(op.Key, prefix):], key)
+			copy(op.Value, raw)
+			return op.Finish()
+		})
+		if err != nil {
+			return err
+		}
+		c.Head = cmp.Or(head, c.Head)
+		return s.commit(batch, partition, c)
+	})
+	return c, err
+}
+
+// commit writes a batch with the cursor that goes with it.
+func (s *store) commit(batch *pebble.Batch, partition int32, c cursor) error {
 	c.At, c.Timed = time.Now().Unix(), s.timed
 	text, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
+	if err := batch.Set(rowKey('c', partition), text, nil); err != nil {
+		return err
+	}
+	return batch.Commit(pebble.NoSync)
+}
+
+// apply stores entries and the cursor that goes with them. The keys differ.
+func (s *store) apply(partition int32, updates []update, c cursor) error {
 	return s.use(func(db *pebble.DB) error {
 		batch := db.NewBatch()
 		defer batch.Close()
@@ -287,10 +347,7 @@ func (s *store) apply(partition int32, updates []update, c cursor) error {
 				return err
 			}
 		}
-		if err := batch.Set(rowKey('c', partition), text, nil); err != nil {
-			return err
-		}
-		return batch.Commit(pebble.NoSync)
+		return s.commit(batch, partition, c)
 	})
 }
 
