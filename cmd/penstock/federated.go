@@ -278,7 +278,11 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		member, err := federated.NewClient(federated.ClientConfig{
 			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
-			Train: train, Compression: compression, Key: key, Piece: c.Piece,
+			Train: train, Compression: compression, Key: key,
+			Waiting: func(m federated.Model) {
+				t.notef("round %d of %d: %s is not enrolled for it\n", m.Round, m.Rounds, c.Name)
+			},
+			Piece: c.Piece,
 		})
 		if err != nil {
 			return err

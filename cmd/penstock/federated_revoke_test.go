@@ -41,7 +41,7 @@ func TestRevokedWhileARoundWaits(t *testing.T) {
 				}
 				return string(out)
 			}
-			run(c.command("federated", "keys", "keys", "--names", "ann,bob,cyd"))
+			run(c.command("federated", "keys", "keys", "--names", "ann,bob,cyd,dan"))
 			run(federated("enrol", "--keys", "keys", "--names", "ann,bob,cyd"))
 			clients := []*exec.Cmd{
 				federated("aggregate", "--sample", "digits", "--rounds", "2", "--keys", "keys"),
@@ -50,6 +50,9 @@ func TestRevokedWhileARoundWaits(t *testing.T) {
 			}
 			for i, cmd := range clients {
 				started(t, cmd, []string{"model of round 0 of 2", "round 0 of 2: trained", "round 0 of 2: trained"}[i])
+			}
+			if !until(t, federated("join", "--name", "dan", "--share", "1/2", "--keys", "keys"), "round 0 of 2: dan is not enrolled for it") {
+				t.Error("a client that is not enrolled does not say so")
 			}
 			// cyd is never heard of.
 			run(federated("revoke", "--keys", "keys", "--names", "cyd", "--reason", "silent"))

@@ -29,6 +29,9 @@ type ClientConfig struct {
 	Compression *Compression
 	// Key signs the updates; its zero value does not.
 	Key trust.PrivateKey
+	// Waiting is called with each model whose round the client is not enrolled for. It
+	// may be for a later one. nil is nobody.
+	Waiting func(m Model)
 }
 
 // Client takes part in a training: it answers each model with an update. It is
@@ -92,7 +95,10 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 	}
 	if !slices.Contains(m.Clients, c.config.Name) {
 		if m.Trust != nil {
-			return nil // it may be enrolled for a later round
+			if c.config.Waiting != nil {
+				c.config.Waiting(m)
+			}
+			return nil
 		}
 		return fmt.Errorf("the training does not expect client %q: %w", c.config.Name, consumers.ErrStop)
 	}

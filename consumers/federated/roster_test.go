@@ -436,3 +436,34 @@ func TestSignedVectors(t *testing.T) {
 		}
 	}
 }
+
+// Whatever lies on the topic of a roster is read or passed over, and enrols nobody
+// without the authority's signature.
+func FuzzRoster(f *testing.F) {
+	authority, err := trust.GenerateKey(trust.Ed25519)
+	if err != nil {
+		f.Fatal(err)
+	}
+	schema := newRegistry(f)[3]
+	e := trust.Entry{Number: 1, Action: trust.Enrol, Client: "c0", Key: authority.Public().DER(), Signature: make([]byte, 64)}
+	value := map[string]any{"number": e.Number, "action": e.Action, "client": e.Client, "key": e.Key, "reason": e.Reason, "signature": e.Signature}
+	seed, err := schema.AppendEncode(nil, value)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		v, err := schema.Decode(payload)
+		if err != nil {
+			return
+		}
+		e, err := readEntry(v)
+		if err != nil {
+			t.Fatalf("a value of the schema is no entry: %v", err)
+		}
+		r := trust.NewRoster("roster", authority.Public())
+		if err := r.Add(0, e); err == nil || r.Next() != 1 {
+			t.Fatalf("counts: %+v", e)
+		}
+	})
+}
