@@ -248,7 +248,7 @@ func TestWhatCannotBeApplied(t *testing.T) {
 			`b={"op":"u","before":null,"after":{"x":3}}`, // by one who does not know
 			`c=[{"op":"add"}]`, `c={"op":"t"}`, `c={"op":"u"}`,
 			`c={"op":"c","after":null}`,
-			`d={"op":"c","after":1}`, `d={"op":"d","before":null}`, `d`,
+			`d={"op":"c","after":1}`, `d={"op":"d","before":null}`, `d`, `e={"op":"u","after":5}`,
 		}, []string{
 			cannot(1, "at /before: expected the last value of the key, found another"+again),
 			cannot(4, "at /before: expected nothing, since the key has no value yet, found a key that has one"+again),
@@ -257,7 +257,7 @@ func TestWhatCannotBeApplied(t *testing.T) {
 			cannot(9, "at the value: expected a Debezium envelope, an object with before, after and op, found array of 1; say what format the events have"),
 			cannot(10, `at /op: expected c, u, d or r, found string "t"; say what format the events have`),
 			cannot(11, "at /after: expected the value after the change, found nothing"),
-		}, map[string]string{"a": `{"x":4}`, "b": `{"x":3}`, "c": "null"}},
+		}, map[string]string{"a": `{"x":4}`, "b": `{"x":3}`, "c": "null", "e": "5"}},
 		{CloudEvents, []string{
 			`a={"type":"penstock.created","data":{"before":null,"after":1}}`,
 			`a={"type":"penstock.updated","data":{"before":2,"after":3}}`,

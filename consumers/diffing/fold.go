@@ -129,10 +129,10 @@ func foldChange(before []byte, w what, data map[string]any, path []string, model
 	switch {
 	case w == created && before != nil:
 		return nil, misfit(at, "nothing, since the key has no value yet", "a key that has one", missed)
-	case w == created:
+	case w == created, data["before"] == nil:
 	case before == nil:
 		return nil, misfit(at, "the last value of the key", "a key that has none", missed)
-	case data["before"] != nil && string(claimed) != string(before):
+	case string(claimed) != string(before):
 		if same, err := evolved(before, claimed, model); err != nil {
 			return nil, err
 		} else if !same {
