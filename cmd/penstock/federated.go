@@ -600,7 +600,7 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 			if err := signed.begin(models[i]); err != nil {
 				return noError{err}
 			}
-			err := federated.Recompute(models[i], m, key, func(c federated.Contribution) (federated.Update, error) {
+			err := federated.RecomputeAfter(models[max(0, i-federated.Window):i+1], m, key, func(c federated.Contribution) (federated.Update, error) {
 				u, err := read(c)
 				if err == nil {
 					err = signed.check(u)

@@ -37,13 +37,16 @@ type Config struct {
 	// Quorum is how many updates are enough: without a Deadline the round ends
 	// with them, and with one, when that has passed. Fewer mean another attempt at
 	// the round. 0 is all clients, and with a Deadline 1.
+	//
+	// With fedbuff there are no rounds: each K updates make a model, and they may be
+	// of one of the Window models before the newest. Fraction, Quorum, Deadline, Sum,
+	// Privacy and Roster are not for it.
 	Quorum   int
 	Deadline time.Duration // of a round, 0 being none; needs Watch to run
 	Rounds   int64
 	Initial  []Tensor // the parameters that round 0 starts from
 	// Strategy makes the next model of the updates of a round, as
-	// strategies.Parse reads it; empty is "fedavg". It is not to be fedbuff,
-	// which has no rounds. For scaffold the second half of the parameters are
+	// strategies.Parse reads it; empty is "fedavg". For scaffold the second half of the parameters are
 	// the controls.
 	Strategy string
 	// Piece is how many bytes of numbers a record of a model has: models that have
@@ -81,7 +84,8 @@ type Aggregator struct {
 	model   Model
 	base    []float32       // the model's values
 	parts   map[int32]*part // of the partitions that are claimed
-	arrived map[string]bool // the clients that are counted in this round
+	arrived map[string]bool // what is counted already, by mark: the clients of this round
+	async   *asynchronous   // nil where there are rounds
 	pending *Model          // what the round has ended with, until it is on the topic
 	unsure  bool            // whether that is on the topic, after a failed publish
 	changed chan struct{}   // closed when there is another model
@@ -133,11 +137,20 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 		config.Now = time.Now
 	}
 	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{}), roster: roster}
-	last, found, err := a.last(ctx)
+	window := 0
+	if buffer, ok := strategy.(*strategies.FedBuff); ok {
+		a.async, window = &asynchronous{k: int(buffer.K)}, Window
+	}
+	recent, err := a.recent(ctx, 1+window)
 	if err != nil {
 		return nil, fmt.Errorf("read last model: %w", err)
 	}
-	if found {
+	var last Model
+	if len(recent) > 0 {
+		last = recent[len(recent)-1]
+		if a.async != nil {
+			a.async.older = recent[:len(recent)-1]
+		}
 		if err := a.accepts(last); err != nil {
 			return nil, fmt.Errorf("topic %q holds another training: %w; choose another topic", config.Models, err)
 		}
@@ -180,8 +193,13 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := s.(*strategies.FedBuff); ok {
-		return nil, errors.New("fedbuff has no rounds, and this aggregator works in rounds")
+	if buffer, ok := s.(*strategies.FedBuff); ok {
+		if c.Fraction != 0 || c.Quorum != 0 || c.Deadline != 0 || c.Sum != "" || c.Privacy != nil || c.Roster != nil {
+			return nil, errors.New("fedbuff has no rounds: it goes neither with a fraction of the clients, a quorum or a deadline, nor with exact sums, privacy or a roster")
+		}
+		if int(buffer.K) > len(c.Clients) {
+			return nil, fmt.Errorf("expected k of at most %d, as many as there are clients, found %v", len(c.Clients), buffer.K)
+		}
 	}
 	if c.Piece < 0 {
 		return nil, fmt.Errorf("expected pieces of 1 byte or more, found %d", c.Piece)
@@ -258,6 +276,7 @@ func (a *Aggregator) Model() Model {
 // model is dealt with, even where it was not read under this claim.
 func (a *Aggregator) adopt(m Model) {
 	same := m.Round == a.model.Round && m.Hash == a.model.Hash // another attempt
+	a.async.follows(a.model, m)
 	a.model, a.base, a.pending, a.unsure = m, flat(m.Parameters), nil, false
 	close(a.changed)
 	a.changed = make(chan struct{})
@@ -269,9 +288,10 @@ func (a *Aggregator) adopt(m Model) {
 		clear(a.arrived)
 		for _, p := range a.parts {
 			p.partial = partial{}
-			p.halves.clear()
+			p.halves.clear(a.async.first(m.Round))
 			p.halves.limit = largestUpdate(m.Parameters)
 		}
+		a.async.counted(m, a.arrived)
 	}
 	for _, position := range m.Positions {
 		if p := a.parts[position.Partition]; p != nil && (!p.begun || p.next < position.Next) {
@@ -326,9 +346,9 @@ func (a *Aggregator) Lost(_ context.Context, partitions []stream.Partition) erro
 func (a *Aggregator) drop(number int32) {
 	if p := a.parts[number]; p != nil {
 		for _, c := range p.counted {
-			delete(a.arrived, c.Client)
+			delete(a.arrived, a.async.mark(c.Client, a.model.Round-c.Stale))
 		}
-		p.halves.clear()
+		p.halves.clear(math.MaxInt64)
 		delete(a.parts, number)
 	}
 }
@@ -352,27 +372,56 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	if err := a.endRound(ctx, false); err != nil {
 		return err
 	}
+	for rest := b.Messages; ; {
+		n, err := a.take(p, b, len(b.Messages)-len(rest))
+		if err != nil {
+			return err
+		}
+		if rest = rest[n:]; len(rest) == 0 {
+			break
+		}
+		// Enough for a model, and the rest is for the one after.
+		p.next, p.begun, p.fresh = rest[0].Offset, true, false
+		if err := a.endRound(ctx, false); err != nil {
+			return err
+		}
+	}
+	if !p.begun || b.Next > p.next {
+		p.next = b.Next
+	}
+	p.begun, p.fresh = true, false
+	return a.endRound(ctx, false)
+}
+
+// take counts the messages of b from one on, and returns how many it has looked at: all,
+// or those that make a model complete where there are no rounds.
+func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err error) {
 	var refused stream.BatchError
 	var arrivals []arrival
 	pieced := 0
 	here := map[string]bool{}
-	for i, m := range b.Messages {
-		if p.begun && m.Offset < p.next {
+	room := a.async.room(a.parts)
+	for i, m := range b.Messages[from:] {
+		if len(arrivals) == room {
+			break
+		}
+		n++
+		if p.begun && m.Offset < p.next || a.async.knows(b.Partition, m.Offset) {
 			continue
 		}
 		u, err := a.judge(p, m, here)
 		var refusal *Refusal
 		switch {
 		case errors.As(err, &refusal):
-			refused.Fail(i, err)
+			refused.Fail(from+i, err)
 			continue
 		case err != nil:
-			return err
+			return n, err
 		case u == nil:
 			continue // there is more of it to come
 		}
 		u.Partition, u.Offset = b.Partition, m.Offset
-		here[u.Contribution.Client] = true
+		here[a.async.mark(u.Contribution.Client, u.Round)] = true
 		if u.read != nil {
 			if pieced++; pieced > ahead {
 				u.values, u.Parameters = nil, nil
@@ -381,19 +430,15 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 		arrivals = append(arrivals, *u)
 	}
 	if err := refused.OrNil(); err != nil {
-		return err
+		return n, err
 	}
 	if err := a.fold(p, arrivals); err != nil {
-		return fmt.Errorf("fold updates: %w: %w", consumers.ErrStop, err)
+		return n, fmt.Errorf("fold updates: %w: %w", consumers.ErrStop, err)
 	}
-	for client := range here {
-		a.arrived[client] = true
+	for mark := range here {
+		a.arrived[mark] = true
 	}
-	if !p.begun || b.Next > p.next {
-		p.next = b.Next
-	}
-	p.begun, p.fresh = true, false
-	return a.endRound(ctx, false)
+	return n, nil
 }
 
 // fold adds arrivals to p, in their order.
@@ -414,7 +459,7 @@ func (a *Aggregator) fold(p *part, arrivals []arrival) error {
 			return err
 		}
 		for i := range n {
-			p.halves.drop(arrivals[i].Contribution.Client)
+			p.halves.drop(a.async.mark(arrivals[i].Contribution.Client, arrivals[i].Round))
 			arrivals[i] = arrival{} // its memory
 		}
 		arrivals = arrivals[n:]
@@ -436,6 +481,8 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 		return nil, &Refusal{Reason: why, Client: u.Client, Round: u.Round, Detail: fmt.Sprintf(format, args...)}
 	}
 	round := a.model.Round
+	base := a.async.model(u.Round) // nil is the one in progress
+	mark := a.async.mark(u.Client, u.Round)
 	switch {
 	case err != nil:
 		u.Client = cmp.Or(u.Client, string(m.Key))
@@ -453,27 +500,32 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 		return refuse(Late, "the training is finished")
 	case u.Round == round-1 && a.model.Closed == ByDeadline:
 		return refuse(Late, "round %d is in progress: the one before ended by its deadline, with %d updates", round, len(a.model.Contributions))
-	case u.Round < round:
+	case u.Round < round && base == nil:
 		return refuse(Late, "round %d is in progress", round)
 	case u.Round > round:
 		return refuse(Ahead, "round %d is in progress", round)
-	case u.Base != a.model.Hash:
+	case base == nil && u.Base != a.model.Hash:
 		return refuse(WrongBase, "expected one trained from model %v, found %v; read the models topic", a.model.Hash, u.Base)
+	case base != nil && u.Base != base.Hash:
+		return refuse(WrongBase, "expected one trained from model %v, found %v", base.Hash, u.Base)
 	case !slices.Contains(a.model.Asked(), u.Client):
 		return refuse(NotSampled, "this round asks %d of %d clients, and not this one", len(a.model.Sample), len(a.model.Clients))
-	case a.arrived[u.Client] || here[u.Client]:
+	case a.arrived[mark] || here[mark]:
 		return refuse(Duplicate, "the client's first update of this round is counted")
 	case part:
 		if m.Offset < p.kept {
 			return nil, nil // the batch is written again
 		}
-		if err := p.halves.add(u.Client, piece, m.Offset); err != nil {
+		if err := p.halves.add(mark, piece, m.Offset); err != nil {
 			return nil, err
+		}
+		if h := p.halves.of[mark]; h != nil && h.at == m.Offset {
+			h.round = u.Round
 		}
 		p.kept = m.Offset + 1
 		return nil, nil
 	}
-	numbers, err := p.halves.whole(u.Client, piece, m.Offset)
+	numbers, err := p.halves.whole(mark, piece, m.Offset)
 	if errors.Is(err, errIncomplete) {
 		return refuse(Incomplete, "%v", err)
 	}
@@ -498,18 +550,22 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
 		return refuse(WrongShape, "%v", err)
 	}
-	if err := unpack(u.Parameters, a.model.Parameters); errors.Is(err, errNotFinite) {
+	trained, flatBase := a.model.Parameters, a.base
+	if base != nil {
+		trained, flatBase = base.Parameters, flat(base.Parameters)
+	}
+	if err := unpack(u.Parameters, trained); errors.Is(err, errNotFinite) {
 		return refuse(NotFinite, "%v", err)
 	} else if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
 	out := &arrival{Update: u, values: flat(u.Parameters)}
-	norm := kernels.Distance(out.values, a.base)
+	norm := kernels.Distance(out.values, flatBase)
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
 	}
 	if linear, ok := a.strategy.(strategies.Linear); ok {
-		weight, _, err := linear.Weigh(u.report(norm))
+		weight, _, err := linear.Weigh(u.report(norm, round-u.Round))
 		if err != nil {
 			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
 		}
@@ -519,10 +575,13 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 			}
 		}
 	}
-	out.Contribution = Contribution{Client: u.Client, Samples: u.Samples, Norm: norm}
+	out.Contribution = Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Stale: round - u.Round}
+	if a.async != nil {
+		differ(out.values, flatBase)
+	}
 	if numbers != nil {
 		out.read = func() ([]float32, error) {
-			numbers, err := p.halves.whole(u.Client, piece, m.Offset)
+			numbers, err := p.halves.whole(mark, piece, m.Offset)
 			if err != nil {
 				return nil, err
 			}
@@ -530,7 +589,14 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 			if err := again.read(m.Data, numbers); err != nil {
 				return nil, err
 			}
-			return flat(again.Parameters), unpack(again.Parameters, a.model.Parameters)
+			if err := unpack(again.Parameters, trained); err != nil {
+				return nil, err
+			}
+			values := flat(again.Parameters)
+			if a.async != nil {
+				differ(values, flatBase)
+			}
+			return values, nil
 		}
 	}
 	return out, nil
@@ -623,6 +689,14 @@ func (a *Aggregator) next() (Model, error) {
 			Partition: number, Next: p.counted[len(p.counted)-1].Offset + 1,
 		}
 	}
+	if a.async != nil {
+		for number, position := range positions {
+			if p := a.parts[number]; p != nil {
+				position.Next = p.halves.first(position.Next)
+				positions[number] = position
+			}
+		}
+	}
 	m, err := step(a.model, a.strategy, partials, a.config.NoiseKey)
 	if err != nil {
 		return m, fmt.Errorf("end round %d: %w: %w", a.model.Round, consumers.ErrStop, err)
@@ -648,36 +722,45 @@ func (a *Aggregator) publish(ctx context.Context, m Model) error {
 
 // last reads the last model of the topic; found is false if there is none.
 func (a *Aggregator) last(ctx context.Context) (m Model, found bool, err error) {
-	ranges, err := a.config.Broker.Ranges(ctx, a.config.Models)
-	if err != nil {
+	recent, err := a.recent(ctx, 1)
+	if err != nil || len(recent) == 0 {
 		return m, false, err
 	}
+	return recent[0], true, nil
+}
+
+// recent reads the last models of the topic, n of different rounds if there are so many.
+func (a *Aggregator) recent(ctx context.Context, n int) ([]Model, error) {
+	ranges, err := a.config.Broker.Ranges(ctx, a.config.Models)
+	if err != nil {
+		return nil, err
+	}
 	if len(ranges) != 1 {
-		return m, false, fmt.Errorf("topic %q has %d partitions, and models need one that has 1", a.config.Models, len(ranges))
+		return nil, fmt.Errorf("topic %q has %d partitions, and models need one that has 1", a.config.Models, len(ranges))
 	}
 	// The last record may be a piece of a model, and even of one that was never
 	// published whole: then more of them are read, from further before the end.
-	for back := int64(1); ranges[0].Start < ranges[0].End; {
+	for back := int64(n); ranges[0].Start < ranges[0].End; {
 		from := max(ranges[0].Start, ranges[0].End-back)
-		m, found, before, err := a.newest(ctx, from, ranges[0].End)
-		if err != nil || found || from == ranges[0].Start {
-			return m, found, err
+		models, before, err := a.between(ctx, from, ranges[0].End, n)
+		if err != nil || len(models) == n || from == ranges[0].Start {
+			return models, err
 		}
 		back = max(2*back, back+int64(before))
 	}
-	return m, false, nil
+	return nil, nil
 }
 
-// newest is the newest model that lies whole between two offsets. before is how many
+// between are the newest n models that lie whole between two offsets. before is how many
 // records of its message came before the first one.
-func (a *Aggregator) newest(ctx context.Context, from, end int64) (newest Model, found bool, before int32, err error) {
+func (a *Aggregator) between(ctx context.Context, from, end int64, n int) (models []Model, before int32, err error) {
 	src, err := a.config.Broker.Open(ctx, stream.Subscription{
 		Topic: a.config.Models,
 		Group: a.config.Group + "-models",
 		Owner: startAt(from),
 	})
 	if err != nil {
-		return newest, false, 0, err
+		return nil, 0, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	decoder, joiner := consumers.NewDecoder(a.config.Registry, schemas.Limits{}), NewJoiner()
@@ -686,20 +769,24 @@ func (a *Aggregator) newest(ctx context.Context, from, end int64) (newest Model,
 	for next := from; next < end; {
 		records, ack, err := src.Fetch(ctx, int(min(end-next, 100)))
 		if err != nil {
-			return newest, false, 0, err
+			return nil, 0, err
 		}
 		for _, r := range records {
 			message, err := decoder.Decode(ctx, r)
 			if err != nil {
-				return newest, false, 0, err
+				return nil, 0, err
 			}
 			m, whole, err := joiner.Model(message.Data)
 			switch {
 			case errors.Is(err, errIncomplete): // it begins before from
 			case err != nil:
-				return newest, false, 0, err
+				return nil, 0, err
 			case whole:
-				newest, found = m, true
+				if k := len(models); k > 0 && models[k-1].Round == m.Round {
+					models = models[:k-1] // another attempt, or it lies there twice
+				}
+				models = append(models, m)
+				models = models[max(0, len(models)-n):]
 			}
 			if fields, _ := message.Data.(map[string]any); first {
 				if p, err := readPiece(fields["piece"]); err == nil && p != nil {
@@ -710,10 +797,10 @@ func (a *Aggregator) newest(ctx context.Context, from, end int64) (newest Model,
 			next = r.Offset + 1
 		}
 		if err := ack(ctx, nil); err != nil {
-			return newest, false, 0, err
+			return nil, 0, err
 		}
 	}
-	return newest, found, before, nil
+	return models, before, nil
 }
 
 // startAt is an Owner that starts every partition at one offset.

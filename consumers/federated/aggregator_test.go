@@ -493,7 +493,7 @@ func (s *simulation) expected() []Model {
 					d := float64(v) - float64(flat(last.Parameters)[j])
 					squares[j] = float64(d * d)
 				}
-				contribution := Contribution{u.Client, u.Samples, int32(p), msg.Offset, math.Sqrt(squares[0] + squares[1] + squares[2] + squares[3] + squares[4])}
+				contribution := Contribution{Client: u.Client, Samples: u.Samples, Partition: int32(p), Offset: msg.Offset, Norm: math.Sqrt(squares[0] + squares[1] + squares[2] + squares[3] + squares[4])}
 				if linear, ok := strategy.(strategies.Linear); ok {
 					report := strategies.Report{Samples: float64(u.Samples), Loss: u.Loss, Steps: float64(u.Steps), Distance: contribution.Norm}
 					weight, scalar, err := linear.Weigh(report)
@@ -759,7 +759,8 @@ func TestOpenRefuses(t *testing.T) {
 	f("it has strategy fedavg, not median", func(c *Config) { c.Strategy = "median" })
 	f("needs at least 3 updates, found 2", func(c *Config) { c.Strategy = "krum" })
 	f("parse strategy: expected one of", func(c *Config) { c.Strategy = "best" })
-	f("fedbuff has no rounds", func(c *Config) { c.Strategy = "fedbuff" })
+	f("expected k of at most 2", func(c *Config) { c.Strategy = "fedbuff" })
+	f("fedbuff has no rounds", func(c *Config) { c.Strategy, c.Quorum = "fedbuff:k=1", 1 })
 	f("expected a largest norm of 0 or more", func(c *Config) { c.MaxNorm = math.NaN() })
 	f("at least one round", func(c *Config) { c.Rounds = 0 })
 	f("are needed", func(c *Config) { c.Registry = nil })

@@ -103,6 +103,12 @@ func draw(names []string, n int) ([]string, error) {
 // closes says why the round ends now, or "". expired means that its deadline has
 // passed, and everything has been read that came before.
 func (a *Aggregator) closes(expired bool) string {
+	if a.async != nil {
+		if a.async.room(a.parts) <= 0 {
+			return Complete
+		}
+		return ""
+	}
 	switch n := len(a.arrived); {
 	case n >= len(a.model.Asked()):
 		return Complete

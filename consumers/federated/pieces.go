@@ -203,7 +203,8 @@ type half struct {
 	size        int64
 	few         []byte   // the numbers, until they are many
 	file        *os.File // then
-	at          int64    // the offset of the last record that came of it
+	from, at    int64    // the offsets of the first and the last record that came of it
+	round       int64    // of an update
 	held        bool     // somebody else reads the file
 }
 
@@ -248,7 +249,7 @@ func (h *halves) add(sender string, p *piece, offset int64) error {
 	switch {
 	case p.index == 0 && (m == nil || m.hash != p.hash || m.count != p.count):
 		h.drop(sender)
-		m = &half{hash: p.hash, count: p.count}
+		m = &half{hash: p.hash, count: p.count, from: offset}
 		if h.of == nil {
 			h.of = map[string]*half{}
 		}
@@ -294,11 +295,21 @@ func (h *halves) drop(sender string) {
 	}
 }
 
-// clear forgets all.
-func (h *halves) clear() {
-	for sender := range h.of {
-		h.drop(sender)
+// clear forgets what is of rounds before one.
+func (h *halves) clear(round int64) {
+	for sender, m := range h.of {
+		if m.round < round {
+			h.drop(sender)
+		}
 	}
+}
+
+// first is where the first message begins that may still end behind next, or next.
+func (h *halves) first(next int64) int64 {
+	for _, m := range h.of {
+		next = min(next, m.from)
+	}
+	return next
 }
 
 // numbers reads the data of the tensors of a message in pieces, one after the other,
@@ -386,7 +397,7 @@ type Joiner struct{ halves halves }
 func NewJoiner() *Joiner { return &Joiner{halves{limit: largestModel}} }
 
 // Close forgets what has not been put together.
-func (j *Joiner) Close() { j.halves.clear() }
+func (j *Joiner) Close() { j.halves.clear(math.MaxInt64) }
 
 // Model reads a record of the models topic. whole is false for one that only has
 // numbers of a model to come. Of the same records a second time it makes the same.

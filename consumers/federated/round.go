@@ -53,7 +53,7 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 		if !isLinear {
 			continue
 		}
-		r := u.report(c.Norm)
+		r := u.report(c.Norm, c.Stale)
 		weight, scalar, err := linear.Weigh(r)
 		if err != nil {
 			return fmt.Errorf("update of client %q: %w", u.Client, err)
@@ -81,8 +81,8 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 }
 
 // report is what strategies want to know of u.
-func (u Update) report(norm float64) strategies.Report {
-	return strategies.Report{Samples: float64(u.Samples), Steps: float64(u.Steps), Loss: u.Loss, Distance: norm}
+func (u Update) report(norm float64, stale int64) strategies.Report {
+	return strategies.Report{Staleness: float64(stale), Samples: float64(u.Samples), Steps: float64(u.Steps), Loss: u.Loss, Distance: norm}
 }
 
 // step is the model after base: what the strategy makes of the partials, which
@@ -166,6 +166,13 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 // them. The error says what differs, or is that of update. key is needed
 // where the models have noise: without it the error wraps ErrNoiseKey.
 func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Update, error)) error {
+	return RecomputeAfter([]Model{base}, next, key, update)
+}
+
+// RecomputeAfter is Recompute where next may be made of updates of older models:
+// before are those that were published before next, the newest last.
+func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contribution) (Update, error)) error {
+	base := before[len(before)-1]
 	if next.Base != base.Hash || next.Round != base.Round+1 {
 		return fmt.Errorf("model of round %d is not made from that of round %d", next.Round, base.Round)
 	}
@@ -173,9 +180,11 @@ func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Updat
 	if err != nil {
 		return err
 	}
-	flatBase := flat(base.Parameters)
 	var partials []*partial
+	flatOf := map[int64][]float32{}
+	async := newAsynchronous(strategy, before)
 	seen := map[string]bool{}
+	async.counted(base, seen)
 	for i, c := range next.Contributions {
 		if i == 0 || c.Partition != next.Contributions[i-1].Partition {
 			partials = append(partials, &partial{})
@@ -184,19 +193,31 @@ func Recompute(base, next Model, key *NoiseKey, update func(Contribution) (Updat
 		if err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
-		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != base.Round || u.Base != base.Hash || seen[u.Client] {
+		trained, mark := base, async.mark(u.Client, u.Round)
+		if older := async.model(u.Round); older != nil {
+			trained = *older
+		}
+		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != trained.Round || u.Round != base.Round-c.Stale || u.Base != trained.Hash || seen[mark] {
 			return fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
 		}
 		if !slices.Contains(base.Asked(), u.Client) {
 			return fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
 		}
-		seen[u.Client] = true
-		if err := fit(u.Parameters, base.Parameters); err != nil {
+		seen[mark] = true
+		flatBase := flatOf[u.Round]
+		if flatBase == nil {
+			flatBase = flat(trained.Parameters)
+			flatOf[u.Round] = flatBase
+		}
+		if err := fit(u.Parameters, trained.Parameters); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 		values := flat(u.Parameters)
 		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
 			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
+		}
+		if async != nil {
+			differ(values, flatBase)
 		}
 		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, values: values, Contribution: c}); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)

@@ -67,6 +67,7 @@ type Contribution struct {
 	Partition int32
 	Offset    int64
 	Norm      float64 // the distance from the model it was trained from
+	Stale     int64   // how many models were published since that one, before the sum
 }
 
 // Position is where a partition of the updates topic goes on.
@@ -122,7 +123,7 @@ func (m Model) value() map[string]any {
 	contributions := []any{}
 	for _, c := range m.Contributions {
 		contributions = append(contributions, map[string]any{
-			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm,
+			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm, "stale": c.Stale,
 		})
 	}
 	positions := []any{}
@@ -213,6 +214,7 @@ func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 		if slices.Contains(ok[:], false) {
 			return m, fmt.Errorf("at /contributions/%d: expected client, samples, partition, offset and norm", i)
 		}
+		c.Stale, _ = f["stale"].(int64)
 		m.Contributions = append(m.Contributions, c)
 	}
 	positions, _ := fields["positions"].([]any)
