@@ -44,7 +44,7 @@ func ReadTable(ctx context.Context, address, table string, columns []sqlsink.Col
 		}
 	}
 	// As JSON each type has one text, whatever a column is declared as.
-	rows, err := db.QueryContext(ctx, "SELECT row_to_json(t)::text FROM (SELECT "+strings.Join(selected, ", ")+" FROM "+target+") AS t")
+	rows, err := db.QueryContext(ctx, "SELECT row_to_json(t.*)::text FROM (SELECT "+strings.Join(selected, ", ")+" FROM "+target+") AS t")
 	if err != nil {
 		return err
 	}

@@ -314,6 +314,15 @@ func values(s suite) {
 		s.want(fmt.Sprintf(`SELECT "%s" FROM events`, name), want)
 	}
 	s.scanned(schema, data)
+	named := Record(Field("t", long))
+	s.write(s.claim(sqlsink.Config{Table: "named"}), Batch(1, 2, Message(1, 3, named, map[string]any{"t": int64(7)})))
+	var read []any
+	if err := s.Scan(s.t.Context(), "named", sqlsink.ColumnsOf(named.Tree), func(values []any) error {
+		read = append(read, fmt.Sprint(values[0]))
+		return nil
+	}); err != nil || cmp.Diff([]any{"7"}, read) != "" {
+		s.t.Errorf("a column of one letter is read as %v: %v", read, err)
+	}
 	bytes := Record(Field(sqlsink.KeyColumn, schemas.Node{Kind: schemas.Bytes}))
 	s.write(s.claim(sqlsink.Config{Table: "other"}), Batch(1, 2, keyed("no", Message(1, 2, bytes, map[string]any{sqlsink.KeyColumn: []byte("yes")}))))
 	s.want("SELECT count(*) FROM other WHERE length(record_key) = 3", "1")
