@@ -30,7 +30,7 @@
 // # Columns
 //
 // There is one column for each field of the record, in that order, and each may
-// be null: integers, floats, booleans, strings, bytes, UUID, date, time and
+// be null but for those of fields that the schema requires and says no null of: integers, floats, booleans, strings, bytes, UUID, date, time and
 // timestamp as Parquet has them, decimals of up to 18 digits as such and larger
 // ones as text, and what is nested as JSON. Each schema has files of its own.
 package parquet

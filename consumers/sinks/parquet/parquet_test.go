@@ -389,3 +389,55 @@ func TestSymbols(t *testing.T) {
 		}
 	}
 }
+
+// A column is required where the schemas of all rows of a file require it, and a null
+// in one is the record's fault.
+func TestRequired(t *testing.T) {
+	text := schemas.Node{Kind: schemas.String}
+	required := func(f schemas.Field) schemas.Field { f.Required = true; return f }
+	strict := sinktest.Record(required(sinktest.Field("a", text)), required(sinktest.Field("b", text)), required(sinktest.Optional("c", text)))
+	loose := sinktest.Record(required(sinktest.Field("a", text)), sinktest.Field("b", text), sinktest.Optional("c", text))
+	dir := t.TempDir()
+	s, err := parquet.Open(t.Context(), dir, parquet.Config{Pipeline: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Assigned(t.Context(), []stream.Partition{sinktest.Partition(0)}); err != nil {
+		t.Fatal(err)
+	}
+	full := map[string]any{"a": "1", "b": "2", "c": "3"}
+	for i, b := range []consumers.Batch{
+		sinktest.Batch(0, 1, sinktest.Celled(sinktest.Message(0, 1, strict, full))),
+		sinktest.Batch(1, 3, sinktest.Celled(sinktest.Message(1, 1, strict, full)), sinktest.Celled(sinktest.Message(2, 2, loose, map[string]any{"a": "1"}))),
+		sinktest.Batch(3, 4, sinktest.Message(3, 1, strict, full)),
+	} {
+		if err := s.Write(t.Context(), b); err != nil {
+			t.Fatalf("batch %d: %v", i, err)
+		}
+	}
+	all := files(t, dir)
+	if len(all) != 3 {
+		t.Errorf("%d files, want one of each batch", len(all))
+	}
+	for name, file := range all {
+		f, err := pq.OpenFile(bytes.NewReader(file), int64(len(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, field := range f.Root().Fields() {
+			if field.Required() {
+				got += field.Name()
+			}
+		}
+		if want := map[int64]string{1: "ab", 2: "a"}[f.NumRows()]; got != want {
+			t.Errorf("%s: required are %q, want %q", name, got, want)
+		}
+	}
+	for _, as := range []func(consumers.Message) consumers.Message{func(m consumers.Message) consumers.Message { return m }, sinktest.Celled} {
+		err := s.Write(t.Context(), sinktest.Batch(4, 5, as(sinktest.Message(4, 1, strict, map[string]any{"a": "1", "c": "3"}))))
+		if refused := (*stream.BatchError)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), `column "b": expected a value`) {
+			t.Errorf("a null where there is none: %v", err)
+		}
+	}
+}

@@ -44,6 +44,7 @@ type shape struct {
 	// without a further look.
 	plain  []schemas.CellKind
 	record bool
+	needed []bool // columns that the schema lets no value be null in
 	schema *parquet.Schema
 }
 
@@ -58,8 +59,10 @@ func (s *Sink) shape(model *schemas.Node) *shape {
 	}
 	plain, _ := model.Nullable()
 	sh := &shape{columns: sqlsink.ColumnsOf(plain), fields: plain.Fields, record: plain.Kind == schemas.Record}
-	for _, f := range plain.Fields {
-		n, _ := f.Node.Nullable()
+	sh.needed = make([]bool, len(sh.columns))
+	for i, f := range plain.Fields {
+		n, nullable := f.Node.Nullable()
+		sh.needed[i] = sh.record && f.Required && !nullable && n.Kind != schemas.Any
 		sh.symbols = append(sh.symbols, n.Symbols)
 		texts := make([][]byte, len(n.Symbols))
 		for i, symbol := range n.Symbols {
@@ -71,7 +74,7 @@ func (s *Sink) shape(model *schemas.Node) *shape {
 		sh.plain = append(sh.plain, plainKind(c.Type))
 	}
 	sh.id = fmt.Sprintf("%t %+v", sh.record, sh.columns)
-	sh.schema = parquet.NewSchema("row", newRoot(sh.columns))
+	sh.schema = parquet.NewSchema("row", newRoot(sh.columns, sh.needed))
 	if len(s.shapes) >= maxShapes {
 		clear(s.shapes)
 	}
@@ -104,10 +107,12 @@ type root struct {
 // Fields implements parquet.Node.
 func (r *root) Fields() []parquet.Field { return r.fields }
 
-func newRoot(columns []sqlsink.Column) *root {
+func newRoot(columns []sqlsink.Column, needed []bool) *root {
 	r := &root{Group: parquet.Group{}}
-	for _, c := range columns {
-		r.Group[c.Name] = parquet.Optional(nodeOf(c))
+	for i, c := range columns {
+		if r.Group[c.Name] = nodeOf(c); !needed[i] {
+			r.Group[c.Name] = parquet.Optional(r.Group[c.Name])
+		}
 	}
 	place := map[string]int{}
 	for i, c := range columns {
@@ -210,8 +215,23 @@ func valueOf(c *sqlsink.Column, v any) (parquet.Value, error) {
 // link is the rows of a batch that belong to one chain.
 type link struct {
 	chain
-	shape *shape
-	rows  []row
+	shape *shape // of the first row
+	// schema is that of the file: a column is needed where it is by the shapes of
+	// all rows.
+	schema *parquet.Schema
+	needed []bool
+	rows   []row
+}
+
+// join has the file take rows of a shape whose columns are the same.
+func (l *link) join(sh *shape) {
+	needed := slices.Clone(l.needed)
+	for i := range needed {
+		needed[i] = needed[i] && sh.needed[i]
+	}
+	if !slices.Equal(needed, l.needed) {
+		l.needed, l.schema = needed, parquet.NewSchema("row", newRoot(sh.columns, needed))
+	}
 }
 
 // row is a message's values, by column, or else its cells and the bytes that
@@ -262,13 +282,14 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 		if l == nil || l.shape != sh || l.folder != folder {
 			k := chain{folder, sh.id}
 			if l = byChain[k]; l == nil {
-				l = &link{chain: k, shape: sh}
+				l = &link{chain: k, shape: sh, schema: sh.schema, needed: sh.needed}
 				if len(s.by) == 0 {
 					l.rows = make([]row, 0, len(b.Messages)-i)
 				}
 				byChain[k] = l
 				all = append(all, l)
 			}
+			l.join(sh)
 		}
 		r, err := sh.row(m, data)
 		if err != nil {
@@ -283,6 +304,9 @@ func (s *Sink) links(c *claim, b consumers.Batch) ([]*link, error) {
 	return all, refused.OrNil()
 }
 
+// noValue is what is wrong with a null in a column that is needed.
+const noValue = "column %q: expected a value, since the schema requires one, found null"
+
 // row takes the values of a message, or its cells once they are known to fit.
 func (sh *shape) row(m consumers.Message, data map[string]any) (r row, err error) {
 	r = row{Offset: m.Offset, cells: m.Cells, text: m.Value, shape: sh}
@@ -294,15 +318,20 @@ func (sh *shape) row(m consumers.Message, data map[string]any) (r row, err error
 		switch {
 		case m.Cells != nil:
 			cell := &m.Cells[i]
-			if cell.Kind == schemas.CellNull || cell.Kind == schemas.CellText && c.Type == sqlsink.Text ||
+			if cell.Kind == schemas.CellNull && !sh.needed[i] || cell.Kind == schemas.CellText && c.Type == sqlsink.Text ||
 				cell.Kind == schemas.CellInt && c.Type == sqlsink.Int32 && cell.N == int64(int32(cell.N)) {
 				continue // as Takes says
 			}
-			err = c.Takes(*cell, sh.symbols[i], m.Value)
+			if err = c.Takes(*cell, sh.symbols[i], m.Value); cell.Kind == schemas.CellNull {
+				err = fmt.Errorf(noValue, c.Name)
+			}
 		case sh.record:
 			r.values[i], err = value(c, i, data[c.Name])
 		default:
 			r.values[i], err = value(c, i, m.Data)
+		}
+		if err == nil && r.values != nil && sh.needed[i] && r.values[i].IsNull() {
+			err = fmt.Errorf(noValue, c.Name)
 		}
 		if err != nil {
 			return r, err
@@ -403,7 +432,7 @@ const rowsAtOnce = 256
 
 // encode writes a file of the rows to out.
 func (l *link) encode(out *bytes.Buffer, metadata map[string]string) error {
-	w := parquet.NewWriter(out, l.shape.schema, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("penstock", "", ""))
+	w := parquet.NewWriter(out, l.schema, parquet.Compression(&parquet.Snappy), parquet.CreatedBy("penstock", "", ""))
 	for k, v := range metadata {
 		w.SetKeyValueMetadata(k, v)
 	}
