@@ -29,7 +29,9 @@ func Flights(n int) (rows [][]any, messages []consumers.Message) {
 		case i >= 14:
 			node = schemas.Node{Kind: schemas.String}
 		}
-		schema.Tree.Fields = append(schema.Tree.Fields, Field(name, node))
+		f := Field(name, node)
+		f.Required = i != 3 && i != 5 // of flights that were cancelled
+		schema.Tree.Fields = append(schema.Tree.Fields, f)
 	}
 	start := time.Date(2013, 1, 1, 5, 0, 0, 0, time.UTC)
 	for i := range n {
