@@ -324,7 +324,7 @@ func values(s suite) {
 		s.t.Errorf("a column of one letter is read as %v: %v", read, err)
 	}
 	bytes := Record(Field(sqlsink.KeyColumn, schemas.Node{Kind: schemas.Bytes}))
-	s.write(s.claim(sqlsink.Config{Table: "other"}), Batch(1, 2, keyed("no", Message(1, 2, bytes, map[string]any{sqlsink.KeyColumn: []byte("yes")}))))
+	s.write(s.claim(sqlsink.Config{Table: "other"}), Batch(2, 3, keyed("no", Message(2, 2, bytes, map[string]any{sqlsink.KeyColumn: []byte("yes")}))))
 	s.want("SELECT count(*) FROM other WHERE length(record_key) = 3", "1")
 	if len(s.Text()) != len(data) {
 		s.t.Errorf("%d columns were compared of %d", len(s.Text()), len(data))
