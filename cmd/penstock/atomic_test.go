@@ -73,9 +73,7 @@ func TestKillAtomic(t *testing.T) {
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := c.command(run...).CombinedOutput(); err != nil {
-		t.Fatalf("publish the file again: %v\n%s", err, out)
-	}
+	c.done(run...)
 	got := c.tail("events", broker)
 	for _, id := range []string{"a", "b", "c"} {
 		if got[id] != 1 || len(got) != 3 {

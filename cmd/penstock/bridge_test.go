@@ -60,9 +60,7 @@ func killBridge(t *testing.T, kills int, publish func(payload string, n int), de
 		t.Fatal(err)
 	}
 	up := c.up()
-	if out, err := c.command("schema", "register", "event.avsc", "--subject", "events-value").CombinedOutput(); err != nil {
-		t.Fatalf("register: %v\n%s", err, out)
-	}
+	c.done("schema", "register", "event.avsc", "--subject", "events-value")
 	bridge := func() *exec.Cmd {
 		t.Helper()
 		for {
@@ -145,10 +143,7 @@ func killBridge(t *testing.T, kills int, publish func(payload string, n int), de
 // deadLetters returns the values of the dead letters.
 func (c *crashed) deadLetters() (texts []string) {
 	c.t.Helper()
-	out, err := c.command("consume", "tail", "events.dlq", "--until", "end", "-o", "json").Output()
-	if err != nil {
-		c.t.Fatalf("read the dead letters: %v", err)
-	}
+	out := c.done("consume", "tail", "events.dlq", "--until", "end", "-o", "json")
 	for line := range bytes.Lines(out) {
 		var letter struct{ Value json.RawMessage }
 		if err := json.Unmarshal(line, &letter); err != nil {

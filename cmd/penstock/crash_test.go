@@ -33,9 +33,7 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := c.up()
-	if out, err := c.command("produce", "events", "-", "--schema", "event.avsc", "--dry-run").CombinedOutput(); err != nil {
-		t.Fatalf("register: %v\n%s", err, out)
-	}
+	c.done("produce", "events", "-", "--schema", "event.avsc", "--dry-run")
 
 	var work sync.WaitGroup
 	stop := make(chan struct{})
@@ -83,9 +81,7 @@ func TestKill(t *testing.T) {
 	<-drained
 	kill(t, consumer)
 
-	if out, err := c.command("consume", "microbatch", "events", "--to", "sqlite:events.db", "--until", "end").CombinedOutput(); err != nil {
-		t.Fatalf("consume the rest: %v\n%s", err, out)
-	}
+	c.done("consume", "microbatch", "events", "--to", "sqlite:events.db", "--until", "end")
 	log, rows := c.log(), c.rows()
 	t.Logf("%d kills: %d events acknowledged, %d in the log, %d rows", kills, len(acked), len(log), len(rows))
 	for id := range acked {
@@ -125,6 +121,24 @@ func (c *crashed) command(args ...string) *exec.Cmd {
 	cmd.Dir = c.dir
 	cmd.Env = append(os.Environ(), "PENSTOCK_REGISTRY=http://"+c.listen)
 	return cmd
+}
+
+// done runs a command, which may be run more than once, until it has reached what it
+// needs, and returns what it printed.
+func (c *crashed) done(args ...string) []byte {
+	c.t.Helper()
+	for {
+		cmd := c.command(args...)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err == nil {
+			return out
+		}
+		if cmd.ProcessState.ExitCode() != 3 || c.ctx.Err() != nil {
+			c.t.Fatalf("penstock %s: %v\n%s", strings.Join(args, " "), err, said.Bytes())
+		}
+	}
 }
 
 // write writes a file of the folder.
@@ -198,10 +212,7 @@ func (c *crashed) log() map[string]int { return c.tail("events", nil) }
 // tail counts the ids in a topic.
 func (c *crashed) tail(topic string, broker []string) map[string]int {
 	c.t.Helper()
-	out, err := c.command(append([]string{"consume", "tail", topic, "--until", "end", "-o", "json"}, broker...)...).Output()
-	if err != nil {
-		c.t.Fatalf("read the log: %v", err)
-	}
+	out := c.done(append([]string{"consume", "tail", topic, "--until", "end", "-o", "json"}, broker...)...)
 	ids := map[string]int{}
 	for line := range bytes.Lines(out) {
 		var record struct {

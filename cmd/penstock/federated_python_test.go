@@ -42,9 +42,7 @@ with SecureTraining("lab", sys.argv[1], "keys", "embedded:penstock-data") as tra
 		cmd.Dir, cmd.Env = c.dir, append(cmd.Environ(), "PYTHONPATH="+filepath.Join(root, "clients/python"), "PYTHONDONTWRITEBYTECODE=1")
 		return cmd
 	}
-	if out, err := c.command("federated", "keys", "keys", "--names", "ann,bob,cyd,dan").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	c.done("federated", "keys", "keys", "--names", "ann,bob,cyd,dan")
 	var clients []*exec.Cmd
 	for i, name := range []string{"ann", "bob"} {
 		client := c.command("federated", "join", "lab", "--name", name, "--share", string('1'+rune(i))+"/2", "--secure", "keys")

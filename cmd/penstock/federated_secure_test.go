@@ -31,9 +31,7 @@ func TestSecureKills(t *testing.T) {
 			}
 			up := c.up()
 			defer kill(t, up)
-			if out, err := c.command("federated", "keys", "keys", "--names", "ann,bob,cyd,dan").CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			c.done("federated", "keys", "keys", "--names", "ann,bob,cyd,dan")
 			federated := func(args ...string) *exec.Cmd {
 				return c.command(append(append([]string{"federated", args[0], training}, on...), args[1:]...)...)
 			}

@@ -87,9 +87,7 @@ func TestMetrics(t *testing.T) {
 	}
 	up := c.up()
 	defer kill(t, up)
-	if out, err := c.command("produce", "events", "-", "--schema", "event.avsc", "--dry-run").CombinedOutput(); err != nil {
-		t.Fatalf("register: %v\n%s", err, out)
-	}
+	c.done("produce", "events", "-", "--schema", "event.avsc", "--dry-run")
 	var events []string
 	for i := range 100 {
 		events = append(events, fmt.Sprint("event-", i))

@@ -26,9 +26,7 @@ func TestReload(t *testing.T) {
 	write := c.write
 	write("event.avsc", `{"type":"record","name":"Event","fields":[{"name":"id","type":"string"}]}`)
 	up := c.up()
-	if out, err := c.command("produce", "events", "-", "--schema", "event.avsc", "--dry-run").CombinedOutput(); err != nil {
-		t.Fatalf("register: %v\n%s", err, out)
-	}
+	c.done("produce", "events", "-", "--schema", "event.avsc", "--dry-run")
 	var mu sync.Mutex
 	posted := map[string]int{}
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -116,9 +114,7 @@ func TestReload(t *testing.T) {
 	if err := consumer.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	if out, err := c.command("consume", "microbatch", "events", "--to", "sqlite:events.db", "--group", "same", "--until", "end").CombinedOutput(); err != nil {
-		t.Fatalf("consume the rest: %v\n%s", err, out)
-	}
+	c.done("consume", "microbatch", "events", "--to", "sqlite:events.db", "--group", "same", "--until", "end")
 	rows := c.rows()
 	for id, n := range c.log() {
 		if n != 1 || rows[id] != 1 || posted[id] != 1 {

@@ -20,9 +20,7 @@ func TestStartAgain(t *testing.T) {
 	c.write("event.avsc", `{"type":"record","name":"Event","fields":[{"name":"id","type":"string"}]}`)
 	up := c.up()
 	defer kill(t, up)
-	if out, err := c.command("produce", "events", "-", "--schema", "event.avsc", "--dry-run").CombinedOutput(); err != nil {
-		t.Fatalf("register: %v\n%s", err, out)
-	}
+	c.done("produce", "events", "-", "--schema", "event.avsc", "--dry-run")
 	if !c.publish([]string{"first"}) {
 		t.Fatal("the first event was not published")
 	}
