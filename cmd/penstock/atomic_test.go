@@ -17,7 +17,7 @@ import (
 // events and before the broker has been told to commit. Nobody ever reads any of them,
 // and once the coordinator has ended what was left open, the same file is there once.
 func TestKillAtomic(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {

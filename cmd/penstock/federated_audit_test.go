@@ -16,7 +16,7 @@ import (
 
 // The audit tells what counted from what was refused, and puts those under quarantine who score too much, once for each enrolment.
 func TestFederatedAudit(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
 	up := c.up()

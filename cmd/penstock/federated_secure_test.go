@@ -21,7 +21,7 @@ func TestSecureKills(t *testing.T) {
 		"Kafka":    func(t testing.TB) string { return "kafka://" + servertest.Kafka(t) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()
 			c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
 			training := "lab-" + strings.ReplaceAll(c.listen, ":", "-")

@@ -145,7 +145,7 @@ func testImpact(t *testing.T, broker string) {
 // not.
 func readWith(t *testing.T, address, topic string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	broker, err := openBroker(ctx, address, newTerminal(nil, nil, new(bytes.Buffer), false).log)
 	if err != nil {

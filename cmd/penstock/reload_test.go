@@ -20,7 +20,7 @@ import (
 // although the endpoint keeps no position, and the pipeline that stores them never
 // stops.
 func TestReload(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
 	write := c.write

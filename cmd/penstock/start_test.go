@@ -14,7 +14,7 @@ import (
 // A pipeline whose sink is not there yet is started once it is, without a SIGHUP,
 // and meanwhile the others run.
 func TestStartAgain(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
 	c.write("event.avsc", `{"type":"record","name":"Event","fields":[{"name":"id","type":"string"}]}`)
