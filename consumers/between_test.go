@@ -121,7 +121,7 @@ func TestFilterEndsTheRun(t *testing.T) {
 // cellSink is a Sink that takes cells where it can get them.
 type cellSink struct{ sinkFunc }
 
-func (cellSink) TakesCells() bool { return true }
+func (cellSink) TakesCells(schemas.Schema) bool { return true }
 
 // flat is a registry of one flat schema.
 type flat struct{ schema schemas.Schema }

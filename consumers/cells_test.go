@@ -38,7 +38,7 @@ type maybeCellSink struct {
 	cells bool
 }
 
-func (s maybeCellSink) TakesCells() bool { return s.cells }
+func (s maybeCellSink) TakesCells(schemas.Schema) bool { return s.cells }
 
 // A sink gets its own record's cells for as long as it writes, and values where
 // there are no cells; a sink that wants none gets values.

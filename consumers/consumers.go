@@ -41,8 +41,9 @@ type Message struct {
 // which costs a fraction of what maps do.
 type CellSink interface {
 	Sink
-	// TakesCells says whether messages may have Cells in the place of Data.
-	TakesCells() bool
+	// TakesCells says whether messages of a schema may have Cells in the place of
+	// Data.
+	TakesCells(s schemas.Schema) bool
 }
 
 // Batch is a run of one partition: everything from offset First up to, not

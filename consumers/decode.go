@@ -202,6 +202,7 @@ func name(h schemas.Header) string {
 
 // cells is room for the cells of a batch.
 type cells struct {
+	of   CellSink
 	free []schemas.Cell
 	all  []schemas.Cell
 }
@@ -212,7 +213,7 @@ const fewCells = 1 << 12
 // read reads the value that lies in src from at on, or returns nil.
 func (c *cells) read(s schemas.Schema, src []byte, at int) []schemas.Cell {
 	reader, ok := s.(schemas.CellReader)
-	if !ok {
+	if !ok || !c.of.TakesCells(s) {
 		return nil
 	}
 	n := reader.Cells()

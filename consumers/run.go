@@ -168,8 +168,8 @@ func Run(ctx context.Context, src stream.Source, sink Sink, cfg Config) error {
 		freed:   make(chan struct{}, 1),
 		lanes:   map[laneKey]*lane{},
 	}
-	if s, ok := sink.(CellSink); ok && s.TakesCells() && cfg.Between == nil {
-		r.cells = &sync.Pool{New: func() any { return &cells{} }}
+	if s, ok := sink.(CellSink); ok && cfg.Between == nil {
+		r.cells = &sync.Pool{New: func() any { return &cells{of: s} }}
 	}
 	err := r.fetch(intake, src)
 	deadline := time.AfterFunc(cfg.StopWithin, abandon)

@@ -140,13 +140,17 @@ func appendScalar(dst []byte, v any) ([]byte, error) {
 		dst = base64.StdEncoding.AppendEncode(dst, v)
 		return append(dst, '"'), nil
 	case time.Time:
-		dst = append(dst, '"')
-		dst = v.UTC().AppendFormat(dst, time.RFC3339Nano)
-		return append(dst, '"'), nil
+		return appendInstant(dst, v), nil
 	case time.Duration:
 		return appendTimeOfDay(dst, v), nil
 	}
 	return dst, errors.New("a value that a schema gives")
+}
+
+func appendInstant(dst []byte, at time.Time) []byte {
+	dst = append(dst, '"')
+	dst = at.UTC().AppendFormat(dst, time.RFC3339Nano)
+	return append(dst, '"')
 }
 
 func appendFloat(dst []byte, f float64, bits int) []byte {

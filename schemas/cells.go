@@ -1,7 +1,11 @@
 package schemas
 
 import (
+	"encoding/base64"
 	"math"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -98,4 +102,71 @@ func ReadCells(r CellReader, cells []Cell, src []byte, at int) (ok bool) {
 		}
 	}()
 	return r.ReadCells(cells, src, at)
+}
+
+// CellWriter writes what was read into cells as AppendJSON would write the value.
+type CellWriter struct {
+	fields []cellField // by name
+}
+
+type cellField struct {
+	index int
+	name  []byte // in quotes, with a colon
+	node  *Node
+}
+
+// NewCellWriter returns what writes the values of a record, or false where cells do
+// not say enough of them: of finer times, and of what is absent, in all languages but
+// Avro.
+func NewCellWriter(s Schema) (*CellWriter, bool) {
+	model := s.Model()
+	if s.Type() != Avro || model.Kind != Record {
+		return nil, false
+	}
+	t := &CellWriter{}
+	for i, f := range model.Fields {
+		n, _ := f.Node.Nullable()
+		if strings.HasSuffix(n.Native, "-nanos") {
+			return nil, false
+		}
+		t.fields = append(t.fields, cellField{i, append(AppendJSONString(nil, f.Name), ':'), n})
+	}
+	slices.SortFunc(t.fields, func(a, b cellField) int {
+		return strings.Compare(model.Fields[a.index].Name, model.Fields[b.index].Name)
+	})
+	return t, true
+}
+
+// Append appends the text of a value whose cells were read from src.
+func (t *CellWriter) Append(dst []byte, cells []Cell, src []byte) []byte {
+	dst = append(dst, '{')
+	for i, f := range t.fields {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, f.name...)
+		switch c := cells[f.index]; c.Kind {
+		case CellBool:
+			dst = strconv.AppendBool(dst, c.N != 0)
+		case CellInt:
+			dst = strconv.AppendInt(dst, c.N, 10)
+		case CellFloat:
+			dst = appendFloat(dst, c.Float(), f.node.Bits)
+		case CellText:
+			dst = appendJSONText(dst, c.Text(src))
+		case CellBytes:
+			dst = append(dst, '"')
+			dst = base64.StdEncoding.AppendEncode(dst, c.Text(src))
+			dst = append(dst, '"')
+		case CellSymbol:
+			dst = AppendJSONString(dst, f.node.Symbols[c.N])
+		case CellDate:
+			dst = appendInstant(dst, time.Unix(c.N*24*60*60, 0))
+		case CellTime:
+			dst = appendInstant(dst, time.UnixMicro(c.N))
+		default:
+			dst = append(dst, "null"...)
+		}
+	}
+	return append(dst, '}')
 }

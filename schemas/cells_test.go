@@ -52,6 +52,12 @@ func checkCells(t interface {
 	if err != nil {
 		t.Fatalf("%q was read into cells, but Decode says: %v", value, err)
 	}
+	if w, ok := schemas.NewCellWriter(s); ok {
+		want, err := schemas.AppendJSON(nil, v)
+		if got := w.Append(nil, cells, src); err != nil || string(got) != string(want) {
+			t.Fatalf("%q as JSON: %s, want %s, %v", value, got, want, err)
+		}
+	}
 	columns := sqlsink.ColumnsOf(s.Model())
 	for i, c := range columns {
 		want, wantErr := c.Convert(v.(map[string]any)[c.Name])
@@ -67,6 +73,16 @@ func TestCellsAvro(t *testing.T) {
 	s, err := avro.Format{}.Parse(cellsAvro, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	coarse, err := avro.Format{}.Parse(strings.Replace(cellsAvro, `{"name": "nanos", "type": {"type": "long", "logicalType": "timestamp-nanos"}},`, "", 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := schemas.NewCellWriter(coarse); !ok {
+		t.Fatal("the record without nanoseconds is not written from cells")
+	}
+	if _, ok := schemas.NewCellWriter(s); ok {
+		t.Fatal("nanoseconds are written from cells")
 	}
 	plain := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -99,6 +115,12 @@ func TestCellsAvro(t *testing.T) {
 		}
 		checkCells(t, s, b[:rapid.IntRange(0, len(b)).Draw(t, "length")])
 		checkCells(t, s, b)
+
+		// As JSON, which has finer times than cells.
+		delete(v, "nanos")
+		if b, err = coarse.AppendEncode(nil, v); err != nil || !checkCells(t, coarse, b) {
+			t.Fatalf("%v was not read into cells: %v", v, err)
+		}
 	})
 	if plain == 0 {
 		t.Error("no value was read into cells")

@@ -637,7 +637,9 @@ func (r *reader) hex(at int) (rune, error) {
 
 // AppendJSONString appends s as a JSON string in the spelling of canonical
 // texts: only quotes, backslashes and control characters are escaped.
-func AppendJSONString(dst []byte, s string) []byte {
+func AppendJSONString(dst []byte, s string) []byte { return appendJSONText(dst, s) }
+
+func appendJSONText[T string | []byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
 	for i := 0; i < len(s); i++ {
 		c := s[i]

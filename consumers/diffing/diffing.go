@@ -119,6 +119,8 @@ type Differ struct {
 	step    func(string) // called behind each step of what writes; of tests
 	applier *Applier     // whose state this keeps; nil if it compares
 
+	writers sync.Map // *schemas.CellWriter by *schemas.Node, nil where there is none
+
 	mu    sync.Mutex
 	lanes map[int32]*lane // of the partitions that are claimed
 }
@@ -195,9 +197,26 @@ func (d *Differ) Close() error {
 }
 
 var (
-	_ consumers.Sink = (*Differ)(nil)
-	_ stream.Owner   = (*Differ)(nil)
+	_ consumers.CellSink = (*Differ)(nil)
+	_ stream.Owner       = (*Differ)(nil)
 )
+
+// TakesCells implements consumers.CellSink.
+func (d *Differ) TakesCells(s schemas.Schema) bool { return d.writer(s) != nil }
+
+// writer is what writes values of a schema from cells, or nil.
+func (d *Differ) writer(s schemas.Schema) *schemas.CellWriter {
+	model := s.Model()
+	if w, known := d.writers.Load(model); known {
+		return w.(*schemas.CellWriter)
+	}
+	w, ok := schemas.NewCellWriter(s)
+	if !ok {
+		w = nil
+	}
+	d.writers.Store(model, w)
+	return w
+}
 
 // Assigned implements stream.Owner: it takes the positions over, so that whoever
 // had them before can write nothing more.

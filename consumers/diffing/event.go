@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -156,12 +157,22 @@ func fieldKey(m consumers.Message, field string) ([]byte, error) {
 	if m.Value == nil {
 		return nil, misfit(nil, fmt.Sprintf("a value with the key in field %q", field), "a tombstone", "where there are tombstones, use the record's own key")
 	}
-	object, ok := m.Data.(map[string]any)
-	if !ok {
-		return nil, misfit(nil, fmt.Sprintf("an object with the key in field %q", field), schemas.Describe(m.Data), "")
+	var v any
+	var ok bool
+	if m.Cells != nil {
+		fields := m.Schema.Model().Fields
+		i := slices.IndexFunc(fields, func(f schemas.Field) bool { return f.Name == field })
+		if ok = i >= 0; ok {
+			v = m.Cells[i].Value(fields[i].Node, m.Value)
+		}
+	} else {
+		object, isObject := m.Data.(map[string]any)
+		if !isObject {
+			return nil, misfit(nil, fmt.Sprintf("an object with the key in field %q", field), schemas.Describe(m.Data), "")
+		}
+		v, ok = object[field]
 	}
 	path := []string{field}
-	v, ok := object[field]
 	if !ok {
 		return nil, misfit(path, "the key", "nothing", "")
 	}

@@ -165,8 +165,10 @@ func (w *work) text(m consumers.Message) ([]byte, error) {
 		w.room = make([]byte, 0, max(64<<10, 4*len(m.Value)+fewChanges))
 	}
 	from := len(w.room)
-	out, err := schemas.AppendJSON(w.room, m.Data)
-	if err != nil {
+	out, err := w.room, error(nil)
+	if m.Cells != nil {
+		out = w.l.d.writer(m.Schema).Append(out, m.Cells, m.Value)
+	} else if out, err = schemas.AppendJSON(out, m.Data); err != nil {
 		return nil, err
 	}
 	w.room = out

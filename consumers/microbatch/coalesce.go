@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"penstock/consumers"
+	"penstock/schemas"
 )
 
 // Coalesce is a sink that hands on, of the messages of a batch that have one
@@ -16,9 +17,9 @@ func Coalesce(sink consumers.Sink) consumers.Sink { return coalescing{sink} }
 type coalescing struct{ sink consumers.Sink }
 
 // TakesCells implements consumers.CellSink: as the sink behind it does.
-func (c coalescing) TakesCells() bool {
+func (c coalescing) TakesCells(s schemas.Schema) bool {
 	sink, ok := c.sink.(consumers.CellSink)
-	return ok && sink.TakesCells()
+	return ok && sink.TakesCells(s)
 }
 
 // Write implements consumers.Sink.

@@ -147,7 +147,7 @@ var (
 
 // TakesCells implements consumers.CellSink. A field that names a folder as it is
 // spelled has to be read so.
-func (s *Sink) TakesCells() bool {
+func (s *Sink) TakesCells(schemas.Schema) bool {
 	return !slices.ContainsFunc(s.by, func(by folderBy) bool { return by.layout == "" })
 }
 

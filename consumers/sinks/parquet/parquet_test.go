@@ -306,7 +306,7 @@ func TestCells(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !s.TakesCells() {
+		if !s.TakesCells(nil) {
 			t.Error("it takes no cells")
 		}
 		if _, err := s.Assigned(t.Context(), []stream.Partition{sinktest.Partition(0)}); err != nil {

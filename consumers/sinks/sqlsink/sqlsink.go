@@ -297,7 +297,7 @@ var (
 )
 
 // TakesCells implements consumers.CellSink.
-func (s *Sink) TakesCells() bool { return true }
+func (s *Sink) TakesCells(schemas.Schema) bool { return true }
 
 // errCommit marks a transaction whose outcome is not known: the commit failed,
 // or the position was not where this sink had left it.

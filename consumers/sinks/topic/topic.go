@@ -110,7 +110,7 @@ var (
 
 // TakesCells implements consumers.CellSink: bytes that are copied are looked at
 // by nobody.
-func (s *Sink) TakesCells() bool { return !s.config.Encode }
+func (s *Sink) TakesCells(schemas.Schema) bool { return !s.config.Encode }
 
 // Close gives up all partitions. Batches that are being written fail.
 func (s *Sink) Close() error {
