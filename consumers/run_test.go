@@ -468,8 +468,9 @@ func TestErrStop(t *testing.T) {
 	if !errors.Is(err, ErrStop) || !strings.Contains(err.Error(), `offset 0 of t/0: no table "x"`) {
 		t.Errorf("Run returns %v", err)
 	}
-	if a, r := src.acks(); a != 0 || r != 2 {
-		t.Errorf("%d acknowledged, %d given back", a, r)
+	fetched := 2 - len(src.batches) // perhaps it ended before it fetched the second
+	if a, r := src.acks(); a != 0 || r != fetched {
+		t.Errorf("of %d fetched %d acknowledged, %d given back", fetched, a, r)
 	}
 }
 
