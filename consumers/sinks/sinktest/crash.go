@@ -133,9 +133,8 @@ func child(address string, open Opener) error {
 	if err != nil {
 		return err
 	}
+	stored, whole := src.next, [logPartitions]int64{logEnd, logEnd, logEnd}
 	batches := microbatch.Batch(src, microbatch.Policy{Count: 60, Linger: 5 * time.Millisecond})
-	stored := src.next
-	whole := [logPartitions]int64{logEnd, logEnd, logEnd}
 	if stored == whole {
 		stop()
 	}
