@@ -474,11 +474,15 @@ func (l *lane) complete(j *job) int {
 // written notes that the first n records of a batch are written, and that the
 // others are to come again.
 func (l *lane) written(j *job, n int) {
-	for i, r := range j.records {
+	if n == len(j.records) && len(l.missing) == 0 {
+		return // as nearly always
+	}
+	for i := range j.records {
+		offset := j.records[i].Offset
 		if i < n {
-			delete(l.missing, r.Offset)
+			delete(l.missing, offset)
 		} else {
-			l.missing[r.Offset] = struct{}{}
+			l.missing[offset] = struct{}{}
 		}
 	}
 }
