@@ -2,37 +2,18 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"io"
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
-
-	"penstock/servertest"
 )
 
 // A round that waits for a client goes on when that is revoked: the aggregator reads
 // the round's updates again, and the others' count without being sent again.
 func TestRevokedWhileARoundWaits(t *testing.T) {
-	for name, broker := range map[string]func(testing.TB) string{
-		"embedded": func(testing.TB) string { return "" },
-		"Kafka":    func(t testing.TB) string { return "kafka://" + servertest.Kafka(t) },
-	} {
+	for name, broker := range trainingBrokers {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-			defer cancel()
-			c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
-			training := "revoke-" + strings.ReplaceAll(c.listen, ":", "-")
-			var on []string
-			if url := broker(t); url != "" {
-				on = []string{"--broker", url}
-			}
-			up := c.up()
-			defer kill(t, up)
-			federated := func(args ...string) *exec.Cmd {
-				return c.command(append(append([]string{"federated", args[0], training}, on...), args[1:]...)...)
-			}
+			c, federated := newTraining(t, "revoke", broker(t))
 			run := func(cmd *exec.Cmd) string {
 				t.Helper()
 				out, err := cmd.CombinedOutput()

@@ -12,29 +12,40 @@ import (
 	"penstock/servertest"
 )
 
+// trainingBrokers give the URLs of brokers for trainings; empty is that of 'penstock up'.
+var trainingBrokers = map[string]func(testing.TB) string{
+	"embedded": func(testing.TB) string { return "" },
+	"Kafka":    func(t testing.TB) string { return "kafka://" + servertest.Kafka(t) },
+}
+
+// newTraining starts the servers in a folder of its own, until the test ends, and
+// returns what makes commands about a training whose name begins with prefix.
+func newTraining(t *testing.T, prefix, broker string) (c *crashed, federated func(args ...string) *exec.Cmd) {
+	t.Helper()
+	// Not t.Context, which ends before the servers are stopped.
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	t.Cleanup(cancel)
+	c = &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
+	training := prefix + "-" + strings.ReplaceAll(c.listen, ":", "-")
+	var on []string
+	if broker != "" {
+		on = []string{"--broker", broker}
+	}
+	up := c.up()
+	t.Cleanup(func() { kill(t, up) })
+	return c, func(args ...string) *exec.Cmd {
+		return c.command(append(append([]string{"federated", args[0], training}, on...), args[1:]...)...)
+	}
+}
+
 // The aggregator is killed with SIGKILL as soon as each stage's list is on the
 // log, and one of four clients for good once it has trained. The others finish
 // the training.
 func TestSecureKills(t *testing.T) {
-	for name, broker := range map[string]func(testing.TB) string{
-		"embedded": func(testing.TB) string { return "" },
-		"Kafka":    func(t testing.TB) string { return "kafka://" + servertest.Kafka(t) },
-	} {
+	for name, broker := range trainingBrokers {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-			defer cancel()
-			c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
-			training := "lab-" + strings.ReplaceAll(c.listen, ":", "-")
-			var on []string
-			if url := broker(t); url != "" {
-				on = []string{"--broker", url}
-			}
-			up := c.up()
-			defer kill(t, up)
+			c, federated := newTraining(t, "lab", broker(t))
 			c.done("federated", "keys", "keys", "--names", "ann,bob,cyd,dan")
-			federated := func(args ...string) *exec.Cmd {
-				return c.command(append(append([]string{"federated", args[0], training}, on...), args[1:]...)...)
-			}
 			var clients []*exec.Cmd
 			for i, name := range []string{"ann", "bob", "cyd"} {
 				client := federated("join", "--name", name, "--share", string('1'+rune(i))+"/4", "--secure", "keys")

@@ -9,33 +9,12 @@ import (
 
 	"penstock/consumers"
 	"penstock/schemas"
-	"penstock/schemas/avro"
-	"penstock/schemas/samples"
 	"penstock/stream"
 )
 
 // What a differ is given as cells it takes for what it is given as maps.
 func TestCells(t *testing.T) {
-	sample, err := samples.Get("flights")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := sample.Schema(schemas.Avro)
-	if err != nil {
-		t.Fatal(err)
-	}
-	schema, err := avro.Format{}.Parse(text, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	events, err := sample.Events(500)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []any
-	for event := range events {
-		all = append(all, event)
-	}
+	_, schema, events := sampleInAvro(t, "flights", 500)
 	for _, field := range []string{"origin", "flight", "tailnum"} { // a text, a number, and what may be null
 		f := func(byCells bool) (output, map[int]error) {
 			b := consumers.Batch{Topic: "in"}
@@ -44,7 +23,7 @@ func TestCells(t *testing.T) {
 			if !d.TakesCells(schema) {
 				t.Fatal("it takes no cells of the flights' schema")
 			}
-			for i, event := range all {
+			for i, event := range events {
 				payload, err := schema.AppendEncode(schemas.AppendHeader(nil, 7), event)
 				if err != nil {
 					t.Fatal(err)

@@ -1,6 +1,7 @@
 package diffing
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -53,10 +54,10 @@ func TestPatchesOfRealData(t *testing.T) {
 	}
 }
 
-// Real hourly weather at three airports, as it comes out of Avro: whoever
-// applies the patches has the last observation of each airport, hour by hour.
-func TestWeather(t *testing.T) {
-	sample, err := samples.Get("weather")
+// sampleInAvro is a sample, its schema, and n of its events.
+func sampleInAvro(t testing.TB, name string, n int) (samples.Sample, schemas.Schema, []map[string]any) {
+	t.Helper()
+	sample, err := samples.Get(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,12 +69,19 @@ func TestWeather(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, err := sample.Events(3000)
+	events, err := sample.Events(n)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sample, schema, slices.Collect(events)
+}
+
+// Real hourly weather at three airports, as it comes out of Avro: whoever
+// applies the patches has the last observation of each airport, hour by hour.
+func TestWeather(t *testing.T) {
+	sample, schema, events := sampleInAvro(t, "weather", 3000)
 	b := consumers.Batch{Topic: "in"}
-	for event := range events {
+	for _, event := range events {
 		payload, err := schema.AppendEncode(nil, event)
 		if err != nil {
 			t.Fatal(err)
