@@ -132,7 +132,7 @@ func (t training) counted(ctx context.Context, models []federated.Model) (rows [
 			}
 			updates = append(updates, u)
 		}
-		measured, err := federated.Measure(models[i], updates)
+		measured, err := federated.Measure(models[max(0, i-federated.Window):i+1], updates)
 		if err != nil {
 			return nil, noError{err}
 		}

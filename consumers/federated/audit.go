@@ -24,15 +24,26 @@ type Statistics struct {
 	By    string // norm, cosine or loss
 }
 
-// Measure compares the updates that count in the round that starts from base. It leaves
-// them unpacked.
-func Measure(base Model, updates []Update) ([]Statistics, error) {
-	flatBase := flat(base.Parameters)
-	moves, sum := make([][]float32, len(updates)), make([]float64, len(flatBase))
+// Measure compares the updates of which a model is made, each with the model that it was
+// trained from: before are those that were published before, the newest last, as for
+// RecomputeAfter. It leaves the updates unpacked.
+func Measure(before []Model, updates []Update) ([]Statistics, error) {
+	bases := map[int64][]float32{}
+	moves, sum := make([][]float32, len(updates)), make([]float64, elements(before[len(before)-1].Parameters))
 	out := make([]Statistics, len(updates))
 	for i, u := range updates {
-		if err := fit(u.Parameters, base.Parameters); err != nil {
+		of := slices.IndexFunc(before, func(m Model) bool { return m.Round == u.Round })
+		if of < 0 {
+			return nil, fmt.Errorf("update of client %q: the model of round %d, which it was trained from, is not there", u.Client, u.Round)
+		}
+		trained := before[of].Parameters
+		if err := fit(u.Parameters, trained); err != nil {
 			return nil, fmt.Errorf("update of client %q: %w", u.Client, err)
+		}
+		flatBase := bases[u.Round]
+		if flatBase == nil {
+			flatBase = flat(trained)
+			bases[u.Round] = flatBase
 		}
 		values := flat(u.Parameters)
 		out[i] = Statistics{Client: u.Client, Loss: u.Loss, Norm: kernels.Distance(values, flatBase)}
