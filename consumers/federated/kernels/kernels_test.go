@@ -37,15 +37,19 @@ func TestFold(t *testing.T) {
 			}
 			wantDistances = append(wantDistances, root(&squares))
 		}
-		distances := make([]float64, n)
-		Fold(got, updates, weights)
-		FoldChecked(checked, base, updates, weights, distances)
-		if !slices.Equal(got, want) || !slices.Equal(checked, want) || !slices.Equal(distances, wantDistances) {
-			t.Fatalf("%d updates of %d values: not the bits of one after the other", n, dim)
-		}
-		for k, x := range updates {
-			if d := Distance(x, base); d != wantDistances[k] {
-				t.Fatalf("distance %d: expected %v, found %v", k, wantDistances[k], d)
+		for _, kn := range all {
+			distances := make([]float64, n)
+			clear(got)
+			clear(checked)
+			kn.fold(got, nil, updates, weights, nil)
+			kn.fold(checked, base, updates, weights, distances)
+			if !slices.Equal(got, want) || !slices.Equal(checked, want) || !slices.Equal(distances, wantDistances) {
+				t.Fatalf("%s: %d updates of %d values: not the bits of one after the other", kn.name, n, dim)
+			}
+			for k, x := range updates {
+				if d := kn.distance(x, base); d != wantDistances[k] {
+					t.Fatalf("%s: distance %d: expected %v, found %v", kn.name, k, wantDistances[k], d)
+				}
 			}
 		}
 	})
@@ -76,19 +80,31 @@ func BenchmarkFold(b *testing.B) {
 	for k := range updates {
 		updates[k] = make([]float32, 1<<20)
 		weights[k] = float64(k)
+		for i := range updates[k] { // memory that nobody wrote to is no memory
+			updates[k][i] = float32(i % 1013)
+		}
 	}
 	sum, base, distances := make([]float64, 1<<20), make([]float32, 1<<20), make([]float64, len(updates))
-	b.SetBytes(int64(len(updates)) << 22)
-	b.Run("sum/"+Name(), func(b *testing.B) {
-		b.SetBytes(int64(len(updates)) << 22)
-		for b.Loop() {
-			Fold(sum, updates, weights)
+	for _, kn := range all {
+		run := func(name string, fn func()) {
+			b.Run(name+"/"+kn.name, func(b *testing.B) {
+				b.SetBytes(int64(len(updates)) << 22)
+				for b.Loop() {
+					fn()
+				}
+			})
 		}
-	})
-	b.Run("checked/"+Name(), func(b *testing.B) {
-		b.SetBytes(int64(len(updates)) << 22)
-		for b.Loop() {
-			FoldChecked(sum, base, updates, weights, distances)
-		}
-	})
+		run("sum", func() { kn.fold(sum, nil, updates, weights, nil) })
+		run("checked", func() { kn.fold(sum, base, updates, weights, distances) })
+		run("distance", func() {
+			for _, x := range updates {
+				kn.distance(x, base)
+			}
+		})
+		run("one", func() {
+			for k := range updates {
+				kn.fold(sum, nil, updates[k:][:1], weights[k:], nil)
+			}
+		})
+	}
 }
