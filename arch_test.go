@@ -72,7 +72,7 @@ var mayImport = map[string][]string{
 	"consumers":                      {"rules", "schemas", "stream"},
 	"consumers/diffing":              {"consumers", "schemas", "stream", "github.com/cockroachdb/pebble/v2"},
 	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/privacy", "consumers/federated/secagg", "consumers/federated/strategies", "consumers/federated/trust", "schemas", "stream"},
-	"consumers/federated/kernels":    {},
+	"consumers/federated/kernels":    {"golang.org/x/sys/cpu"},
 	"consumers/federated/privacy":    {},
 	"consumers/federated/secagg":     {},
 	"consumers/federated/strategies": {},
