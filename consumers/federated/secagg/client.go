@@ -439,6 +439,7 @@ func (c *Client) Mask(values []float32, weight uint32) ([]Message, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mask vector: %w", err)
 		}
+		c.settings.blur(v, streamOf(c.state.entropy[:], "noise"))
 		seeds, err := c.seeds()
 		if err != nil {
 			return nil, fmt.Errorf("mask vector: %w", err)

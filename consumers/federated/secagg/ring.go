@@ -15,11 +15,12 @@ import (
 // A vector is the client's weight w, and w times each number's level: a number
 // between -Clip and Clip, and what is beyond is brought there, is one of 2^Bits
 // levels, 0 for -Clip. It is rounded up with the probability that makes the
-// level right on the average.
+// level right on the average. With Noise it is otherwise.
 type Encoding struct {
-	Bits      uint8   // 1 to 31
+	Bits      uint8   // 1 to 31; 0 with noise
 	Clip      float64 // above 0
 	MaxWeight uint32  // of a client; 1 where all weigh the same
+	Noise
 }
 
 // levels is the highest level.
@@ -76,6 +77,9 @@ func (e Encoding) encode(values []float32, weight uint32, dice cipher.Stream) ([
 	if weight < 1 || weight > e.MaxWeight {
 		return nil, fmt.Errorf("expected a weight from 1 to %d, found %d", e.MaxWeight, weight)
 	}
+	if e.Sigma > 0 {
+		return e.integers(values, dice)
+	}
 	out := make([]uint32, 1+len(values))
 	out[0] = weight
 	var random [4 * 1024]byte
@@ -102,6 +106,13 @@ func (e Encoding) Decode(sum []uint32) (weight uint32, mean []float64, err error
 		return 0, nil, errors.New("decode sum: it has no weight")
 	}
 	mean = make([]float64, len(sum)-1)
+	if e.Sigma > 0 {
+		unit := e.Scale(uint32(len(mean))) * float64(sum[0])
+		for i, v := range sum[1:] {
+			mean[i] = float64(int32(v)) / unit
+		}
+		return sum[0], mean, nil
+	}
 	levels := e.levels()
 	for i, v := range sum[1:] {
 		mean[i] = dequantize(float64(v)/float64(sum[0]), e.Clip, levels)

@@ -44,6 +44,13 @@ type transcriptMessage struct {
 	Signature hexed  `json:"signature"`
 }
 
+// levels are an Encoding without noise.
+type levels struct {
+	Bits      uint8
+	Clip      float64
+	MaxWeight uint32
+}
+
 type transcript struct {
 	About    string              `json:"about"`
 	Training string              `json:"training"`
@@ -51,7 +58,7 @@ type transcript struct {
 	Attempt  int32               `json:"attempt"`
 	Base     hexed               `json:"base"`
 	Server   hexed               `json:"server_ed25519_seed"`
-	Settings Encoding            `json:"encoding"`
+	Settings levels              `json:"encoding"`
 	Clients  []transcriptClient  `json:"clients"`
 	Messages []transcriptMessage `json:"messages"`
 	Sum      []uint32            `json:"sum"`
@@ -67,10 +74,11 @@ func TestTranscript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e := w.config.Settings.Encoding
 	out := transcript{
 		About:    "four clients, of whom the third goes away before its vector; docs/federated-wire.md",
 		Training: w.config.Training, Round: w.config.Round, Attempt: w.config.Attempt, Base: w.config.Base[:],
-		Server: w.config.Key.Seed(), Settings: w.config.Settings.Encoding, Sum: sum,
+		Server: w.config.Key.Seed(), Settings: levels{e.Bits, e.Clip, e.MaxWeight}, Sum: sum,
 	}
 	if out.Weight, out.Mean, err = w.config.Settings.Decode(sum); err != nil {
 		t.Fatal(err)

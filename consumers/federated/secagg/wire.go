@@ -161,6 +161,9 @@ func (s *Settings) Check() error {
 	if s.Elements < 1 || s.Elements > MaxElements {
 		return fmt.Errorf("expected 1 to %d elements, found %d", MaxElements, s.Elements)
 	}
+	if s.Noise != (Noise{}) {
+		return s.checkNoise(n, s.Elements)
+	}
 	return s.check(n)
 }
 
@@ -175,6 +178,10 @@ func (s *Settings) append(b []byte) []byte {
 		b = append(b, byte(len(c.Name)))
 		b = append(b, c.Name...)
 		b = append(b, c.Key...)
+	}
+	if s.Bits == 0 {
+		b = binary.LittleEndian.AppendUint32(b, s.Bound)
+		b = binary.LittleEndian.AppendUint32(b, s.Sigma)
 	}
 	return b
 }
@@ -242,6 +249,9 @@ func readSettings(payload []byte) (s Settings, err error) {
 	for range n {
 		name := string(r.bytes(int(r.number(1))))
 		s.Clients = append(s.Clients, Participant{name, bytes.Clone(r.bytes(ed25519.PublicKeySize))})
+	}
+	if s.Bits == 0 {
+		s.Bound, s.Sigma = uint32(r.number(4)), uint32(r.number(4))
 	}
 	return s, r.end()
 }

@@ -260,9 +260,9 @@ func (w *world) run(d drops) ([]uint32, error) {
 	return w.server.Sum()
 }
 
-func (w *world) weight(i int) uint32 { return uint32(1 + i%5) }
+func (w *world) weight(i int) uint32 { return min(uint32(1+i%5), w.config.Settings.MaxWeight) }
 
-// plain is the sum without any masks of all but those who went away before
+// plain is the sum without any masks, but with noise, of all but those who went away before
 // their vector came.
 func (w *world) plain(d drops) []uint32 {
 	w.t.Helper()
@@ -279,6 +279,7 @@ func (w *world) plain(d drops) []uint32 {
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		w.config.Settings.blur(v, streamOf(entropy[:], "noise"))
 		for k, x := range v {
 			sum[k] += x
 		}
