@@ -105,11 +105,8 @@ func (d *demo) trainDigits(ctx context.Context) error {
 func (d *demo) client(ctx context.Context, name string, share []federated.Example, models, updates string, publisher eventPublisher) error {
 	c, err := federated.NewClient(federated.ClientConfig{
 		Name: name, Updates: updates, Publisher: publisher,
-		Train: func(_ context.Context, m federated.Model) ([]federated.Tensor, int64, error) {
-			training := localTraining
-			training.Seed = uint64(m.Round)
-			parameters, err := training.Train(m.Parameters, share)
-			return parameters, int64(len(share)), err
+		Train: func(_ context.Context, m federated.Model) (federated.Trained, error) {
+			return localTraining.Answer(m, share)
 		},
 	})
 	if err != nil {

@@ -242,15 +242,13 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	shares, _ := federated.Split(examplesOf(digits), n, demoSeed)
-	train := func(_ context.Context, m federated.Model) ([]federated.Tensor, int64, error) {
-		sgd := localTraining
-		sgd.Seed = uint64(m.Round)
-		parameters, err := sgd.Train(m.Parameters, shares[i-1])
+	train := func(_ context.Context, m federated.Model) (federated.Trained, error) {
+		trained, err := localTraining.Answer(m, shares[i-1])
 		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", consumers.ErrStop, err)
+			return trained, fmt.Errorf("%w: %w", consumers.ErrStop, err)
 		}
-		t.notef("round %d of %d: trained on %d examples\n", m.Round, m.Rounds, len(shares[i-1]))
-		return parameters, int64(len(shares[i-1])), nil
+		t.notef("round %d of %d: trained on %d examples\n", m.Round, m.Rounds, trained.Samples)
+		return trained, nil
 	}
 	compression, err := federated.ParseCompression(c.Compress)
 	if err != nil {
@@ -348,7 +346,9 @@ type modelRow struct {
 	Budget  float64 `json:"epsilon_budget,omitempty"`
 	Delta   float64 `json:"delta,omitempty"`
 	Clip    float64 `json:"clip,omitempty"`
-	// Accuracy is that of a classifier of the sample digits, on all of them.
+	// Loss is what the clients say of the model before, on their examples.
+	Loss *float64 `json:"loss_before,omitempty"`
+	// Accuracy is that of a classifier of the sample digits, on those that no client has.
 	Accuracy *float64 `json:"accuracy,omitempty"`
 }
 
@@ -368,8 +368,12 @@ func rowOf(m federated.Model) modelRow {
 			row.Largest, row.From = c.Norm, c.Client
 		}
 	}
+	if loss, known := m.Loss(); known {
+		row.Loss = &loss
+	}
 	if digits, err := samples.Digits(); err == nil {
-		if accuracy, err := federated.Accuracy(m.Parameters, examplesOf(digits)); err == nil {
+		_, test := federated.Split(examplesOf(digits), 1, demoSeed)
+		if accuracy, err := federated.Accuracy(m.Parameters, test); err == nil {
 			row.Accuracy = &accuracy
 		}
 	}
@@ -408,8 +412,11 @@ func (f trainingFlags) showRow(t *terminal, row modelRow) error {
 	if row.Attempt > 0 {
 		text += fmt.Sprintf("  attempt %d at its round: %s", row.Attempt+1, row.Aborted)
 	}
+	if row.Loss != nil {
+		text += fmt.Sprintf("  loss before %.4g", *row.Loss)
+	}
 	if row.Accuracy != nil {
-		text += fmt.Sprintf("  accuracy on the sample digits %.3f", *row.Accuracy)
+		text += fmt.Sprintf("  accuracy on digits held back %.3f", *row.Accuracy)
 	}
 	t.printf("%s\n", text)
 	return nil

@@ -90,7 +90,7 @@ func (t training) secureLog(to *terminal, name string) federated.SecureLog {
 }
 
 // securely takes part with an update that nobody sees.
-func (c *federatedJoinCmd) securely(ctx context.Context, t *terminal, train func(context.Context, federated.Model) ([]federated.Tensor, int64, error)) error {
+func (c *federatedJoinCmd) securely(ctx context.Context, t *terminal, train func(context.Context, federated.Model) (federated.Trained, error)) error {
 	key, err := readPrivateKey(c.Secure, c.Name)
 	if err != nil {
 		return err

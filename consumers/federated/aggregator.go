@@ -560,6 +560,9 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 		return refuse(Malformed, "%v", err)
 	}
 	out := &arrival{Update: u, values: flat(u.Parameters)}
+	if !finite(u.Loss) {
+		return refuse(BadReport, "expected a finite loss, found %v", u.Loss)
+	}
 	norm := kernels.Distance(out.values, flatBase)
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
@@ -575,7 +578,7 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 			}
 		}
 	}
-	out.Contribution = Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Stale: round - u.Round}
+	out.Contribution = Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Loss: u.Loss, Stale: round - u.Round}
 	if a.async != nil {
 		differ(out.values, flatBase)
 	}

@@ -493,7 +493,7 @@ func (s *simulation) expected() []Model {
 					d := float64(v) - float64(flat(last.Parameters)[j])
 					squares[j] = float64(d * d)
 				}
-				contribution := Contribution{Client: u.Client, Samples: u.Samples, Partition: int32(p), Offset: msg.Offset, Norm: math.Sqrt(squares[0] + squares[1] + squares[2] + squares[3] + squares[4])}
+				contribution := Contribution{Client: u.Client, Samples: u.Samples, Partition: int32(p), Offset: msg.Offset, Loss: u.Loss, Norm: math.Sqrt(squares[0] + squares[1] + squares[2] + squares[3] + squares[4])}
 				if linear, ok := strategy.(strategies.Linear); ok {
 					report := strategies.Report{Samples: float64(u.Samples), Loss: u.Loss, Steps: float64(u.Steps), Distance: contribution.Norm}
 					weight, scalar, err := linear.Weigh(report)
@@ -600,6 +600,7 @@ func TestRecomputeTells(t *testing.T) {
 	f("expected the first of client", func(m *Model) { m.Contributions[1] = m.Contributions[0] })
 	f("expected the first of client", func(m *Model) { m.Contributions[1].Samples++ })
 	f("expected norm", func(m *Model) { m.Contributions[2].Norm++ })
+	f("expected loss", func(m *Model) { m.Contributions[2].Loss++ })
 	f("its updates make", func(m *Model) { m.Hash[0]++ })
 	f(`the state "momentum"`, func(m *Model) { m.State["momentum"][0]++ })
 	f("is not made from", func(m *Model) { m.Base = Hash{} })
@@ -642,6 +643,8 @@ func TestRefusals(t *testing.T) {
 	lossless := good
 	lossless.Loss = -1
 	f(BadReport, "c1", lossless.value(), "strategy qfedavg:q=0.1,rate=0.1: expected a loss of 0 or more")
+	lossless.Loss = math.NaN()
+	f(BadReport, "c1", lossless.value(), "expected a finite loss, found NaN")
 	far := good
 	far.Parameters = slices.Clone(good.Parameters)
 	far.Parameters[1].Values = []float32{3e38}

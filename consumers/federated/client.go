@@ -12,16 +12,23 @@ import (
 	"penstock/stream"
 )
 
+// Trained is what training made of a model.
+type Trained struct {
+	Parameters []Tensor
+	Samples    int64   // how many examples it was trained on
+	Loss       float64 // of the model on them, before the training; 0 says nothing
+	Steps      int64   // that the training took; 0 says nothing
+}
+
 // ClientConfig says what a Client does.
 type ClientConfig struct {
 	Name      string // as the training expects it
 	Updates   string // the topic of the updates
 	Publisher Publisher
-	// Train returns what the model's parameters become on the client's own
-	// examples, and how many those are. It leaves the model as it is. An error
-	// that wraps consumers.ErrStop ends the run; after any other it is called
+	// Train trains the model on the client's own examples, and leaves it as it is. An
+	// error that wraps consumers.ErrStop ends the run; after any other it is called
 	// again.
-	Train func(ctx context.Context, m Model) (parameters []Tensor, samples int64, err error)
+	Train func(ctx context.Context, m Model) (Trained, error)
 	// Piece is how many bytes of numbers a record of an update has: updates that have
 	// more take several. 0 is 512 KiB.
 	Piece int
@@ -109,14 +116,17 @@ func (c *Client) answer(ctx context.Context, m Model) error {
 		return nil // a model that came twice
 	}
 	if c.update == nil || c.update.Round != m.Round || c.update.Base != m.Hash {
-		parameters, samples, err := c.config.Train(ctx, m)
+		t, err := c.config.Train(ctx, m)
 		if err != nil {
 			return fmt.Errorf("train for round %d: %w", m.Round, err)
 		}
-		if parameters, err = c.config.Compression.pack(parameters, m.Parameters); err != nil {
+		if t.Parameters, err = c.config.Compression.pack(t.Parameters, m.Parameters); err != nil {
 			return fmt.Errorf("update for round %d: %w: %w", m.Round, consumers.ErrStop, err)
 		}
-		c.update = &Update{Client: c.config.Name, Round: m.Round, Base: m.Hash, Samples: samples, Parameters: parameters}
+		c.update = &Update{
+			Client: c.config.Name, Round: m.Round, Base: m.Hash,
+			Samples: t.Samples, Loss: t.Loss, Steps: t.Steps, Parameters: t.Parameters,
+		}
 		if !c.config.Key.Zero() {
 			if c.update.Signature, err = c.config.Key.Sign(c.update.signed(c.config.Updates).Text()); err != nil {
 				c.update = nil

@@ -42,9 +42,10 @@ func TestClientAnswersTheNewestModelOnce(t *testing.T) {
 	}
 	p := &publisher{registry: newRegistry(t), to: broker}
 	var trained []int64
-	c, err := NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: p, Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
+	c, err := NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: p, Train: func(_ context.Context, m Model) (Trained, error) {
 		trained = append(trained, m.Round)
-		return []Tensor{{Name: "w", Shape: []int{1}, Values: []float32{float32(len(trained))}}}, 5, nil
+		p := []Tensor{{Name: "w", Shape: []int{1}, Values: []float32{float32(len(trained))}}}
+		return Trained{Parameters: p, Samples: 5, Loss: 0.5, Steps: 7}, nil
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +69,9 @@ func TestClientAnswersTheNewestModelOnce(t *testing.T) {
 	if len(got) != 3 || !bytes.Equal(got[0], got[1]) {
 		t.Errorf("published %x", got)
 	}
+	if u := c.update; u.Samples != 5 || u.Loss != 0.5 || u.Steps != 7 {
+		t.Errorf("sent %+v", u)
+	}
 	if len(trained) != 2 || trained[0] != 1 || trained[1] != 2 {
 		t.Errorf("trained for rounds %v", trained)
 	}
@@ -76,7 +80,7 @@ func TestClientAnswersTheNewestModelOnce(t *testing.T) {
 func TestClientStops(t *testing.T) {
 	r := newRegistry(t)
 	training := errors.New("no examples")
-	train := func(context.Context, Model) ([]Tensor, int64, error) { return nil, 0, training }
+	train := func(context.Context, Model) (Trained, error) { return Trained{}, training }
 	c, err := NewClient(ClientConfig{Name: "c9", Updates: "updates", Publisher: &publisher{}, Train: train})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +112,7 @@ func TestPublishFailuresNameNoMessage(t *testing.T) {
 	for inner, stops := range map[error]bool{errConnection: false, stream.ErrTooLarge: true} {
 		c, err := NewClient(ClientConfig{
 			Name: "c0", Updates: "updates", Publisher: failing{&stream.BatchError{Errs: map[int]error{0: inner}}},
-			Train: func(context.Context, Model) ([]Tensor, int64, error) { return nil, 1, nil },
+			Train: func(context.Context, Model) (Trained, error) { return Trained{Samples: 1}, nil },
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -198,9 +198,9 @@ func TestModelsThatWereNotPublishedWhole(t *testing.T) {
 func TestClientGoesOnInTheMiddle(t *testing.T) {
 	tr := newTraining(t, 1, 2)
 	trained := 0
-	c, err := NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: tr.publisher, Piece: 8, Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
+	c, err := NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: tr.publisher, Piece: 8, Train: func(_ context.Context, m Model) (Trained, error) {
 		trained++
-		return updateOf("c0", m).Parameters, int64(trained), nil
+		return Trained{Parameters: updateOf("c0", m).Parameters, Samples: int64(trained)}, nil
 	}})
 	if err != nil {
 		t.Fatal(err)

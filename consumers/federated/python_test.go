@@ -185,8 +185,13 @@ for life in range(3):
         t._registry = Registry()
         m = t.receive()
         for _ in range(2):
-            t.publish(m, {"w": np.random.default_rng().random(1)}, 5)
+            t.publish(m, {"w": np.random.default_rng().random(1)}, 5, {"loss": 0.5, "steps": 7})
 topics = {(topic, key) for topic, key, _ in Broker.sent}
+sent = avro.decode(json.loads(ask["schemas"][1]), Broker.sent[0][2][5:])
+for wrong in ({"los": 1}, {"loss": float("nan")}):
+    try: federated.Training("t", "c0", registry="http://none").publish(m, m.parameters, 5, wrong)
+    except ValueError as e: print(e)
+print(sent["samples"], sent["loss"], sent["steps"])
 print(len(Broker.sent), topics, [len(set(v for *_, v in Broker.sent[a:b])) for a, b in ((0, 3), (3, 7))])
 `
 	ask, err := json.Marshal(map[string]any{
@@ -195,7 +200,7 @@ print(len(Broker.sent), topics, [len(set(v for *_, v in Broker.sent[a:b])) for a
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := python(t, script, ask), "7 {('t.updates', b'c0')} [1, 1]\n"; got != want {
+	if got, want := python(t, script, ask), "metrics: expected loss and steps, found 'los'\nmetrics: expected a finite loss, found nan\n5 0.5 7\n7 {('t.updates', b'c0')} [1, 1]\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -45,7 +45,7 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 			if privacy.Clip(a.values, flatBase, base.Privacy.Clip) <= base.Privacy.Clip {
 				p.whole++
 			}
-			c.Samples, c.Norm = 1, 0
+			c.Samples, c.Norm, c.Loss = 1, 0, 0
 			u.Samples, u.Loss, u.Steps = 1, 0, 0
 		}
 		p.counted = append(p.counted, c)
@@ -215,6 +215,9 @@ func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contr
 		values := flat(u.Parameters)
 		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
 			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
+		}
+		if c.Loss != 0 && u.Loss != c.Loss { // earlier versions say none
+			return fmt.Errorf("update at %d/%d: expected loss %v, found %v", c.Partition, c.Offset, c.Loss, u.Loss)
 		}
 		if async != nil {
 			differ(values, flatBase)

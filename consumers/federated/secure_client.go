@@ -28,9 +28,10 @@ type SecureClientConfig struct {
 	// Folder is where the client keeps its state between a start and the next:
 	// one file, with secrets, of its current attempt.
 	Folder string
-	// Train is ClientConfig.Train. samples above the training's MaxWeight count
+	// Train is ClientConfig.Train. Of what it returns, the parameters and the number of
+	// samples count; samples above the training's MaxWeight count
 	// as that.
-	Train func(ctx context.Context, m Model) (parameters []Tensor, samples int64, err error)
+	Train func(ctx context.Context, m Model) (Trained, error)
 }
 
 // secureClient takes part.
@@ -207,21 +208,21 @@ func (c *secureClient) mask(ctx context.Context, newest bool) ([]secagg.Message,
 	if err := c.read(ctx); err != nil {
 		return nil, err
 	}
-	parameters, samples, err := c.Train(ctx, c.base)
+	trained, err := c.Train(ctx, c.base)
 	if err != nil {
 		return nil, fmt.Errorf("train for round %d: %w", c.base.Round, err)
 	}
-	if err := sameShape(parameters, c.base.Parameters); err != nil || samples < 1 {
-		return nil, fmt.Errorf("train for round %d: %w: expected the model's tensors and at least one sample, found %d samples: %w", c.base.Round, consumers.ErrStop, samples, err)
+	if err := sameShape(trained.Parameters, c.base.Parameters); err != nil || trained.Samples < 1 {
+		return nil, fmt.Errorf("train for round %d: %w: expected the model's tensors and at least one sample, found %d samples: %w", c.base.Round, consumers.ErrStop, trained.Samples, err)
 	}
-	moved := make([]float32, 0, elements(parameters))
-	for i, t := range parameters {
+	moved := make([]float32, 0, elements(trained.Parameters))
+	for i, t := range trained.Parameters {
 		for k, v := range t.Values {
 			moved = append(moved, v-c.base.Parameters[i].Values[k])
 		}
 	}
 	settings := c.machine.Settings()
-	return c.machine.Mask(moved, uint32(min(samples, int64(settings.MaxWeight))))
+	return c.machine.Mask(moved, uint32(min(trained.Samples, int64(settings.MaxWeight))))
 }
 
 // read reads the model that the attempt starts from.

@@ -164,7 +164,7 @@ func (s *secureTraining) client(name string, dies func(string) int) {
 			err := JoinSecurely(s.ctx, SecureClientConfig{
 				SecureLog: s.log(name, dies), Name: name, Key: s.keys[name], Server: s.config.Key.Public().(ed25519.PublicKey),
 				Trusted: s.config.Clients, Folder: s.folder,
-				Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
+				Train: func(_ context.Context, m Model) (Trained, error) {
 					if s.both != nil && name == "c0" {
 						select {
 						case s.both <- struct{}{}:
@@ -184,7 +184,7 @@ func (s *secureTraining) client(name string, dies func(string) int) {
 						}
 						out = append(out, t)
 					}
-					return out, samplesOf(name), nil
+					return Trained{Parameters: out, Samples: samplesOf(name)}, nil
 				},
 			})
 			if errors.Is(err, errGone) || errors.Is(err, context.Canceled) {

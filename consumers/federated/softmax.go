@@ -84,6 +84,37 @@ func (s SGD) Train(parameters []Tensor, examples []Example) ([]Tensor, error) {
 	}, nil
 }
 
+// Answer is what a client with these examples makes of a model, whose round is the
+// seed, and what it reports.
+func (s SGD) Answer(m Model, examples []Example) (t Trained, err error) {
+	s.Seed = uint64(m.Round)
+	if t.Parameters, err = s.Train(m.Parameters, examples); err != nil {
+		return t, err
+	}
+	batch := max(s.Batch, 1)
+	t.Samples, t.Steps = int64(len(examples)), int64(s.Epochs*((len(examples)+batch-1)/batch))
+	t.Loss, err = loss(m.Parameters, examples)
+	return t, err
+}
+
+// loss is the mean cross-entropy of a softmax classifier.
+func loss(parameters []Tensor, examples []Example) (mean float64, err error) {
+	m, err := softmaxOf(parameters)
+	if err != nil {
+		return 0, err
+	}
+	scores := make([]float32, m.classes)
+	for _, e := range examples {
+		highest := m.scores(scores, e.Features)
+		total := 0.0
+		for _, score := range scores {
+			total += math.Exp(float64(score - highest))
+		}
+		mean += (math.Log(total) - float64(scores[e.Class]-highest)) / float64(len(examples))
+	}
+	return mean, nil
+}
+
 // Accuracy is the share of the examples that a softmax classifier puts into
 // their class.
 func Accuracy(parameters []Tensor, examples []Example) (float64, error) {
@@ -139,8 +170,8 @@ func (m softmax) check(examples []Example) error {
 	return nil
 }
 
-// probabilities sets p to the probability of each class.
-func (m softmax) probabilities(p, x []float32) {
+// scores sets p to the score of each class, and returns the highest.
+func (m softmax) scores(p, x []float32) float32 {
 	highest := float32(math.Inf(-1))
 	for c := range p {
 		score := m.bias[c]
@@ -151,6 +182,12 @@ func (m softmax) probabilities(p, x []float32) {
 		p[c] = score
 		highest = max(highest, score)
 	}
+	return highest
+}
+
+// probabilities sets p to the probability of each class.
+func (m softmax) probabilities(p, x []float32) {
+	highest := m.scores(p, x)
 	var total float32
 	for c, score := range p {
 		p[c] = float32(math.Exp(float64(score - highest)))
@@ -161,8 +198,8 @@ func (m softmax) probabilities(p, x []float32) {
 	}
 }
 
-// Split holds back a fifth of the examples as a test set and deals the others
-// out to n clients, unevenly in number and in kind: each client has three
+// Split holds back a fifth of the examples as a test set, of each fifty the first ten,
+// and deals the others out to n clients, unevenly in number and in kind: each client has three
 // classes of ten that it gets most of its examples from. The same seed gives
 // the same split.
 func Split(examples []Example, n int, seed uint64) (shares [][]Example, test []Example) {
@@ -173,9 +210,9 @@ func Split(examples []Example, n int, seed uint64) (shares [][]Example, test []E
 	}
 	shares = make([][]Example, n)
 	weights := make([]float64, n)
-	for k, i := range random.Perm(len(examples)) {
+	for _, i := range random.Perm(len(examples)) {
 		e := examples[i]
-		if k%5 == 0 {
+		if i/10%5 == 0 {
 			test = append(test, e)
 			continue
 		}

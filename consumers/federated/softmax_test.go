@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -88,6 +89,27 @@ func TestTrainLeavesItsInputAndIsStable(t *testing.T) {
 	}
 }
 
+// What a client reports is the cross-entropy before the training, and its steps.
+func TestAnswerReports(t *testing.T) {
+	m := Model{Round: 4, Parameters: []Tensor{
+		{Name: "weight", Shape: []int{2, 1}, Values: []float32{0, 1}},
+		{Name: "bias", Shape: []int{2}, Values: []float32{0, 0}},
+	}}
+	examples := []Example{{[]float32{0}, 1}, {[]float32{1}, 0}, {[]float32{1000}, 0}}
+	sgd := SGD{Epochs: 3, Batch: 2, Rate: 0.1}
+	got, err := sgd.Answer(m, examples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (math.Log(2) + math.Log(1+math.E) + 1000) / 3; math.Abs(got.Loss-want) > 1e-4 {
+		t.Errorf("loss %v, want %v", got.Loss, want)
+	}
+	sgd.Seed = 4
+	if p, _ := sgd.Train(m.Parameters, examples); got.Steps != 6 || got.Samples != 3 || hashOf(got.Parameters) != hashOf(p) {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // The gradient is that of the cross-entropy: one step on one example is what
 // the formula gives.
 func TestTrainStep(t *testing.T) {
@@ -109,8 +131,9 @@ func TestSoftmaxRefuses(t *testing.T) {
 		t.Helper()
 		_, err := SGD{Epochs: 1}.Train(parameters, examples)
 		_, err2 := Accuracy(parameters, examples)
-		if err == nil || err2 == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v and %v, want %q", err, err2, want)
+		_, err3 := SGD{Epochs: 1}.Answer(Model{Parameters: parameters}, examples)
+		if err == nil || err2 == nil || err3 == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, %v and %v, want %q", err, err2, err3, want)
 		}
 	}
 	f("no examples", NewSoftmax(2, 2))
@@ -120,7 +143,7 @@ func TestSoftmaxRefuses(t *testing.T) {
 	f("softmax classifier", NewSoftmax(2, 2)[:1], Example{})
 }
 
-// digitsSGD is how the clients train; Seed is set for each round.
+// digitsSGD is how the clients train.
 var digitsSGD = SGD{Epochs: 20, Batch: 10, Rate: 0.3}
 
 // Ten clients, each with its own uneven share of the digits, and the aggregator
@@ -171,12 +194,13 @@ func TestDigits(t *testing.T) {
 func testDigits(t *testing.T, broker stream.Broker, rounds int64, shares [][]Example, test []Example, best float64) {
 	tr := newTrainingOn(t, broker, len(shares), rounds)
 	tr.config.Initial = NewSoftmax(64, 10)
-	accuracy := make([]float64, rounds+1)
+	accuracy, loss := make([]float64, rounds+1), make([]float64, rounds+1)
 	tr.config.OnModel = func(m Model) {
 		var err error
 		if accuracy[m.Round], err = Accuracy(m.Parameters, test); err != nil {
 			t.Error(err)
 		}
+		loss[m.Round], _ = m.Loss()
 	}
 	a := open(t, tr.config)
 
@@ -198,11 +222,8 @@ func testDigits(t *testing.T, broker stream.Broker, rounds int64, shares [][]Exa
 	for i, name := range tr.config.Clients {
 		c, err := NewClient(ClientConfig{
 			Name: name, Updates: "updates", Publisher: tr.publisher,
-			Train: func(_ context.Context, m Model) ([]Tensor, int64, error) {
-				sgd := digitsSGD
-				sgd.Seed = uint64(m.Round)
-				p, err := sgd.Train(m.Parameters, shares[i])
-				return p, int64(len(shares[i])), err
+			Train: func(_ context.Context, m Model) (Trained, error) {
+				return digitsSGD.Answer(m, shares[i])
 			},
 		})
 		if err != nil {
@@ -215,6 +236,10 @@ func testDigits(t *testing.T, broker stream.Broker, rounds int64, shares [][]Exa
 	t.Logf("accuracy by round %.3f, of the best client by itself %.3f", accuracy, best)
 	if accuracy[rounds] < 0.9 || best > accuracy[rounds]-0.1 {
 		t.Errorf("accuracy by round %.3f, of the best client by itself %.3f", accuracy, best)
+	}
+	// The first model gives each class a tenth.
+	if math.Abs(loss[1]-math.Log(10)) > 1e-6 || !(loss[2] < loss[1]/2) || loss[rounds] >= loss[2] {
+		t.Errorf("loss that the clients report, by round: %.4f", loss[1:])
 	}
 	for _, m := range tr.models()[1:] {
 		counted := map[string]int64{}

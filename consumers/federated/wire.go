@@ -60,6 +60,19 @@ type Model struct {
 // Final says that m is the result: no round starts from it.
 func (m Model) Final() bool { return m.Round >= m.Rounds }
 
+// Loss is that of the model before, as the clients say of their examples: the mean by
+// examples. known is false if nobody says anything.
+func (m Model) Loss() (mean float64, known bool) {
+	var samples float64
+	for _, c := range m.Contributions {
+		if c.Loss != 0 {
+			mean += c.Loss * float64(c.Samples)
+			samples += float64(c.Samples)
+		}
+	}
+	return mean / max(samples, 1), samples > 0
+}
+
 // Contribution is an update that was counted.
 type Contribution struct {
 	Client    string
@@ -67,6 +80,7 @@ type Contribution struct {
 	Partition int32
 	Offset    int64
 	Norm      float64 // the distance from the model it was trained from
+	Loss      float64 // of that model, as the client says; 0 where it says nothing
 	Stale     int64   // how many models were published since that one, before the sum
 }
 
@@ -123,7 +137,7 @@ func (m Model) value() map[string]any {
 	contributions := []any{}
 	for _, c := range m.Contributions {
 		contributions = append(contributions, map[string]any{
-			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm, "stale": c.Stale,
+			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm, "stale": c.Stale, "loss": c.Loss,
 		})
 	}
 	positions := []any{}
@@ -215,6 +229,7 @@ func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 			return m, fmt.Errorf("at /contributions/%d: expected client, samples, partition, offset and norm", i)
 		}
 		c.Stale, _ = f["stale"].(int64)
+		c.Loss, _ = f["loss"].(float64)
 		m.Contributions = append(m.Contributions, c)
 	}
 	positions, _ := fields["positions"].([]any)

@@ -34,6 +34,7 @@ args, _ = flags.parse_known_args()  # a notebook has arguments of its own
 with gzip.open(args.data, "rt") as file:
     table = np.loadtxt(file, delimiter=",", dtype=np.float32)
 share, shares = map(int, args.share.split("/"))
+table = table[np.arange(len(table)) // 10 % 5 > 0]  # the rest is for tests
 x = table[share - 1 :: shares, :64] / 16
 y = table[share - 1 :: shares, 64].astype(int)
 
@@ -43,11 +44,19 @@ def scores(parameters, x):
     return x @ parameters["weight"].T + parameters["bias"]
 
 
+def cross_entropy(parameters):
+    s = scores(parameters, x)
+    s -= s.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(s).sum(axis=1)) - s[np.arange(len(x)), y]).mean())
+
+
 def train(model, epochs=10, batch=10, rate=np.float32(0.3)):
     p = {name: array.copy() for name, array in model.parameters.items()}
+    loss, steps = cross_entropy(p), 0
     order = np.random.default_rng(model.round)
     for _ in range(epochs):
         for rows in np.array_split(order.permutation(len(x)), len(x) // batch):
+            steps += 1
             s = scores(p, x[rows])
             e = np.exp(s - s.max(axis=1, keepdims=True))
             e /= e.sum(axis=1, keepdims=True)
@@ -55,7 +64,7 @@ def train(model, epochs=10, batch=10, rate=np.float32(0.3)):
             p["weight"] -= rate / len(rows) * (e.T @ x[rows])
             p["bias"] -= rate / len(rows) * e.sum(axis=0)
     print(f"round {model.round} of {model.rounds}: trained on {len(x)} examples", flush=True)
-    return p, len(x)
+    return p, len(x), {"loss": loss, "steps": steps}
 
 
 # %% Take part until the training ends

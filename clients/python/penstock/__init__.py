@@ -8,7 +8,7 @@ examples of your own, publish what became of it.
         result = training.run(train)
 
 where train takes a Model and returns its parameters after training, a dict of
-numpy arrays by name, and the number of examples.
+numpy arrays by name, and the number of examples; and if it likes {"loss": …, "steps": …}.
 """
 
 from .federated import Model, Refused, Training, Update

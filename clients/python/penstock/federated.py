@@ -236,17 +236,19 @@ class Training:
                 return found
             back = max(2 * back, back + before)
 
-    def publish(self, model, parameters, samples, loss=0.0, steps=0):
+    def publish(self, model, parameters, samples, metrics=None):
         """Sends what became of model; returns when it is durable.
 
-        parameters has arrays of the model's names and shapes. A model that was
+        parameters has arrays of the model's names and shapes; metrics may have loss, of
+        the model on the examples before the training, and steps, which the training
+        took. Some strategies need them, and status shows the loss. A model that was
         answered already gets the same bytes again, whatever is passed.
         """
         if self.name not in model.clients:
             raise Refused(f"the training does not expect client {self.name!r}, but {model.clients}")
         payloads = self.kept(model)
         if payloads is None:
-            value = self._update(model, parameters, samples, loss, steps).value()
+            value = self._update(model, parameters, samples, metrics or {}).value()
             if self._compression is not None:
                 value["parameters"] = self._compression.pack(parameters, model.parameters)
             if self._key is not None:
@@ -260,9 +262,9 @@ class Training:
         """Answers each model until the training ends, and returns the final model.
 
         A model that asks others is passed over, and so is one of a training whose clients
-        are enrolled, as long as this one is not. train(model) returns the parameters after training and the number of
-        examples, and where the strategy needs them also the loss before training
-        and the number of steps. It is not called for a model that was answered.
+        are enrolled, as long as this one is not. train(model) returns what publish takes:
+        the parameters after training, the number of examples, and if it likes metrics. It
+        is not called for a model that was answered.
         """
         for model in self.models():
             if model.final:
@@ -313,13 +315,18 @@ class Training:
             os.fsync(f.fileno())
         os.replace(self._keep + ".tmp", self._keep)
 
-    def _update(self, model, parameters, samples, loss, steps):
+    def _update(self, model, parameters, samples, metrics):
+        if other := set(metrics) - {"loss", "steps"}:
+            raise ValueError(f"metrics: expected loss and steps, found {min(other)!r}")
+        loss, steps = float(metrics.get("loss", 0)), int(metrics.get("steps", 0))
+        if not np.isfinite(loss):
+            raise ValueError(f"metrics: expected a finite loss, found {loss}")
         if list(parameters) != list(model.parameters):
             raise ValueError(f"expected parameters {list(model.parameters)} in this order, found {list(parameters)}")
         for name, array in parameters.items():
             if np.shape(array) != model.parameters[name].shape:
                 raise ValueError(f"parameter {name!r}: expected shape {model.parameters[name].shape}, found {np.shape(array)}")
-        return Update(self.name, model.round, model.hash, int(samples), parameters, loss, int(steps))
+        return Update(self.name, model.round, model.hash, int(samples), parameters, loss, steps)
 
     def _encode(self, topic, value):
         number, schema = self._persist(lambda: self._schema(topic))

@@ -9,9 +9,11 @@
 app is a NumPyClient or a Client, or a ClientApp: of a client_fn, or with
 @app.train(). It is asked as Flower's server asks: by the model's arrays, under their
 names where Flower has names, and a configuration, in which "server-round" counts
-from 1. Its answer weighs by the number of examples, as in Flower's FedAvg.
+from 1. Its answer weighs by the number of examples, as in Flower's FedAvg; of its
+metrics, what it calls loss or train_loss and steps goes along.
 """
 
+import math
 import time
 
 from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, Metadata, RecordDict
@@ -69,15 +71,19 @@ def request(model, about):
 
 
 def result(model, content):
-    """The parameters and the number of examples of a client's answer."""
+    """The parameters, the number of examples and the metrics of a client's answer."""
     records = content.array_records
     record = records.get("fitres.parameters") or next(iter(records.values()))
     if set(record) == set(model.parameters):
         parameters = {name: record[name].numpy() for name in model.parameters}
     else:
         parameters = dict(zip(model.parameters, record.to_numpy_ndarrays(), strict=True))
-    for metrics in content.metric_records.values():
-        for name in ("num-examples", "num_examples"):
-            if name in metrics:
-                return parameters, int(metrics[name])
-    raise ValueError("expected num-examples among the metrics of the Flower client, found none")
+    said = {}
+    for metrics in [*content.metric_records.values(), content.config_records.get("fitres.metrics", {})]:
+        for name, value in metrics.items():
+            said.setdefault(name.replace("-", "_"), value)
+    if "num_examples" not in said:
+        raise ValueError("expected num-examples among the metrics of the Flower client, found none")
+    metrics = {"loss": said.get("loss", said.get("train_loss")), "steps": said.get("steps", said.get("num_steps"))}
+    metrics = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+    return parameters, int(said["num_examples"]), metrics
