@@ -53,14 +53,8 @@ func (a *Aggregator) opened(m Model) (Model, error) {
 	if err != nil {
 		return m, err
 	}
-	if m.Privacy != nil {
-		switch err := m.Privacy.admit(); {
-		case errors.Is(err, privacy.ErrSpent):
-			m.Rounds, m.Aborted = m.Round, err.Error() // which makes it the final one
-			return m, nil
-		case err != nil:
-			return m, err
-		}
+	if m, err = m.affordable(); err != nil || m.Final() {
+		return m, err
 	}
 	if f := a.config.Fraction; f > 0 && f < 1 && m.Attempt == 0 {
 		sample, err := draw(m.Clients, a.config.asks())
@@ -77,6 +71,19 @@ func (a *Aggregator) opened(m Model) (Model, error) {
 		m.Deadline = a.config.Now().Add(a.config.Deadline).UnixMilli()
 	}
 	return m, nil
+}
+
+// affordable is m, as the final model if a round more would take more than its budget.
+func (m Model) affordable() (Model, error) {
+	if m.Privacy == nil || m.Final() {
+		return m, nil
+	}
+	err := m.Privacy.admit()
+	if errors.Is(err, privacy.ErrSpent) {
+		m.Rounds, m.Aborted = m.Round, err.Error()
+		return m, nil
+	}
+	return m, err
 }
 
 // asks is how many clients a round asks.

@@ -15,10 +15,11 @@ import (
 	"penstock/consumers/federated/strategies"
 )
 
-// Privacy is central differential privacy: updates are clipped to a distance from
+// Privacy is differential privacy: updates are clipped to a distance from
 // their model and weigh the same, and their sum gets Gaussian noise. What it hides
 // is what a client's update says, not that the client took part; and it hides it
-// from those who read models, not from those who read updates.
+// from those who read models, not from those who read updates. Under secure
+// aggregation nobody can do that.
 type Privacy struct {
 	Clip  float64 // the distance to which updates of the round are clipped
 	Noise float64 // the noise multiplier: what a sum gets has the deviation Noise·Clip
@@ -36,6 +37,10 @@ type Privacy struct {
 	Rounds int64
 	// Key says by which noise key the models are made, and does not tell it.
 	Key Hash
+	// Shares is how many clients have that noise between them, under secure aggregation,
+	// where each adds its own and the aggregator none: there is no key, and the sum has
+	// more noise the more clients stay. 0 is central privacy.
+	Shares int64
 }
 
 // A NoiseKey is the secret from which noise is made: 32 random bytes. Noise is a
@@ -99,13 +104,14 @@ func (p *Privacy) check(s strategies.Strategy, key *NoiseKey) error {
 			return fmt.Errorf("expected a quantile between 0 and 1, found %v", p.Quantile)
 		}
 	}
-	if p.Noise == 0 {
-		if p.Epsilon != 0 {
-			return errors.New("a budget needs noise")
-		}
+	switch {
+	case p.Shares > 0 && (p.Noise == 0 || p.Quantile != 0 || key != nil):
+		return errors.New("privacy with secure aggregation needs noise, a fixed distance to clip to, and no noise key")
+	case p.Noise == 0 && p.Epsilon != 0:
+		return errors.New("a budget needs noise")
+	case p.Noise == 0:
 		return nil
-	}
-	if key == nil || *key == (NoiseKey{}) {
+	case p.Shares == 0 && (key == nil || *key == (NoiseKey{})):
 		return errors.New("noise needs a noise key")
 	}
 	if p.Epsilon < 0 || math.IsNaN(p.Epsilon) {
@@ -140,9 +146,10 @@ func (p *Privacy) admit() error {
 }
 
 // Tight is the epsilon that the rounds so far took by privacy loss distributions: no more
-// than Spent, which budgets go by, and a second's work. It is 0 without noise.
+// than Spent, which budgets go by, and a second's work. It is 0 without noise, and with
+// noise of shares, whose bound is on Renyi divergence alone.
 func (p *Privacy) Tight() (float64, error) {
-	if p == nil || p.Noise == 0 || p.Rounds == 0 {
+	if p == nil || p.Noise == 0 || p.Rounds == 0 || p.Shares > 0 {
 		return 0, nil
 	}
 	return privacy.PLD([]privacy.Rounds{{Count: int(p.Rounds), Sigma: p.Noise, Rate: 1}}, p.Delta)
@@ -161,48 +168,18 @@ func (p *Privacy) sumNoise() (float64, error) {
 }
 
 // apply adds noise to the sum of a round's updates, of which some stayed whole, and
-// returns what holds for the next round.
+// returns what holds for the next round. The noise of shares is in the sum already.
 func (p *Privacy) apply(base Model, sum []float64, updates, whole int, key *NoiseKey) (*Privacy, error) {
-	next := *p
-	next.Rounds++
 	share := float64(whole)
-	if p.Noise > 0 {
-		if key == nil || key.id() != p.Key {
-			return nil, ErrNoiseKey
-		}
-		sd, err := p.sumNoise()
-		if err != nil {
+	if p.Noise > 0 && p.Shares == 0 {
+		var err error
+		if share, err = p.blur(base, sum, whole, key); err != nil {
 			return nil, err
 		}
-		exact := sha256.New()
-		var word [8]byte
-		for _, v := range sum {
-			binary.LittleEndian.PutUint64(word[:], math.Float64bits(v))
-			_, _ = exact.Write(word[:])
-		}
-		text := exact.Sum(base.Hash[:])
-		text = binary.LittleEndian.AppendUint64(text, uint64(base.Round))
-		text = binary.LittleEndian.AppendUint64(text, uint64(whole))
-		source, err := key.source("sum", text)
-		if err != nil {
-			return nil, err
-		}
-		if err := privacy.Noise(source, sum, sd); err != nil {
-			return nil, err
-		}
-		if p.Quantile > 0 {
-			if source, err = key.source("count", text); err != nil {
-				return nil, err
-			}
-			count := []float64{share}
-			if err := privacy.Noise(source, count, p.CountSD); err != nil {
-				return nil, err
-			}
-			share = count[0]
-		}
-		if next.Spent, err = privacy.RDP([]privacy.Rounds{{Count: int(next.Rounds), Sigma: p.Noise, Rate: 1}}, p.Delta); err != nil {
-			return nil, err
-		}
+	}
+	next, err := p.after(1)
+	if err != nil {
+		return nil, err
 	}
 	if p.Quantile > 0 {
 		a := privacy.Adaptive{Norm: p.Clip, Rate: p.Rate, Quantile: p.Quantile}
@@ -210,7 +187,52 @@ func (p *Privacy) apply(base Model, sum []float64, updates, whole int, key *Nois
 		// A count with noise far out of range must not end the training.
 		next.Clip = min(max(next.Clip, p.Clip/8), p.Clip*8)
 	}
-	return &next, nil
+	return next, nil
+}
+
+// after is p with so many more rounds spent.
+func (p *Privacy) after(rounds int64) (_ *Privacy, err error) {
+	next := *p
+	next.Rounds += rounds
+	if p.Noise > 0 {
+		next.Spent, err = privacy.RDP([]privacy.Rounds{{Count: int(next.Rounds), Sigma: p.Noise, Rate: 1}}, p.Delta)
+	}
+	return &next, err
+}
+
+// blur adds noise to a sum, and returns how many stayed whole with noise on it.
+func (p *Privacy) blur(base Model, sum []float64, whole int, key *NoiseKey) (float64, error) {
+	if key == nil || key.id() != p.Key {
+		return 0, ErrNoiseKey
+	}
+	sd, err := p.sumNoise()
+	if err != nil {
+		return 0, err
+	}
+	exact := sha256.New()
+	var word [8]byte
+	for _, v := range sum {
+		binary.LittleEndian.PutUint64(word[:], math.Float64bits(v))
+		_, _ = exact.Write(word[:])
+	}
+	text := exact.Sum(base.Hash[:])
+	text = binary.LittleEndian.AppendUint64(text, uint64(base.Round))
+	text = binary.LittleEndian.AppendUint64(text, uint64(whole))
+	source, err := key.source("sum", text)
+	if err != nil {
+		return 0, err
+	}
+	if err := privacy.Noise(source, sum, sd); err != nil {
+		return 0, err
+	}
+	count := []float64{float64(whole)}
+	if p.Quantile > 0 {
+		if source, err = key.source("count", text); err != nil {
+			return 0, err
+		}
+		err = privacy.Noise(source, count, p.CountSD)
+	}
+	return count[0], err
 }
 
 // same says that p and q are settings of one training.
@@ -236,6 +258,7 @@ func (p *Privacy) value() any {
 	return map[string]any{
 		"clip": p.Clip, "noise": p.Noise, "quantile": p.Quantile, "rate": p.Rate, "countSd": p.CountSD,
 		"epsilon": p.Epsilon, "delta": p.Delta, "spent": p.Spent, "rounds": p.Rounds, "key": p.Key[:],
+		"shares": p.Shares,
 	}
 }
 
@@ -258,8 +281,9 @@ func readPrivacy(v any) (*Privacy, error) {
 	var ok1, ok2 bool
 	p.Rounds, ok1 = f["rounds"].(int64)
 	p.Key, ok2 = readHash(f["key"])
-	if !ok1 || !ok2 || p.Rounds < 0 || p.Rounds > 1e7 {
-		return nil, errors.New("at /privacy: expected rounds and the hash of a key")
+	p.Shares, _ = f["shares"].(int64) // models of earlier versions have none
+	if !ok1 || !ok2 || p.Rounds < 0 || p.Rounds > 1e7 || p.Shares < 0 {
+		return nil, errors.New("at /privacy: expected rounds, the hash of a key, and no fewer shares than 0")
 	}
 	return p, nil
 }

@@ -34,6 +34,14 @@ type SecureConfig struct {
 	// MaxWeight is the most examples that a client counts with; 1, or 0, has all
 	// count the same.
 	MaxWeight uint32
+	// Privacy has the clients add noise to their updates, which are then clipped to a
+	// distance as a whole and not to Clip, and weigh the same. Its Shares are Threshold
+	// less Colluders: as many clients as stay for certain and tell nobody their noise.
+	// nil is none.
+	Privacy *Privacy
+	// Colluders is how many clients may tell the server, or whoever reads the models,
+	// their noise; those who are left are promised the same for it.
+	Colluders int
 	// Patience is how long a stage waits for clients, once enough to go on may
 	// have come. 0 is a minute.
 	Patience time.Duration
@@ -48,6 +56,7 @@ type secureServer struct {
 	control  *tail
 	topics   map[secagg.Stage]*tail
 	next     map[*tail]int64 // after what the round counts on
+	exposed  int64           // attempts at the round that may have told their sum and gave no model
 }
 
 // errAnother says that another server's records lie where this one's would.
@@ -117,13 +126,34 @@ func newSecureServer(c SecureConfig) (*secureServer, error) {
 		Threshold: uint16(c.Threshold), Elements: uint32(n), Clients: c.Clients,
 		Encoding: secagg.Encoding{Bits: secagg.MostBits(len(c.Clients), c.MaxWeight), Clip: c.Clip, MaxWeight: c.MaxWeight},
 	}
-	if settings.Bits < 8 {
+	if c.Privacy != nil {
+		if settings.Encoding, err = c.private(linear, n); err != nil {
+			return nil, err
+		}
+	} else if settings.Bits < 8 {
 		return nil, fmt.Errorf("%d clients of weight %d leave %d bits for a parameter, expected at least 8: lower the largest weight", len(c.Clients), c.MaxWeight, settings.Bits)
 	}
 	if len(c.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("a key to sign with is needed")
 	}
 	return &secureServer{SecureConfig: c, strategy: linear, settings: settings}, settings.Check()
+}
+
+// private is how vectors are made with noise. It sets c's Privacy to what the models say.
+func (c *SecureConfig) private(s strategies.Strategy, elements int) (secagg.Encoding, error) {
+	if c.MaxWeight > 1 {
+		return secagg.Encoding{}, fmt.Errorf("privacy needs that all clients weigh the same: expected a largest weight of 1, found %d", c.MaxWeight)
+	}
+	if c.Colluders < 0 || 3*c.Colluders >= len(c.Clients) || c.Colluders >= c.Threshold {
+		return secagg.Encoding{}, fmt.Errorf("expected fewer than a third of the %d clients to tell their noise, found %d", len(c.Clients), c.Colluders)
+	}
+	own := *c.Privacy
+	own.Shares = int64(c.Threshold - c.Colluders)
+	c.Privacy = &own
+	if err := own.check(s, nil); err != nil {
+		return secagg.Encoding{}, err
+	}
+	return secagg.WithNoise(len(c.Clients), int(own.Shares), uint32(elements), own.Clip, own.Noise)
 }
 
 // work goes on from where the log says.
@@ -171,13 +201,13 @@ func (s *secureServer) begin(ctx context.Context) (Model, error) {
 		names = append(names, c.Name)
 	}
 	if found {
-		a := Aggregator{config: Config{Rounds: s.Rounds, Clients: names, Initial: s.Initial}, strategy: s.strategy}
+		a := Aggregator{config: Config{Rounds: s.Rounds, Clients: names, Initial: s.Initial, Privacy: s.Privacy}, strategy: s.strategy}
 		if err := a.accepts(m); err != nil {
 			return m, fmt.Errorf("topic %q holds another training: %w; choose another topic", s.Models, err)
 		}
 		return m, nil
 	}
-	m = Model{Rounds: s.Rounds, Hash: hashOf(s.Initial), Clients: names, Strategy: s.strategy.String(), State: strategies.State{}, Parameters: s.Initial}
+	m = Model{Rounds: s.Rounds, Hash: hashOf(s.Initial), Clients: names, Strategy: s.strategy.String(), State: strategies.State{}, Parameters: s.Initial, Privacy: s.Privacy}
 	return m, publishModel(ctx, s.Publisher, s.Models, m, 0)
 }
 
@@ -205,7 +235,8 @@ func (s *secureServer) round(ctx context.Context, base Model) (Model, error) {
 	if err != nil {
 		return base, err
 	}
-	began := false // this process has seen the stage begin
+	began, opened := false, base // began: this process has seen the stage begin
+	s.exposed = 0
 	for {
 		// What is on the log comes first, whoever wrote it.
 		if err := s.control.catchUp(ctx); err != nil {
@@ -218,6 +249,9 @@ func (s *secureServer) round(ctx context.Context, base Model) (Model, error) {
 				return base, err
 			}
 			began = false
+		}
+		if base, err = s.charged(opened); err != nil || base.Final() {
+			return base, err
 		}
 		stage, collects := machine.Collecting()
 		if collects {
@@ -247,6 +281,18 @@ func (s *secureServer) round(ctx context.Context, base Model) (Model, error) {
 			return base, err
 		}
 	}
+}
+
+// charged is the model of a round with what attempts at it have cost already: the final
+// one, if another attempt would take more than the budget.
+func (s *secureServer) charged(base Model) (_ Model, err error) {
+	if base.Privacy == nil {
+		return base, nil
+	}
+	if base.Privacy, err = base.Privacy.after(s.exposed); err != nil {
+		return base, err
+	}
+	return base.affordable()
 }
 
 func (s *secureServer) attempt(base Model, number int32) (*secagg.Server, error) {
@@ -282,6 +328,9 @@ func (s *secureServer) record(base Model, machine *secagg.Server, r placed) (*se
 	s.passed(s.control, r.offset)
 	s.notef("round %d, attempt %d: %v", r.Round, r.Attempt, r.Stage)
 	if machine.Aborts() {
+		if machine.Listed(secagg.Confirm) {
+			s.exposed++ // a client may have answered after all, and the sum be known
+		}
 		return s.attempt(base, r.Attempt+1)
 	}
 	return machine, nil
