@@ -11,13 +11,24 @@ import (
 
 // Trainings with clients of clients/python.
 func TestPythonClients(t *testing.T) {
-	python, kafka := servertest.Python(t), servertest.Kafka(t)
+	pythonSessions(t, "testdata/python", "kafka://"+servertest.Kafka(t))
+}
+
+// Those whose messages are signed or masked, on servers.
+func TestPythonClientsOnServers(t *testing.T) {
+	t.Run("kafka", func(t *testing.T) { pythonSessions(t, "testdata/python/servers", "kafka://"+servertest.Kafka(t)) })
+	t.Run("nats", func(t *testing.T) { pythonSessions(t, "testdata/python/servers", servertest.NATS(t)) })
+}
+
+// pythonSessions runs the scripts of a folder, with clients/python at hand.
+func pythonSessions(t *testing.T, dir, broker string) {
+	python := servertest.Python(t)
 	client, err := filepath.Abs("../../clients/python")
 	if err != nil {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/python",
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PYTHON", python)
 			env.Setenv("PYTHONPATH", client)
@@ -25,7 +36,7 @@ func TestPythonClients(t *testing.T) {
 			env.Setenv("DIGITS", filepath.Join(client, "examples", "digits.py"))
 			env.Setenv("FLOWER", filepath.Join(client, "examples", "flower_digits.py"))
 			env.Setenv("NAME", servertest.Name(t))
-			env.Setenv("BROKER", "kafka://"+kafka)
+			env.Setenv("BROKER", broker)
 			env.Setenv("REGISTRY", freeAddr(t))
 			env.Setenv("GATEWAY", freeAddr(t))
 			env.Setenv("HOME", env.WorkDir)
