@@ -12,7 +12,6 @@ import (
 	"pgregory.net/rapid"
 
 	"penstock/consumers/federated/strategies"
-	"penstock/schemas"
 )
 
 func TestWireRoundTrip(t *testing.T) {
@@ -134,31 +133,6 @@ func FuzzTensor(f *testing.F) {
 		again := tensorValues([]Tensor{tensor})[0]
 		if d := cmp.Diff(any(v), again); d != "" && len(data) > 0 {
 			t.Fatal(d)
-		}
-	})
-}
-
-// FuzzUpdate takes whole payloads, as they come off the wire.
-func FuzzUpdate(f *testing.F) {
-	r := newRegistry(f)
-	whole, err := r[2].AppendEncode(nil, updateOf("c1", someModel(1)).value())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(whole)
-	f.Add(whole[:len(whole)-3])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, payload []byte) {
-		v, err := schemas.Decode(r[2], payload, schemas.Limits{})
-		if err != nil {
-			return
-		}
-		u, err := ReadUpdate(v)
-		if err != nil {
-			return
-		}
-		if again, err := ReadUpdate(u.value()); err != nil || again.Round != u.Round {
-			t.Fatal(err)
 		}
 	})
 }

@@ -1,0 +1,171 @@
+package federated
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"penstock/consumers"
+	"penstock/consumers/federated/strategies"
+	"penstock/schemas"
+	"penstock/schemas/avro"
+	"penstock/stream"
+)
+
+// nextOf takes the next of payloads, each behind two bytes of its length, and decodes it.
+// v is nil for one that does not fit the schema.
+func nextOf(s schemas.Schema, payloads []byte) (v any, rest []byte) {
+	n := int(binary.BigEndian.Uint16(payloads))
+	payload, rest := payloads[2:][:min(n, len(payloads)-2)], payloads[2:]
+	v, err := schemas.Decode(s, payload, schemas.Limits{})
+	if err != nil {
+		v = nil
+	}
+	return v, rest[len(payload):]
+}
+
+// payloadsOf are the records of a message, as nextOf takes them.
+func payloadsOf(f *testing.F, s schemas.Schema, value map[string]any, size int) (payloads []byte) {
+	f.Helper()
+	for v := range split(value, size) {
+		b, err := s.AppendEncode(nil, v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		payloads = append(binary.BigEndian.AppendUint16(payloads, uint16(len(b))), b...)
+	}
+	return payloads
+}
+
+// encodedAgain encodes a value that was read, and fails if that cannot be.
+func encodedAgain(t *testing.T, s schemas.Schema, value map[string]any) []byte {
+	t.Helper()
+	b, err := s.AppendEncode(nil, value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// FuzzModels takes what may lie on a topic of models: a model that is read means
+// the same when it is published again.
+func FuzzModels(f *testing.F) {
+	schema := newRegistry(f)[1]
+	m := Model{
+		Round: 1, Rounds: 3, Hash: Hash{}, Base: Hash{1}, Clients: []string{"a", "b"}, Sample: []string{"a"},
+		Contributions: []Contribution{{Client: "a", Samples: 1, Norm: 2, Loss: 0.5}}, Positions: []Position{{Cluster: "c", Next: 9}},
+		State: strategies.State{"m": {1, 2}}, Parameters: someModel(1).Parameters,
+		Privacy: &Privacy{Clip: 1}, Trust: &Trust{Authority: "key", Next: 4},
+	}
+	m.Hash = hashOf(m.Parameters)
+	f.Add(payloadsOf(f, schema, m.value(), 1<<20))
+	f.Add(payloadsOf(f, schema, m.value(), 9))
+	f.Fuzz(func(t *testing.T, payloads []byte) {
+		joiner := NewJoiner()
+		defer joiner.Close()
+		for len(payloads) >= 2 {
+			var v any
+			if v, payloads = nextOf(schema, payloads); v == nil {
+				continue
+			}
+			m, whole, err := joiner.Model(v)
+			if err != nil || !whole {
+				continue
+			}
+			first := encodedAgain(t, schema, m.value())
+			decoded, err := schema.Decode(first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := ReadModel(decoded)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if second := encodedAgain(t, schema, n.value()); !bytes.Equal(first, second) {
+				t.Fatalf("published as\n%x\nand again as\n%x", first, second)
+			}
+		}
+	})
+}
+
+// FuzzUpdates takes what may lie on a topic of updates, of one client, and what they say
+// of a model: an update is the same each time that it is read, and of finite numbers.
+func FuzzUpdates(f *testing.F) {
+	schema := newRegistry(f)[2]
+	base := []Tensor{{Name: "w", Shape: []int{2, 3}, Values: []float32{1, 2, 3, 4, 5, 6}}, {Name: "b", Shape: []int{}, Values: []float32{7}}}
+	u := Update{Client: "c", Round: 1, Base: hashOf(base), Samples: 3, Parameters: base}
+	for _, kind := range []string{"", "fp16", "int8", "top:0.5"} {
+		compression, err := ParseCompression(kind)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if u.Parameters, err = compression.pack([]Tensor{{Name: "w", Shape: []int{2, 3}, Values: []float32{0, 2, 3, 9, 5, 1e9}}, base[1]}, base); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(payloadsOf(f, schema, u.value(), 1<<20))
+		f.Add(payloadsOf(f, schema, u.value(), 7))
+	}
+	f.Fuzz(func(t *testing.T, payloads []byte) {
+		joiner := NewJoiner()
+		defer joiner.Close()
+		var whole []func() (Update, error)
+		for offset := int64(0); len(payloads) >= 2; offset++ {
+			var v any
+			if v, payloads = nextOf(schema, payloads); v == nil {
+				continue
+			}
+			m := consumers.Message{Record: stream.Record{Key: []byte("c"), Offset: offset}, Data: v}
+			read, err := joiner.Update(m, func(Update) bool { return true })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read != nil {
+				whole = append(whole, read)
+			}
+		}
+		for _, read := range whole {
+			u, err := read()
+			if err != nil {
+				continue
+			}
+			twice, err := read()
+			if err != nil || hashOf(twice.Parameters) != hashOf(u.Parameters) {
+				t.Fatalf("read twice: %v", err)
+			}
+			if fit(u.Parameters, base) != nil {
+				continue
+			}
+			for _, v := range flat(u.Parameters) {
+				if !finite(float64(v)) {
+					t.Fatalf("counts: %v", u.Parameters)
+				}
+			}
+		}
+	})
+}
+
+// FuzzSecureMessage takes what may lie on the topics of secure aggregation.
+func FuzzSecureMessage(f *testing.F) {
+	schema, err := avro.Format{}.Parse(SecureSchema(), nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	seed := append([]byte{0, 2, 't', 2, 4}, make([]byte, 32)...)
+	f.Add(append(append(seed, 2, 'c'), make([]byte, 32+1+64)...))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		v, err := schemas.Decode(schema, payload, schemas.Limits{})
+		if err != nil {
+			return
+		}
+		m, err := readSecure(v)
+		if err != nil {
+			t.Fatalf("a value of the schema is no message: %v", err)
+		}
+		first := encodedAgain(t, schema, secureValue(m))
+		if second, err := schema.Decode(first); err != nil {
+			t.Fatal(err)
+		} else if n, err := readSecure(second); err != nil || n.Hash() != m.Hash() {
+			t.Fatalf("published again it is another: %v", err)
+		}
+	})
+}
