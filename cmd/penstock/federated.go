@@ -109,15 +109,15 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 	if c.Keys != "" && c.Secure != "" {
 		return usagef("--keys does not go with --secure, which signs everything")
 	}
-	private, key, err := c.settings(len(c.Clients))
+	private, key, err := c.settings(len(c.Clients), c.Secure != "")
 	if err != nil {
 		return err
 	}
 	if c.Secure != "" {
-		if private != nil || c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 || c.Sum == "exact" {
-			return usagef("--secure does not go with --clip-norm, --quorum, --deadline, --fraction or --sum")
+		if c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 || c.Sum == "exact" {
+			return usagef("--secure does not go with --quorum, --deadline, --fraction or --sum")
 		}
-		return c.securely(ctx, t, initial)
+		return c.securely(ctx, t, initial, private)
 	}
 	return c.connect(ctx, t, func(tr training) error {
 		err := errors.Join(tr.prepareTopic(ctx, c.models(), federated.ModelSchema(), 1), tr.prepareTopic(ctx, c.updates(), federated.UpdateSchema(), 0))

@@ -16,7 +16,7 @@ import (
 type privacyFlags struct {
 	ClipNorm     float64 `group:"Privacy" placeholder:"NORM" help:"Clip updates to this distance from the model, and weigh all alike."`
 	ClipQuantile float64 `group:"Privacy" placeholder:"0…1" help:"Let the distance follow this quantile of theirs, from round to round."`
-	Noise        float64 `group:"Privacy" placeholder:"Z" help:"Add Gaussian noise of Z times the distance to their sum."`
+	Noise        float64 `group:"Privacy" placeholder:"Z" help:"Add Gaussian noise of Z times the distance to their sum; with --secure, the clients do."`
 	NoiseKey     string  `group:"Privacy" placeholder:"FILE" help:"The secret that noise is made from, for the aggregator and for verify; made if it is not there."`
 	Epsilon      float64 `group:"Privacy" placeholder:"E" help:"End the training before it has spent more than this."`
 	Delta        float64 `group:"Privacy" default:"1e-5" placeholder:"D" help:"The delta of that (default ${default})."`
@@ -25,8 +25,9 @@ type privacyFlags struct {
 // clipRate is how fast the distance follows its quantile: that of the paper.
 const clipRate = 0.2
 
-// settings are what the aggregator is told; nil is no privacy.
-func (f privacyFlags) settings(clients int) (*federated.Privacy, *federated.NoiseKey, error) {
+// settings are what the aggregator is told; nil is no privacy. In secure aggregation
+// the clients add the noise.
+func (f privacyFlags) settings(clients int, secure bool) (*federated.Privacy, *federated.NoiseKey, error) {
 	if f.ClipNorm == 0 {
 		if f.Noise != 0 || f.ClipQuantile != 0 || f.Epsilon != 0 || f.NoiseKey != "" {
 			return nil, nil, usagef("--noise, --noise-key, --clip-quantile and --epsilon go with --clip-norm")
@@ -34,6 +35,12 @@ func (f privacyFlags) settings(clients int) (*federated.Privacy, *federated.Nois
 		return nil, nil, nil
 	}
 	p := &federated.Privacy{Clip: f.ClipNorm, Noise: f.Noise, Epsilon: f.Epsilon, Delta: f.Delta}
+	if secure {
+		if f.Noise == 0 || f.NoiseKey != "" || f.ClipQuantile != 0 {
+			return nil, nil, usagef("--clip-norm with --secure: expected --noise, which the clients add, and neither --noise-key nor --clip-quantile")
+		}
+		return p, nil, nil
+	}
 	if f.ClipQuantile != 0 {
 		// A twentieth of the clients, as in the paper; few clients need no less
 		// than what the noise on the sum can make up for.

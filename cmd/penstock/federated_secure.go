@@ -28,12 +28,18 @@ type secureAggregateFlags struct {
 	secureSumFlags
 	Threshold int           `placeholder:"N" help:"With --secure: how many clients it takes to finish a round. Default: the least that is safe, more than two thirds."`
 	Clip      float64       `default:"8" placeholder:"X" help:"With --secure: how far a parameter may move in a round (default ${default})."`
-	MaxWeight uint32        `default:"1000" placeholder:"N" help:"With --secure: the most examples that a client counts with; 1 has all count the same (default ${default})."`
+	MaxWeight uint32        `default:"1000" placeholder:"N" help:"With --secure: the most examples that a client counts with; 1, as --clip-norm has it, has all count the same (default ${default})."`
+	Colluders int           `placeholder:"N" help:"With --secure and --noise: how many clients may tell others their noise; the rest add more (default 0)."`
 	Patience  time.Duration `default:"30s" placeholder:"TIME" help:"With --secure: how long a stage waits for clients (default ${default})."`
 }
 
 // securely aggregates sums that it cannot take apart.
-func (c *federatedAggregateCmd) securely(ctx context.Context, t *terminal, initial []federated.Tensor) error {
+func (c *federatedAggregateCmd) securely(ctx context.Context, t *terminal, initial []federated.Tensor, private *federated.Privacy) error {
+	if private != nil {
+		c.MaxWeight = 1
+	} else if c.Colluders != 0 {
+		return usagef("--colluders goes with --clip-norm and --noise")
+	}
 	if c.MaxNorm != 0 {
 		return usagef("--max-norm with --secure: nobody but the client sees an update; --clip bounds how far a parameter moves")
 	}
@@ -56,7 +62,12 @@ func (c *federatedAggregateCmd) securely(ctx context.Context, t *terminal, initi
 		m, err := federated.AggregateSecurely(ctx, federated.SecureConfig{
 			SecureLog: tr.secureLog(t, "aggregator"), Key: key, Clients: clients, Threshold: c.Threshold, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, Clip: c.Clip, MaxWeight: c.MaxWeight, Patience: c.Patience,
+			Privacy: private, Colluders: c.Colluders,
 			OnModel: func(m federated.Model) {
+				if m.Final() && m.Round < c.Rounds {
+					t.notef("the training ends with round %d: %s\n", m.Round, m.Aborted)
+					return
+				}
 				t.notef("model of round %d of %d: the sum of %d updates\n", m.Round, m.Rounds, len(m.Contributions))
 			},
 		})

@@ -5,6 +5,7 @@ It knows no broker and no clock. Needs cryptography 50 or newer, for ML-KEM.
 """
 
 import hashlib
+import math
 import os
 import struct
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from . import discrete
 
 PROTOCOL = b"penstock-secagg-v1"
 STAGES = ["open", "keys", "roster", "shares", "shared", "masked", "survived", "confirm", "agreed", "unmask", "abort", None, "closed"]
@@ -75,29 +78,50 @@ class Settings:
     clip: float
     max_weight: int
     clients: list  # of (name, 32 bytes of Ed25519), in the order of their indexes, from 1
+    bound: int = 0  # of the norm of the vector's integers, where it gets noise
+    sigma: int = 0  # of that noise, a discrete Gaussian
 
     @classmethod
     def read(cls, payload):
         r = _Reader(payload)
         threshold, elements, bits, clip, max_weight, n = r.unpack("<HIBdIH")
         clients = [(_utf8(r.take(r.unpack("<B")[0])), r.take(32)) for _ in range(n)]
+        bound, sigma = r.unpack("<II") if bits == 0 else (0, 0)
         r.end()
+        if bits == 0:  # with noise: nothing may pass the bound, nor the sum the ring
+            fits = (
+                max_weight == 1 and 16 * math.sqrt(elements) <= bound <= 1 << 24 and 1 <= sigma <= 1 << 27
+                and n * bound + 12 * sigma * math.sqrt(n) < 1 << 31
+            )
+        else:
+            fits = 1 <= bits <= 31 and max_weight >= 1 and n * max_weight * (2**bits - 1) < 1 << 32
         names = [name.encode() for name, _ in clients]
         if not (
-            2 <= n <= MAX_CLIENTS and 2 * n // 3 + 1 <= threshold <= n and 1 <= elements <= MAX_ELEMENTS and 1 <= bits <= 31
-            and 0 < clip < float("inf") and max_weight >= 1 and n * max_weight * (2**bits - 1) < 1 << 32
-            and all(a < b for a, b in zip(names, names[1:]))
+            2 <= n <= MAX_CLIENTS and 2 * n // 3 + 1 <= threshold <= n and 1 <= elements <= MAX_ELEMENTS and fits
+            and 0 < clip <= 3.4028234663852886e38 and all(a < b for a, b in zip(names, names[1:]))
         ):
             raise SitOut("bad-settings: open: expected a threshold, an encoding and clients that keep an update unseen")
-        return cls(threshold, elements, bits, clip, max_weight, clients)
+        return cls(threshold, elements, bits, clip, max_weight, clients, bound, sigma)
+
+    def exact(self, values):
+        """What is rounded to integers and gets noise: the values, clipped to a norm, in
+        the unit that keeps the integers' norm within the bound however they are rounded."""
+        v = np.asarray(values, "<f8")
+        norm = math.sqrt(float(np.sum(v * v)))
+        return v * ((self.bound - math.sqrt(self.elements) - 1) / self.clip * min(1.0, self.clip / max(norm, self.clip)))
 
     def encode(self, values, weight):
-        """The vector without masks: weight, and weight times the level of each value."""
+        """The vector without masks: weight, and weight times the level of each value; or 1
+        and the integers of values with noise."""
+        if self.sigma:
+            exact = self.exact(values)
+            low = np.floor(exact)
+            whole = low.astype("<i8") + (_fractions(len(low)) < exact - low) + discrete.gaussian(self.sigma, len(low))
+            return np.concatenate(([1], whole & 0xFFFFFFFF)).astype("<u4")
         levels = float(2**self.bits - 1)
         exact = (np.clip(np.asarray(values, "<f8"), -self.clip, self.clip) + self.clip) * (levels / (2 * self.clip))
         low = np.floor(exact)
-        draws = (np.frombuffer(os.urandom(8 * len(low)), "<u8") >> np.uint64(11)).astype("<f8") * 2.0**-53
-        level = np.minimum(low + (draws < exact - low), levels).astype("<u8")
+        level = np.minimum(low + (_fractions(len(low)) < exact - low), levels).astype("<u8")
         return np.concatenate(([weight], level * np.uint64(weight))).astype("<u4")
 
 
@@ -401,6 +425,11 @@ def _encapsulate(public):
         return MLKEM768PublicKey.from_public_bytes(public[32:]).encapsulate()
     except ValueError as e:
         raise Refused(f"malformed: a key that is none: {e}") from e
+
+
+def _fractions(n):
+    """n numbers from 0 to less than 1, of which each is as likely as another."""
+    return (np.frombuffer(os.urandom(8 * n), "<u8") >> np.uint64(11)).astype("<f8") * 2.0**-53
 
 
 def _kdf(key, label, info, n):

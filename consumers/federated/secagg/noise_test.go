@@ -1,7 +1,12 @@
 package secagg
 
 import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
 	"math"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -9,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"penstock/consumers/federated/privacy"
+	"penstock/servertest"
 )
 
 func withNoise(t testing.TB, clients, shares int, elements uint32, norm, multiplier float64) Encoding {
@@ -117,16 +123,9 @@ func TestNoiseFits(t *testing.T) {
 	}
 }
 
-// What a server may not ask, clients refuse.
-func TestNoiseSettings(t *testing.T) {
-	w := newWorld(t, 4, 5)
-	w.config.Settings.Encoding = withNoise(t, 4, 3, 5, 2, 1)
-	s := w.config.Settings
-	again, err := readSettings(s.append(nil))
-	if diff := cmp.Diff(s, again); diff != "" || err != nil || again.Check() != nil {
-		t.Errorf("it is read as another one: %v, %v, %s", err, again.Check(), diff)
-	}
-	for name, change := range map[string]func(*Settings){
+// badNoise are settings that a server may not ask for.
+func badNoise() map[string]func(*Settings) {
+	return map[string]func(*Settings){
 		"no noise":        func(s *Settings) { s.Sigma = 0 },
 		"no bound":        func(s *Settings) { s.Bound = 0 },
 		"too much noise":  func(s *Settings) { s.Sigma = 1 << 27 },
@@ -136,7 +135,19 @@ func TestNoiseSettings(t *testing.T) {
 		"levels":          func(s *Settings) { s.Bits = 8 },
 		"no norm":         func(s *Settings) { s.Clip = 0 },
 		"an endless norm": func(s *Settings) { s.Clip = math.Inf(1) },
-	} {
+	}
+}
+
+// What a server may not ask, clients refuse.
+func TestNoiseSettings(t *testing.T) {
+	w := newWorld(t, 4, 5)
+	w.config.Settings.Encoding = withNoise(t, 4, 3, 5, 2, 1)
+	s := w.config.Settings
+	again, err := readSettings(s.append(nil))
+	if diff := cmp.Diff(s, again); diff != "" || err != nil || again.Check() != nil {
+		t.Errorf("it is read as another one: %v, %v, %s", err, again.Check(), diff)
+	}
+	for name, change := range badNoise() {
 		bad := s
 		change(&bad)
 		if bad.Check() == nil {
@@ -183,5 +194,55 @@ func TestNoiseIsInTheSumOnce(t *testing.T) {
 	found, want := math.Sqrt(squares/elements), float64(e.Bound)
 	if found < want*0.95 || found > want*1.05 || sum[0] != 0 {
 		t.Errorf("expected noise of %v, found %v, and %d on the weight", want, found, sum[0])
+	}
+}
+
+// The client in clients/python clips, rounds and adds noise as this one does, and refuses
+// what it refuses.
+func TestPythonNoise(t *testing.T) {
+	type vector struct {
+		Settings string    `json:"settings"`
+		Bound    uint32    `json:"bound"`
+		Sigma    uint32    `json:"sigma"`
+		Norm     float64   `json:"norm"`
+		Values   []float32 `json:"values"`
+		Exact    []float64 `json:"exact"`
+	}
+	in := struct {
+		Cases   []vector          `json:"cases"`
+		Refused map[string]string `json:"refused"`
+	}{Refused: map[string]string{}}
+	s := newWorld(t, 4, 5).config.Settings
+	for _, values := range [][]float32{{0, 0, 0}, {0.3, -0.2, 0.1}, {3e5, -2e5, 1}, slices.Repeat([]float32{-0.7, 1e-3}, 200)} {
+		for _, norm := range []float64{0.5, 10} {
+			s.Encoding, s.Elements = withNoise(t, 4, 3, uint32(len(values)), norm, 1.5), uint32(len(values))
+			v := vector{hex.EncodeToString(s.append(nil)), s.Bound, s.Sigma, norm, values, nil}
+			clipped := slices.Clone(values)
+			d := privacy.Clip(clipped, make([]float32, len(values)), norm)
+			for _, x := range values {
+				v.Exact = append(v.Exact, float64(x)*min(1, norm/max(d, 1e-9))*s.Scale(s.Elements))
+			}
+			in.Cases = append(in.Cases, v)
+		}
+	}
+	for name, change := range badNoise() {
+		bad := s
+		if change(&bad); bad.Bits == 0 {
+			in.Refused[name] = hex.EncodeToString(bad.append(nil))
+		}
+	}
+	text, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := filepath.Abs("../../../clients/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), servertest.Python(t), "noise.py")
+	cmd.Dir, cmd.Env, cmd.Stdin = "testdata", append(cmd.Environ(), "PYTHONPATH="+client, "PYTHONDONTWRITEBYTECODE=1"), bytes.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	if err != nil || string(out) != "8 vectors, 8 refused\n" {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -136,7 +136,7 @@ names = open_.payload[21:]
 
 
 def settings(threshold, elements, bits, clip, weight):
-    return struct.pack("<HIBdI", threshold, elements, bits, clip, weight) + struct.pack("<H", n) + names
+    return struct.pack("<HIBdI", threshold, elements, bits, clip, weight) + struct.pack("<H", n) + names + bytes(8 * (bits == 0))
 
 
 def bounds(*values):
