@@ -39,8 +39,9 @@ type Config struct {
 	// the round. 0 is all clients, and with a Deadline 1.
 	//
 	// With fedbuff there are no rounds: each K updates make a model, and they may be
-	// of one of the Window models before the newest. Fraction, Quorum, Deadline, Sum,
-	// Privacy and Roster are not for it.
+	// of one of the Window models before the newest. Fraction, Quorum, Deadline, Sum
+	// and Privacy are not for it. With a Roster those count who are on it as of the
+	// newest model.
 	Quorum   int
 	Deadline time.Duration // of a round, 0 being none; needs Watch to run
 	Rounds   int64
@@ -193,13 +194,8 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if buffer, ok := s.(*strategies.FedBuff); ok {
-		if c.Fraction != 0 || c.Quorum != 0 || c.Deadline != 0 || c.Sum != "" || c.Privacy != nil || c.Roster != nil {
-			return nil, errors.New("fedbuff has no rounds: it goes neither with a fraction of the clients, a quorum or a deadline, nor with exact sums, privacy or a roster")
-		}
-		if int(buffer.K) > len(c.Clients) {
-			return nil, fmt.Errorf("expected k of at most %d, as many as there are clients, found %v", len(c.Clients), buffer.K)
-		}
+	if _, ok := s.(*strategies.FedBuff); ok && (c.Fraction != 0 || c.Quorum != 0 || c.Deadline != 0 || c.Sum != "" || c.Privacy != nil) {
+		return nil, errors.New("fedbuff has no rounds: it goes neither with a fraction of the clients, a quorum or a deadline, nor with exact sums or privacy")
 	}
 	if c.Piece < 0 {
 		return nil, fmt.Errorf("expected pieces of 1 byte or more, found %d", c.Piece)
@@ -227,6 +223,9 @@ func (c *Config) check() (strategies.Strategy, error) {
 // enough says why the clients are too few.
 func (c *Config) enough(s strategies.Strategy) error {
 	fewest := c.asks()
+	if buffer, ok := s.(*strategies.FedBuff); ok && int(buffer.K) > fewest {
+		return fmt.Errorf("expected k of at most %d, as many as there are clients, found %v", fewest, buffer.K)
+	}
 	if c.Quorum < 0 || c.Quorum > fewest {
 		return fmt.Errorf("expected a quorum from 1 to %d, as many as a round asks, found %d", fewest, c.Quorum)
 	}

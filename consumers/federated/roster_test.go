@@ -129,21 +129,23 @@ func (g *guild) verify() {
 	for _, u := range g.log {
 		at[partitionOf(u.Client)] = append(at[partitionOf(u.Client)], u)
 	}
-	var base Model
-	for i, m := range g.models() {
-		if i > 0 && m.Round > base.Round {
-			members, err := base.Believed(roster)
+	var before []Model
+	for _, m := range g.models() {
+		if n := len(before); n > 0 && m.Round == before[n-1].Round {
+			before = before[:n-1] // another attempt
+		} else if n > 0 {
+			members, err := before[n-1].Believed(roster)
 			if err != nil {
 				g.t.Fatal(err)
 			}
-			if err := Recompute(base, m, nil, func(c Contribution) (Update, error) {
+			if err := RecomputeAfter(before, m, nil, func(c Contribution) (Update, error) {
 				u := at[c.Partition][c.Offset]
 				return u, u.SignedBy(members, "updates")
 			}); err != nil {
 				g.t.Fatal(err)
 			}
 		}
-		base = m
+		before = append(before, m)
 	}
 }
 
@@ -316,6 +318,64 @@ func TestTooFewAreEnrolled(t *testing.T) {
 	}
 	g.counted(1, Complete, "c0", "c2")
 	g.verify()
+}
+
+// Where there are no rounds, an update counts if its client is on the roster as of the
+// newest model, whichever it answers.
+func TestSignedWithoutRounds(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprint("killed ", killed), func(t *testing.T) {
+			g := newGuild(t, 5, 3, func(c *Config) { c.Strategy = "fedbuff:k=3" })
+			g.config.Strategy = "fedbuff:k=3"
+			read := g.reread
+			if killed {
+				read = g.again
+			}
+			m := g.a.Model()
+			if err := errors.Join(g.write(g.signedOf("c0", m)), g.write(g.signedOf("c1", m))); err != nil {
+				t.Fatal(err)
+			}
+			forged := g.signedOf("c2", m)
+			forged.Samples++
+			refused(t, g.write(forged), BadSignature, "")
+			g.revoke("c1")
+			if err := g.write(g.signedOf("c2", m)); !errors.Is(err, ErrReread) {
+				t.Fatal(err)
+			}
+			if why := read(); !slices.Equal(why, []string{"c1 revoked", "c2 bad-signature"}) {
+				t.Errorf("refused: %q", why)
+			}
+			if err := g.write(g.signedOf("c3", m)); err != nil {
+				t.Fatal(err)
+			}
+			next := g.counted(1, Complete, "c0", "c2", "c3")
+			refused(t, g.write(g.signedOf("c1", next)), Revoked, "laptop")
+
+			// One answers the model before, with a newer key than the newest model knows.
+			g.enrol("c4")
+			if err := errors.Join(g.write(g.signedOf("c0", next)), g.write(g.signedOf("c2", next))); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, g.write(g.signedOf("c4", m)), BadSignature, "")
+			if err := g.a.Follow(t.Context()); !errors.Is(err, ErrReread) {
+				t.Fatal(err)
+			}
+			if why := read(); !slices.Equal(why, []string{"c1 revoked", "c1 revoked"}) {
+				t.Errorf("refused: %q", why)
+			}
+			last := g.counted(2, Complete, "c0", "c2", "c4")
+			if !slices.ContainsFunc(last.Contributions, func(c Contribution) bool { return c.Client == "c4" && c.Stale == 1 }) {
+				t.Errorf("made of %+v", last.Contributions)
+			}
+			g.verify()
+
+			g.revoke("c0")
+			g.revoke("c2")
+			if err := g.a.Follow(t.Context()); !errors.Is(err, consumers.ErrStop) || !strings.Contains(err.Error(), "k of at most 2") {
+				t.Errorf("with two clients left: %v", err)
+			}
+		})
+	}
 }
 
 // A training does not go on without its signatures, with those of others, or from
