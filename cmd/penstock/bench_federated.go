@@ -57,44 +57,36 @@ func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
 	for i := range words {
 		words[i] = uint64(i)
 	}
-	parts := func(from, to int) [][]float32 {
-		out := make([][]float32, len(updates))
-		for k, u := range updates {
-			out[k] = u[from:to]
-		}
-		return out
-	}
 	flags := benchFlags{outputFlag: c.outputFlag, Pairs: c.Pairs, Records: 4 * c.Updates * c.Parameters, unit: "bytes/s"}
-	read := func(from, to int) {
-		size := len(words) / c.Parameters
-		runtime.KeepAlive(addUp(words[from*size : to*size]))
-	}
-	fold := func(from, to int) { kernels.Fold(sum[from:to], parts(from, to), weights) }
-	checked := func(from, to int) {
-		kernels.FoldChecked(sum[from:to], base[from:to], parts(from, to), weights, make([]float64, c.Updates))
-	}
-	for cores := 1; cores <= min(2, runtime.GOMAXPROCS(0)); cores++ {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for cores := range min(2, runtime.GOMAXPROCS(0)) {
+		cores++
+		runtime.GOMAXPROCS(cores)
+		read := timing(func() {
+			var all sync.WaitGroup
+			for i := range cores {
+				all.Go(func() { runtime.KeepAlive(addUp(words[len(words)*i/cores : len(words)*(i+1)/cores])) })
+			}
+			all.Wait()
+		})
+		fold := timing(func() { kernels.Fold(sum, updates, weights) })
+		checked := timing(func() { kernels.FoldChecked(sum, base, updates, weights, make([]float64, c.Updates)) })
 		settings := fmt.Sprintf("%s kernel, cores: %d, %d updates of %d float32", kernels.Name(), cores, c.Updates, c.Parameters)
-		raw := onCores(cores, c.Parameters, read)
-		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold %d", cores), settings, onCores(cores, c.Parameters, fold), raw); err != nil {
+		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold %d", cores), settings, fold, read); err != nil {
 			return err
 		}
-		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold checked %d", cores), settings, onCores(cores, c.Parameters, checked), raw); err != nil {
+		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold checked %d", cores), settings, checked, read); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// onCores runs fn over n values in as many parts as there are cores.
-func onCores(cores, n int, fn func(from, to int)) side {
+// timing runs fn.
+func timing(fn func()) side {
 	return func(context.Context) (time.Duration, error) {
 		began := time.Now()
-		var all sync.WaitGroup
-		for i := range cores {
-			all.Go(func() { fn(n*i/cores, n*(i+1)/cores) })
-		}
-		all.Wait()
+		fn()
 		return time.Since(began), nil
 	}
 }

@@ -12,8 +12,10 @@ import (
 // those of one after the other; and so are those of the distances.
 func TestFold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dim := rapid.SampledFrom([]int{0, 1, 7, 8, 9, block - 1, block, 2*block + 13}).Draw(t, "dim")
+		dim := rapid.SampledFrom([]int{0, 1, 7, 8, 9, 1000, block - 1, 2*block + 13}).Draw(t, "dim")
 		n := rapid.IntRange(0, 9).Draw(t, "updates")
+		workers := rapid.IntRange(1, 3).Draw(t, "workers")
+		cut := rapid.IntRange(0, dim).Draw(t, "cut")
 		seed := rapid.Float64Range(0.1, 3).Draw(t, "seed")
 		values := func(k int) []float32 {
 			x := make([]float32, dim)
@@ -41,13 +43,16 @@ func TestFold(t *testing.T) {
 			distances := make([]float64, n)
 			clear(got)
 			clear(checked)
-			kn.fold(got, nil, updates, weights, nil)
-			kn.fold(checked, base, updates, weights, distances)
+			kn.fold(workers, got, updates, weights)
+			kn.foldChecked(workers, checked, base, updates, weights, distances)
 			if !slices.Equal(got, want) || !slices.Equal(checked, want) || !slices.Equal(distances, wantDistances) {
-				t.Fatalf("%s: %d updates of %d values: not the bits of one after the other", kn.name, n, dim)
+				t.Fatalf("%s: %d updates of %d values by %d: not the bits of one after the other", kn.name, n, dim, workers)
 			}
 			for k, x := range updates {
-				if d := kn.distance(x, base); d != wantDistances[k] {
+				var s Squares
+				s.add(kn, x[:cut], base[:cut])
+				s.add(kn, x[cut:], base[cut:])
+				if d := s.Distance(); d != wantDistances[k] {
 					t.Fatalf("%s: distance %d: expected %v, found %v", kn.name, k, wantDistances[k], d)
 				}
 			}
@@ -94,16 +99,14 @@ func BenchmarkFold(b *testing.B) {
 				}
 			})
 		}
-		run("sum", func() { kn.fold(sum, nil, updates, weights, nil) })
-		run("checked", func() { kn.fold(sum, base, updates, weights, distances) })
+		run("sum", func() { kn.fold(1, sum, updates, weights) })
+		run("sum by two", func() { kn.fold(2, sum, updates, weights) })
+		run("checked", func() { kn.foldChecked(1, sum, base, updates, weights, distances) })
+		run("checked by two", func() { kn.foldChecked(2, sum, base, updates, weights, distances) })
 		run("distance", func() {
 			for _, x := range updates {
-				kn.distance(x, base)
-			}
-		})
-		run("one", func() {
-			for k := range updates {
-				kn.fold(sum, nil, updates[k:][:1], weights[k:], nil)
+				var s Squares
+				s.add(kn, x, base)
 			}
 		})
 	}
