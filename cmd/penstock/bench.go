@@ -44,7 +44,8 @@ type benchFlags struct {
 	Records int `short:"n" default:"500000" placeholder:"N" help:"Records a run (default ${default})."`
 	Pairs   int `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
 
-	unit string // what is counted, if it is no records
+	unit   string         // what is counted, if it is no records
+	memory func() float64 // what our side took at most, or nil
 }
 
 // Help says how to read the figures.
@@ -71,6 +72,7 @@ type figure struct {
 	Records  int     `json:"records"`
 	Settings string  `json:"settings"`
 	CPUs     int     `json:"cpus"`
+	Memory   float64 `json:"memory,omitempty"` // the most that our side took, in a unit of the row's own
 }
 
 // side runs one side once, and says how long it took.
@@ -106,11 +108,16 @@ func (f *benchFlags) compare(ctx context.Context, t *terminal, name, settings st
 		RatioMin: round3(slices.Min(ratios)), RatioMax: round3(slices.Max(ratios)), Pairs: f.Pairs, Records: f.Records,
 		Settings: settings, CPUs: runtime.GOMAXPROCS(0),
 	}
+	memory := ""
+	if f.memory != nil {
+		row.Memory = f.memory()
+		memory = fmt.Sprintf("  memory %v", row.Memory)
+	}
 	if f.json() {
 		return t.object(row)
 	}
-	t.printf("%-24s ratio %.3f (%.3f to %.3f over %d pairs)  penstock %s %s  raw %s %s  raw settings: %s\n", row.Name,
-		row.Ratio, row.RatioMin, row.RatioMax, row.Pairs, count(int64(row.Rate)), unit, count(int64(row.RawRate)), unit, settings)
+	t.printf("%-24s ratio %.3f (%.3f to %.3f over %d pairs)  penstock %s %s  raw %s %s%s  raw settings: %s\n", row.Name,
+		row.Ratio, row.RatioMin, row.RatioMax, row.Pairs, count(int64(row.Rate)), unit, count(int64(row.RawRate)), unit, memory, settings)
 	return nil
 }
 
@@ -276,26 +283,33 @@ type bench struct {
 
 // rawSettings are what the raw producer is swept over.
 type rawSettings struct {
-	linger  time.Duration // Kafka
-	batch   int32         // Kafka: bytes
-	pending int           // NATS: acknowledgements outstanding
+	linger  time.Duration             // Kafka
+	batch   int32                     // Kafka: bytes
+	pending int                       // NATS: acknowledgements outstanding
+	ahead   jetstream.PullMessagesOpt // NATS: what a reader asks for at a time
 }
 
 const benchPartitions = 4
 
 func openBench(ctx context.Context, t *terminal, url string) (*bench, error) {
+	return openBenchOf(ctx, t, url, benchPartitions)
+}
+
+func openBenchOf(ctx context.Context, t *terminal, url string, partitions int) (*bench, error) {
 	broker, err := openBroker(ctx, url, t.log)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), raw: rawSettings{0, 1_000_000, 4096}}
-	if err = broker.Create(ctx, b.topic, benchPartitions); err == nil {
+	b := &bench{broker: broker, topic: "penstock-bench-" + strings.ToLower(rand.Text()[:10]), raw: rawSettings{batch: 1_000_000, pending: 4096, ahead: jetstream.PullMaxMessages(10_000)}}
+	if err = broker.Create(ctx, b.topic, partitions); err == nil {
 		if dir, embedded := embeddedDir(url); embedded {
 			var file nats.ServerFile
 			if file, err = nats.ReadServerFile(dir); err == nil {
 				b.conn, err = natsgo.Connect(file.URL, natsgo.Token(file.Token))
 			}
-		} else if b.kafka, err = parseKafka(url); err != nil {
+		} else if strings.HasPrefix(url, "kafka://") {
+			b.kafka, err = parseKafka(url)
+		} else {
 			b.conn, err = natsgo.Connect(url)
 		}
 	}
@@ -320,8 +334,8 @@ func (b *bench) sweep(ctx context.Context, n int, record func(i int) (key, value
 		return "", err
 	}
 	candidates := []rawSettings{
-		{0, 1_000_000, 1024}, {2 * time.Millisecond, 1_000_000, 4096}, {10 * time.Millisecond, 1_000_000, 16384},
-		{0, 250_000, 32768}, {10 * time.Millisecond, 250_000, 65536},
+		{linger: 0, batch: 1_000_000, pending: 1024}, {linger: 2 * time.Millisecond, batch: 1_000_000, pending: 4096}, {linger: 10 * time.Millisecond, batch: 1_000_000, pending: 16384},
+		{linger: 0, batch: 250_000, pending: 32768}, {linger: 10 * time.Millisecond, batch: 250_000, pending: 65536},
 	}
 	best, fastest := time.Duration(math.MaxInt64), candidates[0]
 	for _, b.raw = range candidates {
@@ -374,7 +388,7 @@ func (b *bench) rawConsume(n int, each func(value []byte) error) side {
 			if err != nil {
 				return 0, err
 			}
-			return rawNATSConsume(consumer, n, each)
+			return rawNATSConsume(consumer, b.raw.ahead, n, each)
 		}
 		client, err := b.kafka.client(kgo.ConsumeTopics(b.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 		if err != nil {

@@ -13,10 +13,12 @@ import (
 // benchFederatedCmd measures how fast updates are folded.
 type benchFederatedCmd struct {
 	outputFlag
-	Updates    int `default:"16" placeholder:"N" help:"Updates to fold (default ${default})."`
-	Parameters int `default:"2000000" placeholder:"N" help:"Parameters of each (default ${default})."`
-	Pairs      int `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
-	Secure     int `placeholder:"N" help:"Measure a round of secure aggregation among N clients, once, and nothing else."`
+	Updates    int    `default:"16" placeholder:"N" help:"Updates to fold (default ${default})."`
+	Parameters int    `default:"2000000" placeholder:"N" help:"Parameters of each (default ${default})."`
+	Pairs      int    `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
+	Secure     int    `placeholder:"N" help:"Measure a round of secure aggregation among N clients, once, and nothing else."`
+	Broker     string `placeholder:"URL" help:"Measure folding updates as they come from a broker, and nothing else."`
+	Partitions int    `default:"1" placeholder:"N" help:"With --broker: partitions of the updates (default ${default})."`
 }
 
 // Help says how to read the figures.
@@ -31,8 +33,15 @@ that at which they are folded, run by run, on one core and on two.
 With --secure a round of secure aggregation is run in memory, as many clients dropping
 out as may; its raw side makes as many masks by AES and adds them to nothing.
 
+With --broker the updates lie on a topic, in pieces as clients send them. Penstock's
+side is the aggregator, from the first record until its model is published; the raw
+side fetches the same records and drops them. memory is the most that the process took
+during it, over its start, in models of float32: each partition that has updates in the
+round takes two.
+
 Examples:
   penstock bench federated --updates 100
+  penstock bench federated --broker kafka://127.0.0.1:9092 --updates 100
   penstock bench federated --secure 100 --parameters 1000000`
 }
 
@@ -40,6 +49,9 @@ Examples:
 func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
 	if c.Secure != 0 {
 		return c.secure(ctx, t)
+	}
+	if c.Broker != "" {
+		return c.throughBroker(ctx, t)
 	}
 	if c.Updates < 2 || c.Updates%2 == 1 || c.Parameters < 1 || c.Pairs < 1 || c.Updates > 1<<33/c.Parameters {
 		return usagef("expected an even number of updates, at least one parameter and run, and at most 32 GiB of updates")

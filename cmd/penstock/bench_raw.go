@@ -90,9 +90,10 @@ func rawNATSProduce(ctx context.Context, nc *nats.Conn, pending int, subject fun
 	}
 }
 
-// rawNATSConsume reads n messages; the time counts from the first one on.
-func rawNATSConsume(consumer jetstream.Consumer, n int, each func(value []byte) error) (elapsed time.Duration, err error) {
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(10_000))
+// rawNATSConsume reads n messages, asking for some ahead; the time counts from the first
+// one on.
+func rawNATSConsume(consumer jetstream.Consumer, ahead jetstream.PullMessagesOpt, n int, each func(value []byte) error) (elapsed time.Duration, err error) {
+	messages, err := consumer.Messages(ahead)
 	if err != nil {
 		return 0, err
 	}

@@ -121,3 +121,13 @@ func TestBenchFederated(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// Updates that come from a broker, each in several pieces, are all folded: the command
+// fails if one is missing.
+func TestBenchFederatedBroker(t *testing.T) {
+	out := call(t, "bench", "federated", "--broker", "embedded:"+t.TempDir(), "--updates", "3", "--parameters", "300000", "--pairs", "1", "-o", "json")
+	var row figure
+	if err := json.Unmarshal([]byte(out), &row); err != nil || row.Ratio <= 0 || row.Records != 3*300000*4 {
+		t.Errorf("%v: %s", err, out)
+	}
+}
