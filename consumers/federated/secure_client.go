@@ -126,6 +126,9 @@ func (c *secureClient) answer(ctx context.Context, m secagg.Message, newest bool
 			return nil, err
 		}
 		c.machine, c.attempt, out = machine, m, answer
+		if s := machine.Settings(); s.Sigma > 0 {
+			c.notef("round %d: the update is clipped to %.4g and gets noise of %.4g", m.Round, s.Clip, float64(s.Sigma)/s.Scale(s.Elements))
+		}
 	case c.machine == nil || m.Round != c.attempt.Round || m.Attempt != c.attempt.Attempt:
 		return nil, nil
 	case m.Stage == secagg.Abort:

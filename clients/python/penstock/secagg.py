@@ -103,12 +103,16 @@ class Settings:
             raise SitOut("bad-settings: open: expected a threshold, an encoding and clients that keep an update unseen")
         return cls(threshold, elements, bits, clip, max_weight, clients, bound, sigma)
 
+    def scale(self):
+        """By how much values grow on the way to integers with noise."""
+        return (self.bound - math.sqrt(self.elements) - 1) / self.clip
+
     def exact(self, values):
         """What is rounded to integers and gets noise: the values, clipped to a norm, in
         the unit that keeps the integers' norm within the bound however they are rounded."""
         v = np.asarray(values, "<f8")
         norm = math.sqrt(float(np.sum(v * v)))
-        return v * ((self.bound - math.sqrt(self.elements) - 1) / self.clip * min(1.0, self.clip / max(norm, self.clip)))
+        return v * (self.scale() * min(1.0, self.clip / max(norm, self.clip)))
 
     def encode(self, values, weight):
         """The vector without masks: weight, and weight times the level of each value; or 1

@@ -73,6 +73,9 @@ class SecureTraining(Training):
             self._client = None
             self._client = secagg.Client(self.name, self._private, self._server, self._trusted, m, self._load())
             self._opening, out = m, [self._client.hello()]
+            s = self._client.settings
+            if s.sigma:
+                self._note(f"round {m.round}: the update is clipped to {s.clip:.4g} and gets noise of {s.sigma / s.scale():.4g}")
         elif self._client is None or (m.round, m.attempt) != (self._opening.round, self._opening.attempt):
             return []
         elif m.stage == "abort":
