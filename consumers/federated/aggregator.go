@@ -187,7 +187,7 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
 		return nil, errors.New("every client needs a name of its own")
 	}
-	if _, err := readTensors(tensorValues(c.Initial), nil); err != nil {
+	if _, err := readTensors(tensorValues(c.Initial), nil, nil); err != nil {
 		return nil, fmt.Errorf("first model: %w", err)
 	}
 	s, err := strategies.Parse(c.Strategy)
@@ -423,7 +423,7 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 		here[a.async.mark(u.Contribution.Client, u.Round)] = true
 		if u.read != nil {
 			if pieced++; pieced > ahead {
-				u.values, u.Parameters = nil, nil
+				u.Parameters = nil
 			}
 		}
 		arrivals = append(arrivals, *u)
@@ -444,13 +444,13 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 func (a *Aggregator) fold(p *part, arrivals []arrival) error {
 	for len(arrivals) > 0 {
 		n := 1
-		if arrivals[0].values == nil && arrivals[0].read != nil {
+		if arrivals[0].Parameters == nil {
 			var err error
-			if arrivals[0].values, err = arrivals[0].read(); err != nil {
+			if arrivals[0].Parameters, err = arrivals[0].read(); err != nil {
 				return err
 			}
 		} else {
-			for n < len(arrivals) && arrivals[n].values != nil {
+			for n < len(arrivals) && arrivals[n].Parameters != nil {
 				n++
 			}
 		}
@@ -528,8 +528,13 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	if errors.Is(err, errIncomplete) {
 		return refuse(Incomplete, "%v", err)
 	}
+	trained := a.model.Parameters
+	if base != nil {
+		trained = base.Parameters
+	}
+	meter := meter{base: trained}
 	if err == nil {
-		err = u.read(m.Data, numbers)
+		err = u.read(m.Data, numbers, &meter)
 	}
 	switch {
 	case errors.Is(err, errDisk):
@@ -549,20 +554,18 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
 		return refuse(WrongShape, "%v", err)
 	}
-	trained, flatBase := a.model.Parameters, a.base
-	if base != nil {
-		trained, flatBase = base.Parameters, flat(base.Parameters)
-	}
 	if err := unpack(u.Parameters, trained); errors.Is(err, errNotFinite) {
 		return refuse(NotFinite, "%v", err)
 	} else if err != nil {
 		return refuse(Malformed, "%v", err)
 	}
-	out := &arrival{Update: u, values: flat(u.Parameters)}
 	if !finite(u.Loss) {
 		return refuse(BadReport, "expected a finite loss, found %v", u.Loss)
 	}
-	norm := kernels.Distance(out.values, flatBase)
+	norm := meter.squares.Distance()
+	if meter.missed {
+		norm = kernels.Distance(flat(u.Parameters), flat(trained))
+	}
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {
 		return refuse(OverNorm, "expected a distance of at most %v from the model, found %v", a.config.MaxNorm, norm)
 	}
@@ -572,33 +575,30 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
 		}
 		if a.model.Sum == SumExact {
-			if err := fitsExact(out.values, weight, len(a.model.Clients)); err != nil {
+			if err := fitsExact(flat(u.Parameters), weight, len(a.model.Clients)); err != nil {
 				return refuse(OutOfRange, "%v", err)
 			}
 		}
 	}
-	out.Contribution = Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Loss: u.Loss, Stale: round - u.Round}
 	if a.async != nil {
-		differ(out.values, flatBase)
+		u.Parameters = differ(u.Parameters, trained)
 	}
+	out := &arrival{Update: u, Contribution: Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Loss: u.Loss, Stale: round - u.Round}}
 	if numbers != nil {
-		out.read = func() ([]float32, error) {
+		out.read = func() ([]Tensor, error) {
 			numbers, err := p.halves.whole(mark, piece, m.Offset)
 			if err != nil {
 				return nil, err
 			}
 			again := Update{}
-			if err := again.read(m.Data, numbers); err != nil {
+			if err := again.read(m.Data, numbers, nil); err != nil {
 				return nil, err
 			}
-			if err := unpack(again.Parameters, trained); err != nil {
-				return nil, err
+			err = unpack(again.Parameters, trained)
+			if err == nil && a.async != nil {
+				again.Parameters = differ(again.Parameters, trained)
 			}
-			values := flat(again.Parameters)
-			if a.async != nil {
-				differ(values, flatBase)
-			}
-			return values, nil
+			return again.Parameters, err
 		}
 	}
 	return out, nil

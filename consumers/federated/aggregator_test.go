@@ -575,7 +575,7 @@ func TestRecomputeTells(t *testing.T) {
 		u := updateOf(fmt.Sprint("c", i), base)
 		log[i] = u
 		norm := kernels.Distance(flat(u.Parameters), flat(base.Parameters))
-		if err := p.add(s, base, flat(base.Parameters), arrival{Update: u, values: flat(u.Parameters), Contribution: Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}}); err != nil {
+		if err := p.add(s, base, flat(base.Parameters), arrival{Update: u, Contribution: Contribution{Client: u.Client, Samples: u.Samples, Offset: i, Norm: norm}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -98,9 +98,15 @@ func (a *asynchronous) room(parts map[int32]*part) int {
 	return max(0, n)
 }
 
-// differ makes values what they differ by from base.
-func differ(values, base []float32) {
-	for i, v := range base {
-		values[i] -= v
+// differ is by what tensors differ from base.
+func differ(tensors, base []Tensor) []Tensor {
+	out := make([]Tensor, len(tensors))
+	for i, t := range tensors {
+		values := make([]float32, len(t.Values))
+		for j, v := range t.Values {
+			values[j] = v - base[i].Values[j]
+		}
+		out[i] = Tensor{Name: t.Name, Shape: t.Shape, Values: values}
 	}
+	return out
 }

@@ -39,7 +39,7 @@ func compressed(t rapid.TB, c *Compression, parameters, base []float32) ([]float
 		t.Fatal(err)
 	}
 	size := len(packed[0].Packed)
-	read, err := readTensors(tensorValues(packed), nil)
+	read, err := readTensors(tensorValues(packed), nil, nil)
 	if err == nil {
 		err = fit(read, tensor(base))
 	}

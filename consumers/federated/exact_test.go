@@ -24,8 +24,8 @@ func TestAnExactSumHasNoOrder(t *testing.T) {
 		for i := range n {
 			v := rapid.Float32Range(-100, 100).Draw(t, "value")
 			samples := rapid.Int64Range(1, 1000).Draw(t, "samples")
-			u := Update{Client: string(rune('a' + i)), Samples: samples}
-			arrivals = append(arrivals, arrival{Update: u, values: []float32{v}, Contribution: Contribution{Client: u.Client, Samples: samples}})
+			u := Update{Client: string(rune('a' + i)), Samples: samples, Parameters: []Tensor{{Values: []float32{v}}}}
+			arrivals = append(arrivals, arrival{Update: u, Contribution: Contribution{Client: u.Client, Samples: samples}})
 		}
 		base.Sum = SumExact
 		model := func(order []arrival) Model {
@@ -50,7 +50,7 @@ func TestAnExactSumHasNoOrder(t *testing.T) {
 		}
 		var sum, weight float64
 		for _, a := range arrivals {
-			sum += float64(a.Update.Samples) * float64(a.values[0])
+			sum += float64(a.Update.Samples) * float64(a.Parameters[0].Values[0])
 			weight += float64(a.Update.Samples)
 		}
 		if got := float64(flat(one.Parameters)[0]); math.Abs(got-sum/weight) > 1e-5 {

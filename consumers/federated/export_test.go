@@ -67,7 +67,7 @@ func FuzzSafetensors(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := readTensors(tensorValues(got), nil); err != nil {
+		if _, err := readTensors(tensorValues(got), nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -350,11 +350,11 @@ func (n *numbers) next(inline []byte) (int64, error) {
 	return size, nil
 }
 
-// block reads on, where left bytes of the data are to come: all of inline, or what
-// fits into a block.
+// block reads on, where left bytes of the data are to come: what fits into a block.
+// inline are those bytes, where they lie in the record.
 func (n *numbers) block(inline []byte, left int64) ([]byte, error) {
 	if n == nil {
-		return inline, nil
+		return inline[:min(blockSize, len(inline))], nil
 	}
 	b := n.buf[:min(int64(len(n.buf)), left)]
 	if _, err := io.ReadFull(n.in, b); err != nil {
@@ -442,7 +442,7 @@ func (j *Joiner) Update(m consumers.Message, counts func(Update) bool) (update f
 		u := u
 		n, err := kept.whole(sender, p, m.Offset)
 		if err == nil {
-			err = u.read(m.Data, n)
+			err = u.read(m.Data, n, nil)
 		}
 		if err != nil {
 			return u, fmt.Errorf("read update: %w", err)

@@ -21,36 +21,37 @@ type partial struct {
 	whole   int // updates that did not have to be clipped
 }
 
-// arrival is an update that counts. Without values it is one in pieces, which read
-// reads again.
+// arrival is an update that counts. Without parameters it is one in pieces, which read
+// reads again. They may lie in the record that it came in.
 type arrival struct {
 	Update
-	values []float32
 	Contribution
-	read func() ([]float32, error)
+	read func() ([]Tensor, error)
 }
 
 // ahead is how many updates in pieces are held in memory until those before them
 // are folded; a batch may end more of them.
 const ahead = 4
 
-// add folds in updates of base's round, several at a time where there are several. It
-// may change their values.
+// add folds in updates of base's round, several at a time where there are several.
 func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arrivals ...arrival) error {
 	linear, isLinear := s.(strategies.Linear)
-	values, weights := make([][]float32, len(arrivals)), make([]float64, len(arrivals))
+	updates, weights := make([][]Tensor, len(arrivals)), make([]float64, len(arrivals))
 	for i, a := range arrivals {
 		u, c := a.Update, a.Contribution
+		updates[i] = u.Parameters
 		if base.Privacy != nil {
-			if privacy.Clip(a.values, flatBase, base.Privacy.Clip) <= base.Privacy.Clip {
+			values := append(make([]float32, 0, len(flatBase)), flat(u.Parameters)...)
+			updates[i] = []Tensor{{Values: values}}
+			if privacy.Clip(values, flatBase, base.Privacy.Clip) <= base.Privacy.Clip {
 				p.whole++
 			}
 			c.Samples, c.Norm, c.Loss = 1, 0, 0
 			u.Samples, u.Loss, u.Steps = 1, 0, 0
 		}
 		p.counted = append(p.counted, c)
-		values[i] = a.values
 		if !isLinear {
+			p.updates = append(p.updates, flat(updates[i]))
 			continue
 		}
 		r := u.report(c.Norm, c.Stale)
@@ -61,23 +62,34 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 		weights[i] = weight
 		p.totals.Add(r, weight, scalar)
 	}
-	switch {
-	case !isLinear:
-		p.updates = append(p.updates, values...)
-	case base.Sum == SumExact:
-		if p.exact == nil {
-			p.exact = make([]int64, len(flatBase))
-		}
-		for i, v := range values {
-			foldExact(p.exact, v, weights[i])
-		}
-	case len(arrivals) > 0:
-		if p.sum == nil {
-			p.sum = make([]float64, len(flatBase))
-		}
-		kernels.Fold(p.sum, values, weights)
+	if isLinear && len(arrivals) > 0 {
+		p.fold(base.Sum, len(flatBase), updates, weights)
 	}
 	return nil
+}
+
+// fold adds updates of n values to the sum, tensor by tensor.
+func (p *partial) fold(sum string, n int, updates [][]Tensor, weights []float64) {
+	exact := sum == SumExact
+	switch {
+	case exact && p.exact == nil:
+		p.exact = make([]int64, n)
+	case !exact && p.sum == nil:
+		p.sum = make([]float64, n)
+	}
+	values, from := make([][]float32, len(updates)), 0
+	for k, t := range updates[0] {
+		to := from + len(t.Values)
+		for i, u := range updates {
+			if values[i] = u[k].Values; exact {
+				foldExact(p.exact[from:to], values[i], weights[i])
+			}
+		}
+		if !exact {
+			kernels.Fold(p.sum[from:to], values, weights)
+		}
+		from = to
+	}
 }
 
 // report is what strategies want to know of u.
@@ -220,9 +232,9 @@ func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contr
 			return fmt.Errorf("update at %d/%d: expected loss %v, found %v", c.Partition, c.Offset, c.Loss, u.Loss)
 		}
 		if async != nil {
-			differ(values, flatBase)
+			u.Parameters = differ(u.Parameters, trained.Parameters)
 		}
-		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, values: values, Contribution: c}); err != nil {
+		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, Contribution: c}); err != nil {
 			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"hash/crc32"
 	"math"
 	"slices"
+
+	"penstock/consumers/federated/kernels"
 )
 
 const (
@@ -100,9 +102,30 @@ func tensorValues(tensors []Tensor) []any {
 	return out
 }
 
+// meter measures an update while it is read: how far it is from the model that it was
+// trained from. What it does not copy it does not read twice.
+type meter struct {
+	base    []Tensor
+	squares kernels.Squares
+	missed  bool // tensors that say differences, or are not of the model
+}
+
+// next are the values that those of the next tensor are compared with. A nil *meter
+// compares nothing.
+func (m *meter) next(i int, dtype string, elements uint64) []float32 {
+	if m == nil || i >= len(m.base) || dtype != float32s || uint64(len(m.base[i].Values)) != elements {
+		if m != nil {
+			m.missed = true
+		}
+		return nil
+	}
+	return m.base[i].Values
+}
+
 // readTensors reads what tensorValues makes, from anyone. It reports a tensor
-// that contradicts itself, and numbers that are not finite as errNotFinite.
-func readTensors(v any, n *numbers) ([]Tensor, error) {
+// that contradicts itself, and numbers that are not finite as errNotFinite. With a
+// meter, what it returns may lie where v does and is not to be changed.
+func readTensors(v any, n *numbers, m *meter) ([]Tensor, error) {
 	list, ok := v.([]any)
 	if !ok {
 		return nil, fmt.Errorf("at /parameters: expected an array, found %T", v)
@@ -112,7 +135,7 @@ func readTensors(v any, n *numbers) ([]Tensor, error) {
 	}
 	out := make([]Tensor, len(list))
 	for i, item := range list {
-		t, err := readTensor(item, n)
+		t, err := readTensor(item, n, m, i)
 		if err != nil {
 			return nil, fmt.Errorf("at /parameters/%d: %w", i, err)
 		}
@@ -123,7 +146,7 @@ func readTensors(v any, n *numbers) ([]Tensor, error) {
 
 var errNotFinite = errors.New("expected finite numbers")
 
-func readTensor(v any, n *numbers) (Tensor, error) {
+func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 	var t Tensor
 	m, _ := v.(map[string]any)
 	name, ok1 := m["name"].(string)
@@ -161,31 +184,44 @@ func readTensor(v any, n *numbers) (Tensor, error) {
 		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", 4*elements, shape, size)
 	}
 	sum := uint32(0)
+	base := meter.next(index, dtype, elements)
 	if packed {
 		t.DType = dtype
 		if t.Packed, err = n.all(data, size); err != nil {
 			return t, err
 		}
 		sum = crc32.ChecksumIEEE(t.Packed)
-	} else {
-		t.Values = make([]float32, 0, elements)
+	} else if base != nil && n == nil {
+		t.Values = kernels.Floats(data)
+	}
+	there := t.Values != nil
+	if !packed && !there {
+		t.Values = make([]float32, elements)
 	}
 	var notFinite error
-	for !packed && len(t.Values) < cap(t.Values) {
-		block, err := n.block(data, size-4*int64(len(t.Values)))
+	for at := 0; at < len(t.Values); {
+		block, err := n.block(data[min(4*at, len(data)):], size-4*int64(at))
 		if err != nil {
 			return t, err
 		}
 		sum = crc32.Update(sum, crc32.IEEETable, block)
-		from := len(t.Values)
-		t.Values = t.Values[:from+len(block)/4]
-		for i := range t.Values[from:] {
-			x := math.Float32frombits(binary.LittleEndian.Uint32(block[4*i:]))
-			if x-x != 0 && notFinite == nil { // NaN, for NaN and the infinities alone
-				notFinite = fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, from+i, name)
+		values := t.Values[at:][:len(block)/4]
+		if !there {
+			for i := range values {
+				values[i] = math.Float32frombits(binary.LittleEndian.Uint32(block[4*i:]))
 			}
-			t.Values[from+i] = x
 		}
+		wrong := base == nil
+		if base != nil {
+			meter.squares.Add(values, base[at:][:len(values)])
+			wrong = !finite(meter.squares.Distance())
+		}
+		for i := 0; wrong && i < len(values) && notFinite == nil; i++ {
+			if x := values[i]; x-x != 0 { // NaN, for NaN and the infinities alone
+				notFinite = fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, at+i, name)
+			}
+		}
+		at += len(values)
 	}
 	if int64(sum) != crc {
 		return t, fmt.Errorf("expected data with CRC-32 %d, found %d: it was damaged on the way", crc, sum)

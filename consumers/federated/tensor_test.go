@@ -3,14 +3,17 @@ package federated
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"penstock/consumers/federated/kernels"
 	"penstock/consumers/federated/strategies"
 )
 
@@ -119,9 +122,19 @@ func FuzzTensor(f *testing.F) {
 			shape = append(shape, []int64{a, b}[i%2])
 		}
 		v := map[string]any{"name": name, "dtype": dtype, "shape": shape, "data": data, "crc": crc}
-		tensor, err := readTensor(v, nil)
+		tensor, err := readTensor(v, nil, nil, 0)
+		// Beside a model nothing else is read, and where the numbers lie.
+		base := make([]float32, len(data)/4)
+		m := meter{base: []Tensor{{Values: base}}}
+		where, err2 := readTensor(v, nil, &m, 0)
+		if fmt.Sprint(err) != fmt.Sprint(err2) {
+			t.Fatalf("%v, and beside a model %v", err, err2)
+		}
 		if err != nil {
 			return
+		}
+		if !slices.Equal(where.Values, tensor.Values) || !m.missed && m.squares.Distance() != kernels.Distance(tensor.Values, base) {
+			t.Fatalf("%v, and beside a model %v at %v", tensor, where, m.squares.Distance())
 		}
 		n := 1
 		for _, d := range tensor.Shape {
@@ -138,10 +151,10 @@ func FuzzTensor(f *testing.F) {
 }
 
 func TestReadTensorsBoundsTheirNumber(t *testing.T) {
-	if _, err := readTensors(make([]any, maxTensors+1), nil); err == nil || !strings.Contains(err.Error(), "at most 10000 tensors") {
+	if _, err := readTensors(make([]any, maxTensors+1), nil, nil); err == nil || !strings.Contains(err.Error(), "at most 10000 tensors") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := readTensors([]any{nil}, nil); err == nil || errors.Is(err, errNotFinite) {
+	if _, err := readTensors([]any{nil}, nil, nil); err == nil || errors.Is(err, errNotFinite) {
 		t.Errorf("got %v", err)
 	}
 }

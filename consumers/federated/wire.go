@@ -247,7 +247,7 @@ func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 		}
 		m.Positions = append(m.Positions, p)
 	}
-	if m.Parameters, err = readTensors(fields["parameters"], n); err != nil {
+	if m.Parameters, err = readTensors(fields["parameters"], n, nil); err != nil {
 		return m, err
 	}
 	if m.State, err = readState(fields["state"], n); err != nil {
@@ -320,7 +320,7 @@ func ReadUpdate(v any) (Update, error) {
 		err = fmt.Errorf("%w: a Joiner reads them", errIncomplete)
 	}
 	if err == nil {
-		err = u.read(v, nil)
+		err = u.read(v, nil, nil)
 	}
 	if err != nil {
 		return u, fmt.Errorf("read update: %w", err)
@@ -347,10 +347,10 @@ func readHead(v any) (u Update, p *piece, err error) {
 	return u, p, err
 }
 
-// read reads the parameters of an update.
-func (u *Update) read(v any, n *numbers) (err error) {
+// read reads the parameters of an update, with a meter as readTensors says.
+func (u *Update) read(v any, n *numbers, m *meter) (err error) {
 	fields, _ := v.(map[string]any)
-	if u.Parameters, err = readTensors(fields["parameters"], n); err != nil {
+	if u.Parameters, err = readTensors(fields["parameters"], n, m); err != nil {
 		return err
 	}
 	return n.end()

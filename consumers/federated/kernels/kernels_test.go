@@ -1,7 +1,9 @@
 package kernels
 
 import (
+	"encoding/binary"
 	"math"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -109,5 +111,24 @@ func BenchmarkFold(b *testing.B) {
 				s.add(kn, x, base)
 			}
 		})
+	}
+}
+
+// Floats are those in the bytes, or nothing.
+func TestFloats(t *testing.T) {
+	want := []float32{1, -2.5, math.MaxFloat32, float32(math.Inf(-1))}
+	data := []byte{0}
+	for _, v := range want {
+		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(v))
+	}
+	aligned := append([]byte(nil), data[1:]...)
+	if got := Floats(aligned); got != nil && !slices.Equal(got, want) {
+		t.Errorf("expected %v, found %v", want, got)
+	}
+	if got := Floats(append(make([]byte, 0, 64), data...)[1:]); got != nil {
+		t.Errorf("expected nothing where they are not aligned, found %v", got)
+	}
+	if runtime.GOARCH == "amd64" && Floats(aligned) == nil {
+		t.Error("expected the numbers where they lie, found none")
 	}
 }
