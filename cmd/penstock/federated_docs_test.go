@@ -13,43 +13,36 @@ import (
 	"penstock/servertest"
 )
 
-// The commands with which docs/federated.md begins train a model, with clients in Go
-// and with one in Python in the place of bob.
+// The way with which docs/federated.md begins: three clients, two in Go and one in
+// Python, train a model, and another one that nobody sees their share of.
 func TestFederatedGuide(t *testing.T) {
-	guide, err := os.ReadFile("../../docs/federated.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, first, _ := strings.Cut(string(guide), "## Try it")
-	first, rest, _ := strings.Cut(first, "\n## ")
-	command := regexp.MustCompile(`(?m)^    (penstock .*)$`)
-	clients := map[string]string{"Go": "", "Python": ""}
-	if m := regexp.MustCompile(`(?m)^    (python clients/python/examples/digits.py --name .*)$`).FindStringSubmatch(rest); m != nil {
-		clients["Python"] = m[1]
-	} else {
-		t.Fatal("the guide shows no client in Python")
-	}
-	for language, bob := range clients {
-		t.Run(language, func(t *testing.T) {
-			var lines []string
-			for _, m := range command.FindAllStringSubmatch(first, -1) {
-				line := m[1]
-				if bob != "" && strings.Contains(line, "join") && strings.Contains(line, "--name bob") {
-					line = bob
-				}
-				lines = append(lines, line)
-			}
-			if len(lines) != 8 {
-				t.Fatalf("the guide begins with %d commands: does this test still see them?", len(lines))
-			}
-			runTraining(t, lines, 4, "exists digits.safetensors\n")
-		})
-	}
+	first, _, _ := strings.Cut(guided(t, "From nothing to a private training"), "### The same over Kafka")
+	runTraining(t, commands(first), 8, `
+exists digits.safetensors
+exec penstock federated status digits
+stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  3 updates of .* accuracy on digits held back 0\.9'
+exec penstock federated status private
+stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  3 updates  accuracy on digits held back 0\.9'
+`)
 }
 
-// runTraining runs commands of the guide, of which the first is penstock up: those of
-// the aggregator and the clients beside one another, until they end by themselves, and
-// the others one after the other. Then comes what else is to hold.
+// It goes on over Kafka.
+func TestFederatedGuideOnKafka(t *testing.T) {
+	all := guided(t, "From nothing to a private training")
+	_, last, _ := strings.Cut(all, "### The same over Kafka")
+	keys := regexp.MustCompile(`(?m)^    penstock federated keys .*$`).FindString(all)
+	name := servertest.Name(t)
+	over := strings.NewReplacer("kafka://localhost:9092", "kafka://"+servertest.Kafka(t), "on-kafka", name).Replace(last)
+	lines := commands(over)
+	runTraining(t, append(lines[:1], append([]string{strings.TrimSpace(keys)}, lines[1:]...)...), 4, `
+exec penstock federated status `+name+` --broker kafka://`+servertest.Kafka(t)+`
+stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  3 updates  accuracy on digits held back 0\.9'
+`)
+}
+
+// runTraining runs commands of the guide, of which the first is penstock up, or penstock
+// registry: those of the aggregator and the clients beside one another, until they end by
+// themselves, and the others one after the other. Then comes what else is to hold.
 func runTraining(t *testing.T, lines []string, together int, then string) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -57,7 +50,14 @@ func runTraining(t *testing.T, lines []string, together int, then string) {
 	}
 	python := "none"
 	script, waits := new(strings.Builder), new(strings.Builder)
-	script.WriteString("exec penstock up --listen $REGISTRY --gateway $GATEWAY &up&\nawait penstock-data/server.json $REGISTRY\n")
+	switch {
+	case lines[0] == "penstock up":
+		script.WriteString("exec penstock up --listen $REGISTRY --gateway $GATEWAY &up&\nawait penstock-data/server.json $REGISTRY\n")
+	case strings.HasPrefix(lines[0], "penstock registry "):
+		script.WriteString("exec penstock registry --listen $REGISTRY --store memory: &up&\nready http://$REGISTRY/readyz empty\nenv PENSTOCK_REGISTRY=http://$REGISTRY\n")
+	default:
+		t.Fatalf("%q comes first: does this test still see the commands?", lines[0])
+	}
 	background := 0
 	for _, line := range lines[1:] {
 		if args, ok := strings.CutPrefix(line, "python "); ok {
@@ -74,10 +74,10 @@ func runTraining(t *testing.T, lines []string, together int, then string) {
 		waits.Reset()
 		fmt.Fprintf(script, "exec %s\n", line)
 	}
-	if lines[0] != "penstock up" || background != together {
-		t.Fatalf("%q, and %d commands that end with the training: does this test still see them?", lines[0], background)
+	if background != together {
+		t.Fatalf("%d commands that end with the training: does this test still see them?", background)
 	}
-	script.WriteString(waits.String() + then + "kill -INT up\nwait up\n")
+	script.WriteString(waits.String() + then + "kill -INT up\nwait up\n-- empty --\n")
 	file := filepath.Join(t.TempDir(), "guide.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -94,12 +94,12 @@ func runTraining(t *testing.T, lines []string, together int, then string) {
 			env.Setenv("HOME", env.WorkDir)
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await, "ready": ready},
 	})
 }
 
-// section are the commands of a section of the guide, behind penstock up.
-func section(t *testing.T, title string) []string {
+// guided is a section of the guide.
+func guided(t *testing.T, title string) string {
 	t.Helper()
 	guide, err := os.ReadFile("../../docs/federated.md")
 	if err != nil {
@@ -107,14 +107,24 @@ func section(t *testing.T, title string) []string {
 	}
 	_, text, _ := strings.Cut(string(guide), "## "+title)
 	text, _, _ = strings.Cut(text, "\n## ")
-	lines := []string{"penstock up"}
-	for _, m := range regexp.MustCompile(`(?m)^    (p.*)$`).FindAllStringSubmatch(text, -1) {
+	return text
+}
+
+// commands are those of a text that run penstock or a client in Python.
+func commands(text string) (lines []string) {
+	for _, m := range regexp.MustCompile(`(?m)^    (penstock .*|python clients/.*)$`).FindAllStringSubmatch(text, -1) {
 		lines = append(lines, m[1])
 	}
 	return lines
 }
 
-// So do those about secure aggregation, with clients in Go and one in Python.
+// section are the commands of a section of the guide, behind penstock up.
+func section(t *testing.T, title string) []string {
+	t.Helper()
+	return append([]string{"penstock up"}, commands(guided(t, title))...)
+}
+
+// The commands about secure aggregation train a model, with clients in Go and one in Python.
 func TestSecureGuide(t *testing.T) {
 	runTraining(t, section(t, "Secure aggregation"), 5, `
 exec penstock federated status lab

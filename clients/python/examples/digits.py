@@ -8,7 +8,6 @@ The parts between the lines of %% are a notebook's cells.
 # %% What this client is, and where the training runs
 import argparse
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ flags.add_argument("--training", default="digits")
 flags.add_argument("--name", default="ann")
 flags.add_argument("--share", default="1/3", metavar="I/N")
 flags.add_argument("--broker", default="embedded:./penstock-data")
-flags.add_argument("--registry", default=os.environ.get("PENSTOCK_REGISTRY"))
+flags.add_argument("--registry", metavar="URL")
 flags.add_argument("--keep", metavar="FOLDER", help="where the last update is kept")
 flags.add_argument("--compress", metavar="fp16|int8|top:SHARE")
 flags.add_argument("--key", metavar="FILE", help="sign updates with this key")

@@ -139,8 +139,9 @@ class Training:
     """A client's part in a training.
 
     name is how the training expects this client. broker is embedded:DIR (the folder
-    of penstock up), nats://HOST:PORT or kafka://HOST:PORT; registry is a URL, which
-    the embedded folder knows. options go to the broker's library, for TLS and
+    of penstock up), nats://HOST:PORT or kafka://HOST:PORT; registry is a URL, by default
+    that which serves the embedded folder, else that of PENSTOCK_REGISTRY, or
+    http://127.0.0.1:8081. options go to the broker's library, for TLS and
     passwords.
 
     keep is a folder in which the last update is written before it is sent: a client
@@ -169,7 +170,7 @@ class Training:
         self._broker = open_broker(broker, **options)
         self._folder = broker.removeprefix("embedded:") if broker.startswith("embedded:") else None
         if registry is None and self._folder is None:
-            raise ValueError("expected registry, the URL of the schema registry")
+            registry = os.environ.get("PENSTOCK_REGISTRY", "http://127.0.0.1:8081")
         self._registry_url, self._registry = registry, None
         self._keep = None if keep is None else os.path.join(keep, f"{training}.{name}.update".replace(os.sep, "_"))
         self._give_up = give_up
