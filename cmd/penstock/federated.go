@@ -218,6 +218,7 @@ type federatedJoinCmd struct {
 	Compress string `placeholder:"fp16|int8|top:SHARE" help:"Send differences from the model in fewer bytes; what is left out is made up for later."`
 	Share    string `default:"1/1" placeholder:"I/N" help:"Train on share I of N of the sample digits (default ${default})."`
 	signingFlags
+	localPrivacyFlags
 	secureSumFlags
 }
 
@@ -250,13 +251,17 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		t.notef("round %d of %d: trained on %d examples\n", m.Round, m.Rounds, trained.Samples)
 		return trained, nil
 	}
+	private, err := c.protect(t, train)
+	if err != nil {
+		return err
+	}
 	compression, err := federated.ParseCompression(c.Compress)
 	if err != nil {
 		return usagef("--compress: %v", err)
 	}
 	if c.Secure != "" {
-		if c.Compress != "" {
-			return usagef("--secure does not go with --compress")
+		if c.Compress != "" || c.Ledger != "" {
+			return usagef("--secure does not go with --compress, nor with --clip-norm, which the aggregator says")
 		}
 		if c.Keys != "" {
 			return usagef("--keys does not go with --secure, which signs everything")
@@ -276,7 +281,7 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		member, err := federated.NewClient(federated.ClientConfig{
 			Name: c.Name, Updates: c.updates(), Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
-			Train: train, Compression: compression, Key: key,
+			Train: private, Compression: compression, Key: key,
 			Waiting: func(m federated.Model) {
 				t.notef("round %d of %d: %s is not enrolled for it\n", m.Round, m.Rounds, c.Name)
 			},

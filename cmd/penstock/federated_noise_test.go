@@ -16,3 +16,14 @@ stderr 'expected --noise, which the clients add'
 stderr 'goes with --clip-norm'
 `)
 }
+
+// So do those about a client that protects itself.
+func TestLocalPrivacyGuide(t *testing.T) {
+	runTraining(t, section(t, "Privacy from everybody"), 3, `
+grep '^{"updates":{"4":3}}$' ann.json
+exec penstock federated status lab
+stdout '^round 3 of 3  model '
+! exec penstock federated join lab --name ann --clip-norm 1 --noise 4
+stderr 'expected --clip-norm, --noise and --ledger together'
+`)
+}

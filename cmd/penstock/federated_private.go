@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -57,6 +58,34 @@ func (f privacyFlags) settings(clients int, secure bool) (*federated.Privacy, *f
 	}
 	key, err := noiseKey(f.NoiseKey, true)
 	return p, key, err
+}
+
+// trainer makes an update of a model.
+type trainer = func(context.Context, federated.Model) (federated.Trained, error)
+
+// localPrivacyFlags are those of a client that protects itself.
+type localPrivacyFlags struct {
+	ClipNorm float64 `group:"Privacy" placeholder:"NORM" help:"Clip each update to this distance from the model, and add noise to it before it is sent."`
+	Noise    float64 `group:"Privacy" placeholder:"Z" help:"The deviation of the noise, in distances."`
+	Epsilon  float64 `group:"Privacy" placeholder:"E" help:"Stop before more than this is spent."`
+	Delta    float64 `group:"Privacy" default:"1e-5" placeholder:"D" help:"The delta of that (default ${default})."`
+	Ledger   string  `group:"Privacy" placeholder:"FILE" help:"Where the updates that had noise are counted, over all trainings; made if it is not there."`
+}
+
+// protect is train with noise on what it returns, if the flags ask for it.
+func (f localPrivacyFlags) protect(t *terminal, train trainer) (trainer, error) {
+	if f.ClipNorm == 0 && f.Noise == 0 && f.Epsilon == 0 && f.Ledger == "" {
+		return train, nil
+	}
+	if f.ClipNorm == 0 || f.Noise == 0 || f.Ledger == "" {
+		return nil, usagef("expected --clip-norm, --noise and --ledger together")
+	}
+	return federated.LocalPrivacy{
+		Clip: f.ClipNorm, Noise: f.Noise, Epsilon: f.Epsilon, Delta: f.Delta, Ledger: f.Ledger,
+		OnSpent: func(m federated.Model, epsilon float64) {
+			t.notef("round %d of %d: epsilon %.4g spent at delta %g\n", m.Round, m.Rounds, epsilon, f.Delta)
+		},
+	}.Protect(train)
 }
 
 // noiseKey reads a key from a file, which it may make.

@@ -1,0 +1,149 @@
+package federated
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"penstock/consumers"
+	"penstock/consumers/federated/privacy"
+)
+
+// flatModel has n parameters of 3.
+func flatModel(n int) Model {
+	values := make([]float32, n)
+	for i := range values {
+		values[i] = 3
+	}
+	p := []Tensor{{Name: "w", Shape: []int{n}, Values: values}}
+	return Model{Round: 1, Rounds: 9, Hash: hashOf(p), Clients: []string{"c0"}, Parameters: p}
+}
+
+// moving trains by moving each parameter as far, which is called often.
+func moving(by float32, calls *int) func(context.Context, Model) (Trained, error) {
+	return func(_ context.Context, m Model) (Trained, error) {
+		*calls++
+		var out []Tensor
+		for _, t := range m.Parameters {
+			values := make([]float32, len(t.Values))
+			for i, v := range t.Values {
+				values[i] = v + by
+			}
+			out = append(out, Tensor{Name: t.Name, Shape: t.Shape, Values: values})
+		}
+		return Trained{Parameters: out, Samples: 77, Loss: 2, Steps: 5}, nil
+	}
+}
+
+// An update goes no further than the distance, has the noise it says, and tells neither
+// examples nor loss.
+func TestLocalPrivacy(t *testing.T) {
+	const n = 40_000
+	calls := 0
+	p := LocalPrivacy{Clip: 2, Noise: 3, Delta: 1e-5, Ledger: filepath.Join(t.TempDir(), "ledger")}
+	train, err := p.Protect(moving(100, &calls))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := flatModel(n)
+	got, err := train(t.Context(), m)
+	if err != nil || got.Samples != 1 || got.Loss != 0 || got.Steps != 0 {
+		t.Fatalf("it says %d samples, loss %v, %d steps, %v", got.Samples, got.Loss, got.Steps, err)
+	}
+	again, err := train(t.Context(), m)
+	if err != nil || hashOf(again.Parameters) == hashOf(got.Parameters) {
+		t.Errorf("the same noise twice, %v", err)
+	}
+	var sum, squares float64
+	for _, v := range got.Parameters[0].Values {
+		moved := float64(v) - 3 - 2/math.Sqrt(n)
+		sum, squares = sum+moved, squares+moved*moved
+	}
+	// Each is off by seven of its standard deviations once in 10^11 runs.
+	if math.Abs(sum/n) > 7*6/math.Sqrt(n) || math.Abs(squares/n/36-1) > 7*math.Sqrt(2.0/n) {
+		t.Errorf("noise of mean %v and deviation %v, want 0 and 6", sum/n, math.Sqrt(squares/n))
+	}
+}
+
+// Updates are paid for by what two of them may differ, over every start and every noise,
+// and none is made beyond the budget.
+func TestLocalBudget(t *testing.T) {
+	bill := func(rounds ...privacy.Rounds) float64 {
+		t.Helper()
+		e, err := privacy.RDP(rounds, 1e-5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	var spent float64
+	calls := 0
+	p := LocalPrivacy{Clip: 2, Noise: 6, Delta: 1e-5, Ledger: filepath.Join(t.TempDir(), "ledger"), OnSpent: func(_ Model, epsilon float64) { spent = epsilon }}
+	p.Epsilon = bill(privacy.Rounds{Count: 2, Sigma: 3, Rate: 1}, privacy.Rounds{Count: 1, Sigma: 2, Rate: 1})
+	update := func() error {
+		t.Helper()
+		train, err := p.Protect(moving(1, &calls)) // a start
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = train(t.Context(), flatModel(2))
+		return err
+	}
+	for i := range 2 {
+		if err := update(); err != nil || spent != bill(privacy.Rounds{Count: i + 1, Sigma: 3, Rate: 1}) {
+			t.Errorf("update %d: epsilon %v, %v", i+1, spent, err)
+		}
+	}
+	p.Noise = 4
+	if err := update(); err != nil || math.Abs(spent-p.Epsilon) > 1e-12 {
+		t.Errorf("epsilon %v, want %v, %v", spent, p.Epsilon, err)
+	}
+	if err := update(); !errors.Is(err, privacy.ErrSpent) || !errors.Is(err, consumers.ErrStop) || calls != 3 {
+		t.Errorf("trained %d times, %v", calls, err)
+	}
+	if text, err := os.ReadFile(p.Ledger); err != nil || string(text) != `{"updates":{"4":1,"6":2}}` {
+		t.Errorf("the ledger has %s, %v", text, err)
+	}
+}
+
+func TestLocalPrivacyRefused(t *testing.T) {
+	calls := 0
+	good := LocalPrivacy{Clip: 2, Noise: 3, Delta: 1e-5, Ledger: filepath.Join(t.TempDir(), "ledger")}
+	for name, change := range map[string]func(*LocalPrivacy){
+		"no distance":        func(p *LocalPrivacy) { p.Clip = 0 },
+		"no noise":           func(p *LocalPrivacy) { p.Noise = 0 },
+		"no delta":           func(p *LocalPrivacy) { p.Delta = 0 },
+		"a negative epsilon": func(p *LocalPrivacy) { p.Epsilon = -1 },
+		"no ledger":          func(p *LocalPrivacy) { p.Ledger = "" },
+	} {
+		p := good
+		change(&p)
+		if _, err := p.Protect(moving(1, &calls)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	for _, text := range []string{"x", `{"updates":{"x":1}}`, `{"updates":{"-1":1}}`, `{"updates":{"1":-1}}`, `{"updates":{"1":1e9}}`} {
+		if err := os.WriteFile(good.Ledger, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := good.Protect(moving(1, &calls)); err == nil {
+			t.Errorf("a ledger of %s: accepted", text)
+		}
+	}
+	if err := os.Remove(good.Ledger); err != nil {
+		t.Fatal(err)
+	}
+	train, err := good.Protect(moving(float32(math.Inf(1)), &calls))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train(t.Context(), flatModel(2)); !errors.Is(err, consumers.ErrStop) {
+		t.Errorf("an infinite update: %v", err)
+	}
+	if _, err := os.Stat(good.Ledger); err == nil {
+		t.Error("what was not sent was counted")
+	}
+}
