@@ -34,6 +34,9 @@ type Config struct {
 	// as many of them, drawn anew for each round. It ends when all have answered.
 	Clients  []string
 	Fraction float64 // above 0 and up to 1; 0 is 1
+	// Edges take part, beside Clients: each has clients of its own, and sends the sum of
+	// their updates (OpenEdge). With a Roster they are those of its names.
+	Edges []string
 	// Quorum is how many updates are enough: without a Deadline the round ends
 	// with them, and with one, when that has passed. Fewer mean another attempt at
 	// the round. 0 is all clients, and with a Deadline 1.
@@ -92,6 +95,7 @@ type Aggregator struct {
 	changed chan struct{}   // closed when there is another model
 	roster  *rosterReader   // nil where updates are not signed
 	members trust.Members   // whom the round believes
+	above   *above          // of an edge: what it is part of
 }
 
 // part is a claimed partition and the share of the round that came from it.
@@ -108,20 +112,10 @@ type part struct {
 // Open reads the last model, or publishes the first if there is none. It
 // refuses a models topic that holds another training.
 func Open(ctx context.Context, config Config) (*Aggregator, error) {
-	config.Clients = slices.Sorted(slices.Values(config.Clients))
 	config.Strategy = cmp.Or(config.Strategy, "fedavg")
-	var roster *rosterReader
-	if config.Roster != nil {
-		if len(config.Clients) > 0 {
-			return nil, errors.New("open aggregator: expected clients or a roster, found both")
-		}
-		var err error
-		if roster, err = config.Roster.follow(ctx); err != nil {
-			return nil, fmt.Errorf("open aggregator: %w", err)
-		}
-		if config.Clients = roster.At(roster.next).Names(); len(config.Clients) == 0 {
-			return nil, fmt.Errorf("open aggregator: no client is enrolled in %q by %v", config.Roster.Topic, config.Roster.Authority)
-		}
+	roster, err := config.whom(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open aggregator: %w", err)
 	}
 	strategy, err := config.check()
 	if err != nil {
@@ -134,10 +128,7 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 		}
 		config.Privacy = &own
 	}
-	if config.Now == nil {
-		config.Now = time.Now
-	}
-	a := &Aggregator{config: config, strategy: strategy, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{}), roster: roster}
+	a := newAggregator(config, strategy, roster)
 	window := 0
 	if buffer, ok := strategy.(*strategies.FedBuff); ok {
 		a.async, window = &asynchronous{k: int(buffer.K)}, Window
@@ -160,6 +151,7 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 			Rounds:     config.Rounds,
 			Hash:       hashOf(config.Initial),
 			Clients:    config.Clients,
+			Edges:      config.Edges,
 			Strategy:   strategy.String(),
 			State:      strategies.State{},
 			Parameters: config.Initial,
@@ -177,15 +169,37 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	return a, nil
 }
 
+func newAggregator(config Config, s strategies.Strategy, roster *rosterReader) *Aggregator {
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	return &Aggregator{config: config, strategy: s, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{}), roster: roster}
+}
+
+// whom adds the edges to the clients and sorts them, or sets them to those of the roster,
+// which it returns.
+func (c *Config) whom(ctx context.Context) (*rosterReader, error) {
+	c.Edges = slices.Sorted(slices.Values(c.Edges))
+	if c.Roster == nil {
+		c.Clients = slices.Sorted(slices.Values(append(slices.Clone(c.Clients), c.Edges...)))
+		return nil, nil
+	}
+	if len(c.Clients) > 0 {
+		return nil, errors.New("expected clients or a roster, found both")
+	}
+	roster, err := c.Roster.follow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.Clients = roster.At(roster.next).Names(); len(c.Clients) == 0 {
+		return nil, fmt.Errorf("no client is enrolled in %q by %v", c.Roster.Topic, c.Roster.Authority)
+	}
+	return roster, nil
+}
+
 func (c *Config) check() (strategies.Strategy, error) {
-	if c.Models == "" || c.Updates == "" || c.Group == "" || c.Broker == nil || c.Registry == nil || c.Publisher == nil {
-		return nil, errors.New("the topics, the group, the broker, the registry and the publisher are needed")
-	}
-	if c.Rounds < 1 || len(c.Clients) == 0 || len(c.Initial) == 0 {
-		return nil, errors.New("at least one round, one client and one tensor are needed")
-	}
-	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
-		return nil, errors.New("every client needs a name of its own")
+	if c.Rounds < 1 || len(c.Initial) == 0 {
+		return nil, errors.New("at least one round and one tensor are needed")
 	}
 	if _, err := readTensors(tensorValues(c.Initial), nil, nil); err != nil {
 		return nil, fmt.Errorf("first model: %w", err)
@@ -197,17 +211,8 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if _, ok := s.(*strategies.FedBuff); ok && (c.Fraction != 0 || c.Quorum != 0 || c.Deadline != 0 || c.Sum != "" || c.Privacy != nil) {
 		return nil, errors.New("fedbuff has no rounds: it goes neither with a fraction of the clients, a quorum or a deadline, nor with exact sums or privacy")
 	}
-	if c.Piece < 0 {
-		return nil, fmt.Errorf("expected pieces of 1 byte or more, found %d", c.Piece)
-	}
-	if !(c.MaxNorm >= 0) {
-		return nil, fmt.Errorf("expected a largest norm of 0 or more, found %v", c.MaxNorm)
-	}
-	if c.Fraction < 0 || c.Fraction > 1 || math.IsNaN(c.Fraction) {
-		return nil, fmt.Errorf("expected a fraction of the clients above 0 and up to 1, found %v", c.Fraction)
-	}
-	if c.Deadline < 0 {
-		return nil, fmt.Errorf("expected a deadline above 0, found %v", c.Deadline)
+	if len(c.Edges) > 0 && !addsUp(s) {
+		return nil, fmt.Errorf("edges send sums, and strategy %s needs the updates themselves", s)
 	}
 	if err := checkSum(c.Sum, s); err != nil {
 		return nil, err
@@ -217,7 +222,33 @@ func (c *Config) check() (strategies.Strategy, error) {
 			return nil, err
 		}
 	}
-	return s, c.enough(s)
+	return s, errors.Join(c.checkRounds(), c.enough(s))
+}
+
+// checkRounds says what keeps rounds from being run as c says, whatever is made of them.
+func (c *Config) checkRounds() error {
+	if c.Models == "" || c.Updates == "" || c.Group == "" || c.Broker == nil || c.Registry == nil || c.Publisher == nil {
+		return errors.New("the topics, the group, the broker, the registry and the publisher are needed")
+	}
+	if len(c.Clients) == 0 {
+		return errors.New("at least one client is needed")
+	}
+	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
+		return errors.New("every client needs a name of its own")
+	}
+	if c.Piece < 0 {
+		return fmt.Errorf("expected pieces of 1 byte or more, found %d", c.Piece)
+	}
+	if !(c.MaxNorm >= 0) {
+		return fmt.Errorf("expected a largest norm of 0 or more, found %v", c.MaxNorm)
+	}
+	if c.Fraction < 0 || c.Fraction > 1 || math.IsNaN(c.Fraction) {
+		return fmt.Errorf("expected a fraction of the clients above 0 and up to 1, found %v", c.Fraction)
+	}
+	if c.Deadline < 0 {
+		return fmt.Errorf("expected a deadline above 0, found %v", c.Deadline)
+	}
+	return nil
 }
 
 // enough says why the clients are too few.
@@ -258,6 +289,9 @@ func (a *Aggregator) accepts(m Model) error {
 	} else if !slices.Equal(m.Clients, c.Clients) {
 		return fmt.Errorf("it has clients %q, not %q", m.Clients, c.Clients)
 	}
+	if !slices.Equal(m.Edges, c.Edges) || m.Edge != "" {
+		return fmt.Errorf("it has edges %q, not %q, or is that of an edge", m.Edges, c.Edges)
+	}
 	if m.Strategy != a.strategy.String() {
 		return fmt.Errorf("it has strategy %s, not %s", m.Strategy, a.strategy)
 	}
@@ -282,6 +316,9 @@ func (a *Aggregator) adopt(m Model) {
 	if a.roster != nil {
 		a.config.Clients = m.Clients
 		a.members = a.roster.At(m.Trust.Next)
+	}
+	if !same && a.above != nil {
+		a.above.ended, a.above.pending, a.above.unsure = nil, nil, false
 	}
 	if !same {
 		clear(a.arrived)
@@ -422,7 +459,7 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 		u.Partition, u.Offset = b.Partition, m.Offset
 		here[a.async.mark(u.Contribution.Client, u.Round)] = true
 		if u.read != nil {
-			if pieced++; pieced > ahead {
+			if pieced++; pieced > ahead || u.Partial != nil && pieced > 1 {
 				u.Parameters = nil
 			}
 		}
@@ -450,11 +487,13 @@ func (a *Aggregator) fold(p *part, arrivals []arrival) error {
 				return err
 			}
 		} else {
-			for n < len(arrivals) && arrivals[n].Parameters != nil {
+			for arrivals[0].Partial == nil && n < len(arrivals) && arrivals[n].Partial == nil && arrivals[n].Parameters != nil {
 				n++
 			}
 		}
-		if err := p.add(a.strategy, a.model, a.base, arrivals[:n]...); err != nil {
+		if first := arrivals[0]; first.Partial != nil {
+			p.merge(a.model, first.Update, first.Contribution)
+		} else if err := p.add(a.strategy, a.model, a.base, arrivals[:n]...); err != nil {
 			return err
 		}
 		for i := range n {
@@ -509,8 +548,12 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 		return refuse(WrongBase, "expected one trained from model %v, found %v", base.Hash, u.Base)
 	case !slices.Contains(a.model.Asked(), u.Client):
 		return refuse(NotSampled, "this round asks %d of %d clients, and not this one", len(a.model.Sample), len(a.model.Clients))
+	case !part && (u.Partial != nil) != slices.Contains(a.model.Edges, u.Client):
+		return refuse(NotEdge, "edges are %q, and they alone send sums of updates", a.model.Edges)
 	case a.arrived[mark] || here[mark]:
 		return refuse(Duplicate, "the client's first update of this round is counted")
+	case a.above.over():
+		return refuse(Late, "round %d is over at this edge, and the next has not begun", round)
 	case part:
 		if m.Offset < p.kept {
 			return nil, nil // the batch is written again
@@ -554,6 +597,9 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	if err := sameShape(u.Parameters, a.model.Parameters); err != nil {
 		return refuse(WrongShape, "%v", err)
 	}
+	if u.Partial != nil {
+		return a.judgeSum(p, m, u, piece)
+	}
 	if err := unpack(u.Parameters, trained); errors.Is(err, errNotFinite) {
 		return refuse(NotFinite, "%v", err)
 	} else if err != nil {
@@ -575,7 +621,7 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 			return refuse(BadReport, "strategy %s: %v", a.strategy, err)
 		}
 		if a.model.Sum == SumExact {
-			if err := fitsExact(flat(u.Parameters), weight, len(a.model.Clients)); err != nil {
+			if err := fitsExact(flat(u.Parameters), weight, a.model.addends()); err != nil {
 				return refuse(OutOfRange, "%v", err)
 			}
 		}
@@ -586,34 +632,66 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	out := &arrival{Update: u, Contribution: Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Loss: u.Loss, Stale: round - u.Round}}
 	if numbers != nil {
 		out.read = func() ([]Tensor, error) {
-			numbers, err := p.halves.whole(mark, piece, m.Offset)
-			if err != nil {
-				return nil, err
+			again, err := p.parameters(mark, piece, m)
+			if err == nil {
+				err = unpack(again, trained)
 			}
-			again := Update{}
-			if err := again.read(m.Data, numbers, nil); err != nil {
-				return nil, err
-			}
-			err = unpack(again.Parameters, trained)
 			if err == nil && a.async != nil {
-				again.Parameters = differ(again.Parameters, trained)
+				again = differ(again, trained)
 			}
-			return again.Parameters, err
+			return again, err
 		}
 	}
 	return out, nil
+}
+
+// judgeSum is judge for an edge's update, of which the tensors are read.
+func (a *Aggregator) judgeSum(p *part, m consumers.Message, u Update, piece *piece) (*arrival, error) {
+	c, err := u.summed(a.model, a.strategy)
+	if err == nil && a.config.MaxNorm > 0 && c.Norm > a.config.MaxNorm {
+		err = &Refusal{Reason: OverNorm, Detail: fmt.Sprintf("expected a distance of at most %v from the model, found %v", a.config.MaxNorm, c.Norm)}
+	}
+	if why, ok := errors.AsType[*Refusal](err); ok {
+		why.Client, why.Round = u.Client, u.Round
+		return nil, why
+	}
+	out := &arrival{Update: u, Contribution: c}
+	if piece != nil {
+		out.read = func() ([]Tensor, error) { return p.parameters(u.Client, piece, m) }
+	}
+	return out, nil
+}
+
+// parameters reads the tensors of an update in pieces, of which m is the last.
+func (p *part) parameters(mark string, piece *piece, m consumers.Message) ([]Tensor, error) {
+	numbers, err := p.halves.whole(mark, piece, m.Offset)
+	if err != nil {
+		return nil, err
+	}
+	var again Update
+	err = again.read(m.Data, numbers, nil)
+	return again.Parameters, err
 }
 
 // endRound publishes the next model once the round closes, unless it is on the
 // topic already.
 func (a *Aggregator) endRound(ctx context.Context, expired bool) error {
 	if a.pending == nil {
+		if a.above.over() {
+			return nil // the next model comes from above
+		}
 		m, ended, err := a.outcome(ctx, expired)
 		if err != nil || !ended {
 			return err
 		}
 		a.pending = &m
 	}
+	return a.settle(ctx)
+}
+
+// settle publishes the pending model, unless it is on the topic already, and begins its
+// round.
+func (a *Aggregator) settle(ctx context.Context) error {
 	if a.unsure {
 		last, _, err := a.last(ctx)
 		switch {
@@ -645,6 +723,8 @@ func (a *Aggregator) outcome(ctx context.Context, expired bool) (m Model, ended 
 		m, err = a.without(names)
 	case closed == "":
 		m, err = a.again()
+	case a.above != nil:
+		return m, false, a.close(ctx, closed)
 	default:
 		if m, err = a.next(); err == nil {
 			m.Closed = closed
@@ -674,6 +754,17 @@ func (a *Aggregator) begin(m Model) error {
 // next is what the strategy makes of the updates, by partition and within each
 // by offset.
 func (a *Aggregator) next() (Model, error) {
+	partials, positions := a.folded()
+	m, err := step(a.model, a.strategy, partials, a.config.NoiseKey)
+	if err != nil {
+		return m, fmt.Errorf("end round %d: %w: %w", a.model.Round, consumers.ErrStop, err)
+	}
+	m.Positions = positions
+	return m, nil
+}
+
+// folded is what has come from the partitions, in their order, and where they go on.
+func (a *Aggregator) folded() ([]*partial, []Position) {
 	positions := map[int32]Position{}
 	for _, p := range a.model.Positions {
 		positions[p.Partition] = p
@@ -699,14 +790,11 @@ func (a *Aggregator) next() (Model, error) {
 			}
 		}
 	}
-	m, err := step(a.model, a.strategy, partials, a.config.NoiseKey)
-	if err != nil {
-		return m, fmt.Errorf("end round %d: %w: %w", a.model.Round, consumers.ErrStop, err)
-	}
+	var next []Position
 	for _, number := range sortedKeys(positions) {
-		m.Positions = append(m.Positions, positions[number])
+		next = append(next, positions[number])
 	}
-	return m, nil
+	return partials, next
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
@@ -732,63 +820,75 @@ func (a *Aggregator) last(ctx context.Context) (m Model, found bool, err error) 
 }
 
 // recent reads the last models of the topic, n of different rounds if there are so many.
-func (a *Aggregator) recent(ctx context.Context, n int) ([]Model, error) {
-	ranges, err := a.config.Broker.Ranges(ctx, a.config.Models)
+func (a *Aggregator) recent(ctx context.Context, n int) (models []Model, err error) {
+	joiner := NewJoiner()
+	defer joiner.Close()
+	err = a.config.tail(ctx, a.config.Models, "-models", n, func(message consumers.Message) (int, error) {
+		m, whole, err := joiner.Model(message.Data)
+		switch {
+		case errors.Is(err, errIncomplete): // it begins before what is read
+		case err != nil:
+			return 0, err
+		case whole:
+			if k := len(models); k > 0 && models[k-1].Round == m.Round {
+				models = models[:k-1] // another attempt, or it lies there twice
+			}
+			models = append(models, m)
+			models = models[max(0, len(models)-n):]
+		}
+		return len(models), nil
+	}, func() { models = nil })
+	return models, err
+}
+
+// tail reads the last records of a topic of one partition, in which messages may be in
+// pieces: at least the last n, and more from before them while take, which is called with
+// one after the other and says how many messages it has whole, has less than n. Before
+// they are read again, clear is called.
+func (c *Config) tail(ctx context.Context, topic, group string, n int, take func(consumers.Message) (int, error), clear func()) error {
+	ranges, err := c.Broker.Ranges(ctx, topic)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(ranges) != 1 {
-		return nil, fmt.Errorf("topic %q has %d partitions, and models need one that has 1", a.config.Models, len(ranges))
+		return fmt.Errorf("topic %q has %d partitions, and it needs to have 1", topic, len(ranges))
 	}
-	// The last record may be a piece of a model, and even of one that was never
+	// The last record may be a piece of a message, and even of one that was never
 	// published whole: then more of them are read, from further before the end.
 	for back := int64(n); ranges[0].Start < ranges[0].End; {
 		from := max(ranges[0].Start, ranges[0].End-back)
-		models, before, err := a.between(ctx, from, ranges[0].End, n)
-		if err != nil || len(models) == n || from == ranges[0].Start {
-			return models, err
+		clear()
+		have, before, err := c.between(ctx, topic, group, from, ranges[0].End, take)
+		if err != nil || have >= n || from == ranges[0].Start {
+			return err
 		}
 		back = max(2*back, back+int64(before))
 	}
-	return nil, nil
+	return nil
 }
 
-// between are the newest n models that lie whole between two offsets. before is how many
-// records of its message came before the first one.
-func (a *Aggregator) between(ctx context.Context, from, end int64, n int) (models []Model, before int32, err error) {
-	src, err := a.config.Broker.Open(ctx, stream.Subscription{
-		Topic: a.config.Models,
-		Group: a.config.Group + "-models",
-		Owner: startAt(from),
-	})
+// between reads the records between two offsets, and returns what take says of the last.
+// before is how many records of its message came before the first one.
+func (c *Config) between(ctx context.Context, topic, group string, from, end int64, take func(consumers.Message) (int, error)) (have int, before int32, err error) {
+	src, err := c.Broker.Open(ctx, stream.Subscription{Topic: topic, Group: c.Group + group, Owner: startAt(from)})
 	if err != nil {
-		return nil, 0, err
+		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	decoder, joiner := consumers.NewDecoder(a.config.Registry, schemas.Limits{}), NewJoiner()
-	defer joiner.Close()
+	decoder := consumers.NewDecoder(c.Registry, schemas.Limits{})
 	first := true
 	for next := from; next < end; {
 		records, ack, err := src.Fetch(ctx, int(min(end-next, 100)))
 		if err != nil {
-			return nil, 0, err
+			return 0, 0, err
 		}
 		for _, r := range records {
 			message, err := decoder.Decode(ctx, r)
 			if err != nil {
-				return nil, 0, err
+				return 0, 0, err
 			}
-			m, whole, err := joiner.Model(message.Data)
-			switch {
-			case errors.Is(err, errIncomplete): // it begins before from
-			case err != nil:
-				return nil, 0, err
-			case whole:
-				if k := len(models); k > 0 && models[k-1].Round == m.Round {
-					models = models[:k-1] // another attempt, or it lies there twice
-				}
-				models = append(models, m)
-				models = models[max(0, len(models)-n):]
+			if have, err = take(message); err != nil {
+				return 0, 0, err
 			}
 			if fields, _ := message.Data.(map[string]any); first {
 				if p, err := readPiece(fields["piece"]); err == nil && p != nil {
@@ -799,10 +899,10 @@ func (a *Aggregator) between(ctx context.Context, from, end int64, n int) (model
 			next = r.Offset + 1
 		}
 		if err := ack(ctx, nil); err != nil {
-			return nil, 0, err
+			return 0, 0, err
 		}
 	}
-	return models, before, nil
+	return have, before, nil
 }
 
 // startAt is an Owner that starts every partition at one offset.

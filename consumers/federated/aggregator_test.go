@@ -64,7 +64,7 @@ var errConnection = errors.New("connection lost")
 func (p *publisher) Publish(ctx context.Context, topic string, key []byte, value any) error {
 	id := schemas.ID(1)
 	switch topic {
-	case "updates":
+	case "updates", "partials":
 		id = 2
 	case "roster":
 		id = 3

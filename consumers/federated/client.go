@@ -55,7 +55,7 @@ type Client struct {
 	update *Update // the last one made
 	sent   bool    // it is durable
 	sender sender  // of the update
-	joiner *Joiner // of the models
+	newest newest  // of the models
 }
 
 // NewClient returns a client.
@@ -66,7 +66,7 @@ func NewClient(config ClientConfig) (*Client, error) {
 	if config.Piece < 0 {
 		return nil, fmt.Errorf("new client: expected pieces of 1 byte or more, found %d", config.Piece)
 	}
-	return &Client{config: config, joiner: NewJoiner()}, nil
+	return &Client{config: config, newest: newest{joiner: NewJoiner()}}, nil
 }
 
 // Write implements consumers.Sink. Of several models it answers the newest: the
@@ -74,26 +74,44 @@ func NewClient(config ClientConfig) (*Client, error) {
 func (c *Client) Write(ctx context.Context, b consumers.Batch) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.newest.write(b, func(m Model) error { return c.answer(ctx, m) })
+}
+
+// newest reads models, of which the rounds of all but the newest are over.
+type newest struct {
+	joiner *Joiner
+	next   int64 // the offset after the last record read
+	model  *Model
+}
+
+// write calls do with the newest model there is, until that has been done. A batch may
+// come again: what was read of it is not read once more, since the joiner may have gone on
+// from the model that it ends to the one that it begins.
+func (n *newest) write(b consumers.Batch, do func(Model) error) error {
 	var refused stream.BatchError
-	var newest *Model
 	for i, message := range b.Messages {
-		m, whole, err := c.joiner.Model(message.Data)
+		if message.Offset < n.next {
+			continue
+		}
+		m, whole, err := n.joiner.Model(message.Data)
 		if errors.Is(err, errDisk) {
 			return err
 		}
+		n.next = message.Offset + 1
 		if err != nil {
 			refused.Fail(i, err)
-		} else if whole && (newest == nil || m.Round >= newest.Round) {
-			newest = &m
+		} else if whole && (n.model == nil || m.Round >= n.model.Round) {
+			n.model = &m
 		}
 	}
-	if err := refused.OrNil(); err != nil {
+	if err := refused.OrNil(); err != nil || n.model == nil {
 		return err
 	}
-	if newest == nil {
-		return nil
+	if err := do(*n.model); err != nil {
+		return err
 	}
-	return c.answer(ctx, *newest)
+	n.model = nil
+	return nil
 }
 
 func (c *Client) answer(ctx context.Context, m Model) error {

@@ -15,7 +15,7 @@ import (
 // modelBatch is a batch of the models topic.
 func modelBatch(t *testing.T, r registry, models ...Model) consumers.Batch {
 	t.Helper()
-	b := consumers.Batch{Topic: "models", Next: int64(len(models))}
+	b := consumers.Batch{Topic: "models"}
 	for _, m := range models {
 		payload, err := r[1].AppendEncode(nil, m.value())
 		if err != nil {
@@ -25,7 +25,8 @@ func modelBatch(t *testing.T, r registry, models ...Model) consumers.Batch {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.Messages = append(b.Messages, consumers.Message{Data: data})
+		b.Messages = append(b.Messages, consumers.Message{Record: stream.Record{Offset: b.Next}, Data: data})
+		b.Next++
 	}
 	return b
 }
@@ -50,10 +51,17 @@ func TestClientAnswersTheNewestModelOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	next := int64(0)
 	write := func(want error, models ...Model) {
 		t.Helper()
-		if err := c.Write(t.Context(), modelBatch(t, p.registry, models...)); !errors.Is(err, want) {
+		b := modelBatch(t, p.registry, models...)
+		for i := range b.Messages {
+			b.Messages[i].Offset += next
+		}
+		if err := c.Write(t.Context(), b); !errors.Is(err, want) {
 			t.Errorf("got %v, want %v", err, want)
+		} else if err == nil {
+			next += b.Next
 		}
 	}
 	p.fail = []failure{after}
@@ -63,7 +71,7 @@ func TestClientAnswersTheNewestModelOnce(t *testing.T) {
 	write(nil, someModel(0))
 	write(nil, someModel(2))
 	write(ErrFinished, someModel(3))
-	write(nil)
+	write(ErrFinished)
 
 	got := values(t, broker, "updates")
 	if len(got) != 3 || !bytes.Equal(got[0], got[1]) {
@@ -93,7 +101,7 @@ func TestClientStops(t *testing.T) {
 		t.Errorf("a training that fails: %v", err)
 	}
 	var bad *stream.BatchError
-	if err := c.Write(t.Context(), consumers.Batch{Messages: []consumers.Message{{Data: "x"}}}); !errors.As(err, &bad) {
+	if err := c.Write(t.Context(), consumers.Batch{Messages: []consumers.Message{{Record: stream.Record{Offset: 1}, Data: "x"}}}); !errors.As(err, &bad) {
 		t.Errorf("a record that is no model: %v", err)
 	}
 	if _, err := NewClient(ClientConfig{}); err == nil {

@@ -76,6 +76,7 @@ const (
 	OutOfRange    Reason = "out-of-range"   // it is too large for an exact sum
 	OverNorm      Reason = "over-norm"      // it is too far from the model
 	BadReport     Reason = "bad-report"     // the strategy needs a loss or steps that it lacks
+	NotEdge       Reason = "not-edge"       // it is a sum of updates, and its sender no edge, or the other way round
 	Incomplete    Reason = "incomplete"     // it takes several records, and not all are there
 )
 

@@ -104,6 +104,9 @@ func split(value map[string]any, size int) iter.Seq[map[string]any] {
 				empty[name] = []any{}
 			}
 		}
+		if _, ok := empty["partial"]; ok {
+			empty["partial"] = nil
+		}
 		for i := range count {
 			data := make([]byte, 0, min(size, total-i*size))
 			for len(data) < cap(data) {

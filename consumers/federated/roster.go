@@ -195,7 +195,7 @@ func readEntry(v any) (e trust.Entry, err error) {
 func (u Update) signed(topic string) trust.Update {
 	return trust.Update{
 		Topic: topic, Client: u.Client, Round: u.Round, Base: u.Base, Samples: u.Samples,
-		Loss: u.Loss, Steps: u.Steps, Parameters: hashOf(u.Parameters),
+		Loss: u.Loss, Steps: u.Steps, Parameters: hashOf(u.Parameters), Partial: u.Partial.text(),
 	}
 }
 

@@ -104,6 +104,7 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 	next := Model{
 		Round: base.Round + 1, Rounds: base.Rounds, Base: base.Hash, Clients: base.Clients,
 		Strategy: base.Strategy, State: base.State.Clone(), Sum: base.Sum, Trust: base.Trust,
+		Edges: base.Edges, Edge: base.Edge, Addends: base.Addends,
 	}
 	values := make([]float64, 0, elements(base.Parameters))
 	for _, t := range base.Parameters {
@@ -192,51 +193,9 @@ func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contr
 	if err != nil {
 		return err
 	}
-	var partials []*partial
-	flatOf := map[int64][]float32{}
-	async := newAsynchronous(strategy, before)
-	seen := map[string]bool{}
-	async.counted(base, seen)
-	for i, c := range next.Contributions {
-		if i == 0 || c.Partition != next.Contributions[i-1].Partition {
-			partials = append(partials, &partial{})
-		}
-		u, err := update(c)
-		if err != nil {
-			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
-		}
-		trained, mark := base, async.mark(u.Client, u.Round)
-		if older := async.model(u.Round); older != nil {
-			trained = *older
-		}
-		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != trained.Round || u.Round != base.Round-c.Stale || u.Base != trained.Hash || seen[mark] {
-			return fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
-		}
-		if !slices.Contains(base.Asked(), u.Client) {
-			return fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
-		}
-		seen[mark] = true
-		flatBase := flatOf[u.Round]
-		if flatBase == nil {
-			flatBase = flat(trained.Parameters)
-			flatOf[u.Round] = flatBase
-		}
-		if err := fit(u.Parameters, trained.Parameters); err != nil {
-			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
-		}
-		values := flat(u.Parameters)
-		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
-			return fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
-		}
-		if c.Loss != 0 && u.Loss != c.Loss { // earlier versions say none
-			return fmt.Errorf("update at %d/%d: expected loss %v, found %v", c.Partition, c.Offset, c.Loss, u.Loss)
-		}
-		if async != nil {
-			u.Parameters = differ(u.Parameters, trained.Parameters)
-		}
-		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, Contribution: c}); err != nil {
-			return fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
-		}
+	partials, err := refold(before, strategy, next.Contributions, update)
+	if err != nil {
+		return err
 	}
 	again, err := step(base, strategy, partials, key)
 	if err != nil {
@@ -254,6 +213,76 @@ func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contr
 		}
 	}
 	return nil
+}
+
+// refold folds the updates of contributions again, which counted in the round that began
+// with the last of before. The error says what they should be and are not.
+func refold(before []Model, strategy strategies.Strategy, contributions []Contribution, update func(Contribution) (Update, error)) (partials []*partial, err error) {
+	base := before[len(before)-1]
+	flatOf := map[int64][]float32{}
+	async := newAsynchronous(strategy, before)
+	seen := map[string]bool{}
+	async.counted(base, seen)
+	for i, c := range contributions {
+		if i == 0 || c.Partition != contributions[i-1].Partition {
+			partials = append(partials, &partial{})
+		}
+		u, err := update(c)
+		if err != nil {
+			return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+		}
+		trained, mark := base, async.mark(u.Client, u.Round)
+		if older := async.model(u.Round); older != nil {
+			trained = *older
+		}
+		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != trained.Round || u.Round != base.Round-c.Stale || u.Base != trained.Hash || seen[mark] {
+			return nil, fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
+		}
+		if !slices.Contains(base.Asked(), u.Client) {
+			return nil, fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
+		}
+		seen[mark] = true
+		flatBase := flatOf[u.Round]
+		if flatBase == nil {
+			flatBase = flat(trained.Parameters)
+			flatOf[u.Round] = flatBase
+		}
+		if (u.Partial != nil) != slices.Contains(base.Edges, u.Client) {
+			return nil, fmt.Errorf("update at %d/%d: client %q is an edge and sent no sum, or the other way round", c.Partition, c.Offset, u.Client)
+		}
+		if u.Partial != nil {
+			err := sameShape(u.Parameters, base.Parameters)
+			var again Contribution
+			if err == nil {
+				again, err = u.summed(base, strategy)
+			}
+			if again.Partition, again.Offset = c.Partition, c.Offset; err == nil && again != c {
+				err = fmt.Errorf("expected a sum of %d updates with norm %v, found %d with %v", c.Updates, c.Norm, again.Updates, again.Norm)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+			}
+			partials[len(partials)-1].merge(base, u, c)
+			continue
+		}
+		if err := fit(u.Parameters, trained.Parameters); err != nil {
+			return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+		}
+		values := flat(u.Parameters)
+		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
+			return nil, fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
+		}
+		if c.Loss != 0 && u.Loss != c.Loss { // earlier versions say none
+			return nil, fmt.Errorf("update at %d/%d: expected loss %v, found %v", c.Partition, c.Offset, c.Loss, u.Loss)
+		}
+		if async != nil {
+			u.Parameters = differ(u.Parameters, trained.Parameters)
+		}
+		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, Contribution: c}); err != nil {
+			return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+		}
+	}
+	return partials, nil
 }
 
 // rows are updates as robust strategies read them.

@@ -26,8 +26,9 @@ type Tensor struct {
 	Shape  []int
 	Values []float32 // in row-major order
 
-	// Of an update that says differences, until it is unpacked: DType is Half, Eighth
-	// or Largest, and there are no Values.
+	// Of an update that says differences, until it is unpacked, DType is Half, Eighth
+	// or Largest, and of one that says a sum Summed or ExactlySummed; there are no
+	// Values.
 	DType  string
 	Packed []byte
 }
@@ -157,7 +158,8 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 	if !(ok1 && ok2 && ok3 && ok4 && ok5) {
 		return t, errors.New("expected a tensor with name, dtype, shape, data and crc")
 	}
-	packed := dtype == Half || dtype == Eighth || dtype == Largest
+	isSum := dtype == Summed || dtype == ExactlySummed
+	packed := isSum || dtype == Half || dtype == Eighth || dtype == Largest
 	if dtype != float32s && !packed {
 		return t, fmt.Errorf("%w, found %.40q", errPacked, dtype)
 	}
@@ -180,8 +182,12 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 	if err != nil {
 		return t, err
 	}
-	if !packed && uint64(size) != 4*elements {
-		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", 4*elements, shape, size)
+	want := 4 * elements
+	if isSum {
+		want = 8 * elements
+	}
+	if (isSum || !packed) && uint64(size) != want {
+		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", want, shape, size)
 	}
 	sum := uint32(0)
 	base := meter.next(index, dtype, elements)

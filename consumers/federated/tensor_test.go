@@ -35,7 +35,7 @@ func TestWireRoundTrip(t *testing.T) {
 		}
 		m := Model{
 			Round: 1, Rounds: 3, Hash: hashOf(p), Base: Hash{1}, Clients: []string{"a", "b"}, Parameters: p,
-			Contributions: []Contribution{{"a", 7, 2, 1 << 40, 0.5, 0.25, 3}},
+			Contributions: []Contribution{{"a", 7, 2, 1 << 40, 0.5, 0.25, 3, 9}},
 			Strategy:      "median", State: strategies.State{"v": {1, -2.5}, "m": {}},
 			Positions: []Position{{"c", "t", "i", 2, 1<<40 + 1}},
 		}

@@ -55,6 +55,14 @@ type Model struct {
 	// Trust is which clients the round believes, who are then Clients, by their
 	// signatures; nil is whoever says that it is one of Clients.
 	Trust *Trust
+
+	// Edges are which of Clients aggregate clients of their own, and send partial sums.
+	Edges []string
+	// Edge is, on the topic of an edge, its name: the model was made above it.
+	Edge string
+	// Addends is how many updates the sum of the round may have, all over the tree, as
+	// if each branch had as many as this one; 0 is one for each of Clients.
+	Addends int64
 }
 
 // Final says that m is the result: no round starts from it.
@@ -62,9 +70,11 @@ func (m Model) Final() bool { return m.Round >= m.Rounds }
 
 // Loss is that of the model before, as the clients say of their examples: the mean by
 // examples. known is false if nobody says anything.
-func (m Model) Loss() (mean float64, known bool) {
+func (m Model) Loss() (mean float64, known bool) { return lossOf(m.Contributions) }
+
+func lossOf(contributions []Contribution) (mean float64, known bool) {
 	var samples float64
-	for _, c := range m.Contributions {
+	for _, c := range contributions {
 		if c.Loss != 0 {
 			mean += c.Loss * float64(c.Samples)
 			samples += float64(c.Samples)
@@ -82,6 +92,7 @@ type Contribution struct {
 	Norm      float64 // the distance from the model it was trained from
 	Loss      float64 // of that model, as the client says; 0 where it says nothing
 	Stale     int64   // how many models were published since that one, before the sum
+	Updates   int64   // of an edge, how many updates it had added up; 0 is a client's own
 }
 
 // Position is where a partition of the updates topic goes on.
@@ -101,6 +112,9 @@ type Update struct {
 	Steps      int64   // that the training took; fednova needs it
 	Parameters []Tensor
 	Signature  []byte // by the client; empty is none
+	// Partial says that the parameters are a sum of updates, and of which. nil is an
+	// update of the client's own.
+	Partial *Partial
 }
 
 // value is m as its schema has it.
@@ -121,6 +135,9 @@ func (m Model) value() map[string]any {
 		"sum":        m.Sum,
 		"privacy":    m.Privacy.value(),
 		"trust":      m.Trust.value(),
+		"edges":      textValues(m.Edges),
+		"edge":       m.Edge,
+		"addends":    m.Addends,
 	}
 	state := []any{}
 	for _, name := range sortedKeys(m.State) {
@@ -134,20 +151,28 @@ func (m Model) value() map[string]any {
 	if m.Base != (Hash{}) {
 		v["base"] = m.Base[:]
 	}
-	contributions := []any{}
-	for _, c := range m.Contributions {
-		contributions = append(contributions, map[string]any{
-			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm, "stale": c.Stale, "loss": c.Loss,
-		})
-	}
-	positions := []any{}
-	for _, p := range m.Positions {
-		positions = append(positions, map[string]any{
-			"cluster": p.Cluster, "topic": p.Topic, "incarnation": p.Incarnation, "partition": p.Partition, "next": p.Next,
-		})
-	}
-	v["clients"], v["contributions"], v["positions"] = textValues(m.Clients), contributions, positions
+	v["clients"], v["contributions"], v["positions"] = textValues(m.Clients), contributionValues(m.Contributions), positionValues(m.Positions)
 	return v
+}
+
+func contributionValues(contributions []Contribution) []any {
+	out := make([]any, len(contributions))
+	for i, c := range contributions {
+		out[i] = map[string]any{
+			"client": c.Client, "samples": c.Samples, "partition": c.Partition, "offset": c.Offset, "norm": c.Norm, "stale": c.Stale, "loss": c.Loss, "updates": c.Updates,
+		}
+	}
+	return out
+}
+
+func positionValues(positions []Position) []any {
+	out := make([]any, len(positions))
+	for i, p := range positions {
+		out[i] = map[string]any{
+			"cluster": p.Cluster, "topic": p.Topic, "incarnation": p.Incarnation, "partition": p.Partition, "next": p.Next,
+		}
+	}
+	return out
 }
 
 func textValues(texts []string) []any {
@@ -215,37 +240,18 @@ func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 	if m.Trust, err = readTrust(fields["trust"]); err != nil {
 		return m, err
 	}
-	contributions, _ := fields["contributions"].([]any)
-	for i, v := range contributions {
-		f, _ := v.(map[string]any)
-		var c Contribution
-		var ok [5]bool
-		c.Client, ok[0] = f["client"].(string)
-		c.Samples, ok[1] = f["samples"].(int64)
-		c.Partition, ok[2] = f["partition"].(int32)
-		c.Offset, ok[3] = f["offset"].(int64)
-		c.Norm, ok[4] = f["norm"].(float64)
-		if slices.Contains(ok[:], false) {
-			return m, fmt.Errorf("at /contributions/%d: expected client, samples, partition, offset and norm", i)
-		}
-		c.Stale, _ = f["stale"].(int64)
-		c.Loss, _ = f["loss"].(float64)
-		m.Contributions = append(m.Contributions, c)
+	if m.Contributions, err = readContributions(fields["contributions"]); err != nil {
+		return m, err
 	}
-	positions, _ := fields["positions"].([]any)
-	for i, v := range positions {
-		f, _ := v.(map[string]any)
-		var p Position
-		var ok [5]bool
-		p.Cluster, ok[0] = f["cluster"].(string)
-		p.Topic, ok[1] = f["topic"].(string)
-		p.Incarnation, ok[2] = f["incarnation"].(string)
-		p.Partition, ok[3] = f["partition"].(int32)
-		p.Next, ok[4] = f["next"].(int64)
-		if slices.Contains(ok[:], false) {
-			return m, fmt.Errorf("at /positions/%d: expected cluster, topic, incarnation, partition and next", i)
-		}
-		m.Positions = append(m.Positions, p)
+	if m.Positions, err = readPositions(fields["positions"]); err != nil {
+		return m, err
+	}
+	if m.Edges, err = readTexts("edges", fields["edges"]); err != nil {
+		return m, err
+	}
+	m.Edge, _ = fields["edge"].(string)
+	if m.Addends, _ = fields["addends"].(int64); m.Addends < 0 {
+		return m, fmt.Errorf("at /addends: expected a number of 0 or more, found %d", m.Addends)
 	}
 	if m.Parameters, err = readTensors(fields["parameters"], n, nil); err != nil {
 		return m, err
@@ -265,6 +271,47 @@ func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 		return m, fmt.Errorf("expected parameters with hash %v, found %v", m.Hash, hash)
 	}
 	return m, nil
+}
+
+func readContributions(v any) (out []Contribution, err error) {
+	list, _ := v.([]any)
+	for i, v := range list {
+		f, _ := v.(map[string]any)
+		var c Contribution
+		var ok [5]bool
+		c.Client, ok[0] = f["client"].(string)
+		c.Samples, ok[1] = f["samples"].(int64)
+		c.Partition, ok[2] = f["partition"].(int32)
+		c.Offset, ok[3] = f["offset"].(int64)
+		c.Norm, ok[4] = f["norm"].(float64)
+		if slices.Contains(ok[:], false) {
+			return nil, fmt.Errorf("at /contributions/%d: expected client, samples, partition, offset and norm", i)
+		}
+		c.Stale, _ = f["stale"].(int64)
+		c.Loss, _ = f["loss"].(float64)
+		c.Updates, _ = f["updates"].(int64)
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func readPositions(v any) (out []Position, err error) {
+	list, _ := v.([]any)
+	for i, v := range list {
+		f, _ := v.(map[string]any)
+		var p Position
+		var ok [5]bool
+		p.Cluster, ok[0] = f["cluster"].(string)
+		p.Topic, ok[1] = f["topic"].(string)
+		p.Incarnation, ok[2] = f["incarnation"].(string)
+		p.Partition, ok[3] = f["partition"].(int32)
+		p.Next, ok[4] = f["next"].(int64)
+		if slices.Contains(ok[:], false) {
+			return nil, fmt.Errorf("at /positions/%d: expected cluster, topic, incarnation, partition and next", i)
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // readState reads what a strategy keeps. Its hash is not the model's: numbers
@@ -308,6 +355,7 @@ func (u Update) value() map[string]any {
 		"steps":      u.Steps,
 		"parameters": tensorValues(u.Parameters),
 		"signature":  u.Signature,
+		"partial":    u.Partial.value(),
 	}
 }
 
@@ -343,6 +391,12 @@ func readHead(v any) (u Update, p *piece, err error) {
 	u.Loss, _ = fields["loss"].(float64)
 	u.Steps, _ = fields["steps"].(int64)
 	u.Signature, _ = fields["signature"].([]byte)
+	if u.Partial, err = readPartial(fields["partial"]); err != nil {
+		return u, nil, err
+	}
+	if u.Partial != nil {
+		u.Partial.Samples = float64(u.Samples)
+	}
 	p, err = readPiece(fields["piece"])
 	return u, p, err
 }

@@ -33,6 +33,8 @@ type Update struct {
 	Loss       float64
 	Steps      int64
 	Parameters [sha256.Size]byte // hash of the tensors as they are sent
+	// Partial is, of a sum of updates, what it says beside the tensors; nil is no sum.
+	Partial []byte
 }
 
 // Text is what is signed.
@@ -44,7 +46,11 @@ func (u Update) Text() []byte {
 	b = number(b, u.Samples)
 	b = number(b, int64(math.Float64bits(u.Loss)))
 	b = number(b, u.Steps)
-	return append(b, u.Parameters[:]...)
+	b = append(b, u.Parameters[:]...)
+	if u.Partial == nil {
+		return b
+	}
+	return text(b, string(u.Partial))
 }
 
 // The actions of entries.

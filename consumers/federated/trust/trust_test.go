@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -95,6 +96,9 @@ func TestTextsAreTold(t *testing.T) {
 			Samples: number.Draw(t, "samples"), Loss: float64(number.Draw(t, "loss")), Steps: number.Draw(t, "steps"),
 		}
 		u.Base[0], u.Parameters[31] = byte(number.Draw(t, "base")), byte(number.Draw(t, "parameters"))
+		if rapid.Bool().Draw(t, "sum") {
+			u.Partial = []byte(names.Draw(t, "partial"))
+		}
 		return u
 	})
 	record := rapid.Custom(func(t *rapid.T) Entry {
@@ -105,7 +109,7 @@ func TestTextsAreTold(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		u, v := update.Draw(t, "u"), update.Draw(t, "v")
-		if bytes.Equal(u.Text(), v.Text()) != (u == v) {
+		if bytes.Equal(u.Text(), v.Text()) != reflect.DeepEqual(u, v) {
 			t.Fatalf("%+v and %+v", u, v)
 		}
 		e, f := record.Draw(t, "e"), record.Draw(t, "f")
