@@ -155,6 +155,9 @@ func (e *Edge) follow(ctx context.Context, m Model) error {
 		}
 		return nil // it came again, or asks once more for what was sent
 	}
+	if err := a.resolve(ctx); err != nil {
+		return err
+	}
 	if a.pending == nil || a.pending.Round != m.Round || a.pending.Final() != m.Final() {
 		next, err := e.below(m)
 		if err != nil || next == nil {
@@ -237,14 +240,8 @@ func (a *Aggregator) close(ctx context.Context, closed string) error {
 		}
 		up.pending = &u
 	}
-	if up.unsure {
-		last, err := a.lastPartial(ctx, a.model)
-		switch {
-		case err != nil:
-			return fmt.Errorf("read last partial sum: %w", err)
-		case last != nil:
-			up.ended = last
-		}
+	if err := a.resolve(ctx); err != nil {
+		return err
 	}
 	if up.ended == nil {
 		up.unsure = true
@@ -257,6 +254,18 @@ func (a *Aggregator) close(ctx context.Context, closed string) error {
 	up.pending, up.unsure = nil, false
 	for _, p := range a.parts {
 		p.partial = partial{counted: p.counted} // what is on the log needs no memory
+	}
+	return nil
+}
+
+// resolve looks for what the round has come to, where a failed publish has left open
+// whether it is on the log: it may even have been handed on from there.
+func (a *Aggregator) resolve(ctx context.Context) (err error) {
+	if !a.above.unsure {
+		return nil
+	}
+	if a.above.ended, err = a.lastPartial(ctx, a.model); err != nil {
+		return fmt.Errorf("read last partial sum: %w", err)
 	}
 	return nil
 }
