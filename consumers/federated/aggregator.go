@@ -323,6 +323,7 @@ func (a *Aggregator) adopt(m Model) {
 	if !same {
 		clear(a.arrived)
 		for _, p := range a.parts {
+			p.spilled.close()
 			p.partial = partial{}
 			p.halves.clear(a.async.first(m.Round))
 			p.halves.limit = largestUpdate(m.Parameters)
@@ -385,6 +386,7 @@ func (a *Aggregator) drop(number int32) {
 			delete(a.arrived, a.async.mark(c.Client, a.model.Round-c.Stale))
 		}
 		p.halves.clear(math.MaxInt64)
+		p.spilled.close()
 		delete(a.parts, number)
 	}
 }
@@ -469,6 +471,7 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 		return n, err
 	}
 	if err := a.fold(p, arrivals); err != nil {
+		a.drop(b.Partition) // some of them may be folded
 		return n, fmt.Errorf("fold updates: %w: %w", consumers.ErrStop, err)
 	}
 	for mark := range here {

@@ -471,7 +471,7 @@ func (s *simulation) expected() []Model {
 		m := Model{Round: round + 1, Rounds: c.Rounds, Base: last.Hash, Clients: c.Clients, Strategy: last.Strategy, State: last.State.Clone(), Closed: Complete}
 		seen := map[string]bool{}
 		var totals strategies.Totals
-		var all rows
+		var all inMemory
 		sum := make([]float64, 5)
 		for p := range s.log {
 			part := make([]float64, 5)
@@ -505,7 +505,7 @@ func (s *simulation) expected() []Model {
 					}
 					partTotals.Add(report, weight, scalar)
 				}
-				all.updates, all.counted = append(all.updates, flat(u.Parameters)), append(all.counted, contribution)
+				all = append(all, counted{flat(u.Parameters), contribution})
 				m.Contributions = append(m.Contributions, contribution)
 				next[int32(p)] = msg.Offset + 1
 			}
@@ -541,6 +541,27 @@ func (s *simulation) expected() []Model {
 		models = append(models, m)
 	}
 	return models
+}
+
+// inMemory are the updates of a round as they are said to be read from a file.
+type inMemory []counted
+
+type counted struct {
+	values []float32
+	Contribution
+}
+
+func (m inMemory) Len() int { return len(m) }
+
+func (m inMemory) Dim() int { return len(m[0].values) }
+
+func (m inMemory) Samples(i int) float64 { return float64(m[i].Contribution.Samples) }
+
+func (m inMemory) Read(i, from int, dst []float64) error {
+	for j := range dst {
+		dst[j] = float64(m[i].values[from+j])
+	}
+	return nil
 }
 
 // counted reads updates from the log that models say they are made of.

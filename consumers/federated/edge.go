@@ -307,6 +307,7 @@ func RecomputePartial(m Model, sum Update, update func(Contribution) (Update, er
 		return fmt.Errorf("expected a sum of updates of round %d, trained from its model", m.Round)
 	}
 	partials, err := refold([]Model{m}, s, sum.Partial.Contributions, update)
+	defer closeAll(partials)
 	if err != nil {
 		return err
 	}

@@ -175,13 +175,8 @@ func publishModel(ctx context.Context, to Publisher, topic string, m Model, size
 	return nil
 }
 
-var (
-	// errIncomplete is the error of the last record of a message whose others are
-	// not there.
-	errIncomplete = errors.New("its pieces are not all there")
-	// errDisk is the error of the files in which pieces are kept.
-	errDisk = errors.New("pieces are kept in temporary files")
-)
+// errIncomplete is the error of the last record of a message whose others are not there.
+var errIncomplete = errors.New("its pieces are not all there")
 
 // largestUpdate is how many bytes of numbers an update of a model may have: eight
 // for each element (the largest differences of all), and as many blocks.
@@ -191,8 +186,7 @@ func largestUpdate(model []Tensor) int64 {
 
 // halves are messages of which the last record has not come, one at most of each
 // sender: a message that begins takes the place of one that did not end. The
-// numbers of large ones lie in files that have no name, so that nothing is left of
-// them when the process ends, however it does.
+// numbers of large ones lie in files that have no name.
 //
 // The last record changes nothing.
 type halves struct {
@@ -219,11 +213,10 @@ func (m *half) append(data []byte) error {
 		return nil
 	}
 	if m.file == nil {
-		file, err := os.CreateTemp("", "penstock-federated-")
+		file, err := newSpill()
 		if err != nil {
 			return err
 		}
-		_ = os.Remove(file.Name()) // some systems keep the name of an open file
 		if _, err := file.Write(m.few); err != nil {
 			return errors.Join(err, file.Close())
 		}

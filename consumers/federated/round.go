@@ -11,13 +11,13 @@ import (
 )
 
 // partial is what a part of a round's updates comes to. Linear strategies need
-// the sum, and robust ones the updates themselves.
+// the sum, and robust ones the updates themselves, which lie in a file until close.
 type partial struct {
 	counted []Contribution
 	sum     []float64
 	exact   []int64 // instead, where the sum is to be exact
 	totals  strategies.Totals
-	updates [][]float32
+	spilled spilled
 	whole   int // updates that did not have to be clipped
 }
 
@@ -51,7 +51,6 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 		}
 		p.counted = append(p.counted, c)
 		if !isLinear {
-			p.updates = append(p.updates, flat(updates[i]))
 			continue
 		}
 		r := u.report(c.Norm, c.Stale)
@@ -62,7 +61,10 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 		weights[i] = weight
 		p.totals.Add(r, weight, scalar)
 	}
-	if isLinear && len(arrivals) > 0 {
+	switch {
+	case !isLinear:
+		return p.spilled.add(updates...)
+	case len(arrivals) > 0:
 		p.fold(base.Sum, len(flatBase), updates, weights)
 	}
 	return nil
@@ -106,14 +108,15 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 		Strategy: base.Strategy, State: base.State.Clone(), Sum: base.Sum, Trust: base.Trust,
 		Edges: base.Edges, Edge: base.Edge, Addends: base.Addends,
 	}
-	values := make([]float64, 0, elements(base.Parameters))
-	for _, t := range base.Parameters {
-		for _, v := range t.Values {
-			values = append(values, float64(v))
-		}
-	}
+	var values []float64
 	switch s := s.(type) {
 	case strategies.Linear:
+		values = make([]float64, 0, elements(base.Parameters))
+		for _, t := range base.Parameters {
+			for _, v := range t.Values {
+				values = append(values, float64(v))
+			}
+		}
 		sum := make([]float64, len(values))
 		var totals strategies.Totals
 		whole := 0
@@ -142,13 +145,8 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 		}
 		s.Step(values, sum, totals, next.State)
 	case strategies.Robust:
-		var all rows
-		for _, p := range partials {
-			all.updates = append(all.updates, p.updates...)
-			all.counted = append(all.counted, p.counted...)
-		}
 		var err error
-		if values, err = s.Combine(all); err != nil {
+		if values, err = combine(s, partials); err != nil {
 			return next, err
 		}
 	}
@@ -194,6 +192,7 @@ func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contr
 		return err
 	}
 	partials, err := refold(before, strategy, next.Contributions, update)
+	defer closeAll(partials)
 	if err != nil {
 		return err
 	}
@@ -216,7 +215,8 @@ func RecomputeAfter(before []Model, next Model, key *NoiseKey, update func(Contr
 }
 
 // refold folds the updates of contributions again, which counted in the round that began
-// with the last of before. The error says what they should be and are not.
+// with the last of before. The error says what they should be and are not. Whoever
+// calls it closes the partials, also where there is an error.
 func refold(before []Model, strategy strategies.Strategy, contributions []Contribution, update func(Contribution) (Update, error)) (partials []*partial, err error) {
 	base := before[len(before)-1]
 	flatOf := map[int64][]float32{}
@@ -229,17 +229,17 @@ func refold(before []Model, strategy strategies.Strategy, contributions []Contri
 		}
 		u, err := update(c)
 		if err != nil {
-			return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+			return partials, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 		trained, mark := base, async.mark(u.Client, u.Round)
 		if older := async.model(u.Round); older != nil {
 			trained = *older
 		}
 		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != trained.Round || u.Round != base.Round-c.Stale || u.Base != trained.Hash || seen[mark] {
-			return nil, fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
+			return partials, fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
 		}
 		if !slices.Contains(base.Asked(), u.Client) {
-			return nil, fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
+			return partials, fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
 		}
 		seen[mark] = true
 		flatBase := flatOf[u.Round]
@@ -248,7 +248,7 @@ func refold(before []Model, strategy strategies.Strategy, contributions []Contri
 			flatOf[u.Round] = flatBase
 		}
 		if (u.Partial != nil) != slices.Contains(base.Edges, u.Client) {
-			return nil, fmt.Errorf("update at %d/%d: client %q is an edge and sent no sum, or the other way round", c.Partition, c.Offset, u.Client)
+			return partials, fmt.Errorf("update at %d/%d: client %q is an edge and sent no sum, or the other way round", c.Partition, c.Offset, u.Client)
 		}
 		if u.Partial != nil {
 			err := sameShape(u.Parameters, base.Parameters)
@@ -260,62 +260,29 @@ func refold(before []Model, strategy strategies.Strategy, contributions []Contri
 				err = fmt.Errorf("expected a sum of %d updates with norm %v, found %d with %v", c.Updates, c.Norm, again.Updates, again.Norm)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+				return partials, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 			}
 			partials[len(partials)-1].merge(base, u, c)
 			continue
 		}
 		if err := fit(u.Parameters, trained.Parameters); err != nil {
-			return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+			return partials, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 		values := flat(u.Parameters)
 		if norm := kernels.Distance(values, flatBase); base.Privacy == nil && norm != c.Norm {
-			return nil, fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
+			return partials, fmt.Errorf("update at %d/%d: expected norm %v, found %v", c.Partition, c.Offset, c.Norm, norm)
 		}
 		if c.Loss != 0 && u.Loss != c.Loss { // earlier versions say none
-			return nil, fmt.Errorf("update at %d/%d: expected loss %v, found %v", c.Partition, c.Offset, c.Loss, u.Loss)
+			return partials, fmt.Errorf("update at %d/%d: expected loss %v, found %v", c.Partition, c.Offset, c.Loss, u.Loss)
 		}
 		if async != nil {
 			u.Parameters = differ(u.Parameters, trained.Parameters)
 		}
 		if err := partials[len(partials)-1].add(strategy, base, flatBase, arrival{Update: u, Contribution: c}); err != nil {
-			return nil, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
+			return partials, fmt.Errorf("update at %d/%d: %w", c.Partition, c.Offset, err)
 		}
 	}
 	return partials, nil
-}
-
-// rows are updates as robust strategies read them.
-type rows struct {
-	updates [][]float32
-	counted []Contribution
-}
-
-func (r rows) Len() int { return len(r.updates) }
-
-func (r rows) Dim() int { return len(r.updates[0]) }
-
-func (r rows) Samples(i int) float64 { return float64(r.counted[i].Samples) }
-
-func (r rows) Read(i, from int, dst []float64) {
-	for j, v := range r.updates[i][from:][:len(dst)] {
-		dst[j] = float64(v)
-	}
-}
-
-// enough says why so many clients are too few for s.
-func enough(s strategies.Strategy, clients int) error {
-	robust, ok := s.(strategies.Robust)
-	if !ok {
-		return nil
-	}
-	zeros := rows{counted: make([]Contribution, clients)}
-	for i := range clients {
-		zeros.counted[i].Samples = 1
-		zeros.updates = append(zeros.updates, []float32{0})
-	}
-	_, err := robust.Combine(zeros)
-	return err
 }
 
 func elements(tensors []Tensor) (n int) {

@@ -199,7 +199,9 @@ func Fold(s Linear, model []float64, updates Rows, reports []Report, state State
 	row := make([]float64, len(model))
 	var t Totals
 	for i, r := range reports {
-		updates.Read(i, 0, row)
+		if err := updates.Read(i, 0, row); err != nil {
+			return err
+		}
 		var squares float64
 		for j, v := range row {
 			d := v - model[j]

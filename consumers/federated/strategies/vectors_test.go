@@ -20,7 +20,10 @@ func (m matrix) Dim() int { return len(m.rows[0]) }
 
 func (m matrix) Samples(i int) float64 { return m.samples[i] }
 
-func (m matrix) Read(i, from int, dst []float64) { copy(dst, m.rows[i][from:]) }
+func (m matrix) Read(i, from int, dst []float64) error {
+	copy(dst, m.rows[i][from:])
+	return nil
+}
 
 type vectorCase struct {
 	DType  string             `json:"dtype"`
@@ -238,7 +241,11 @@ func TestKrumCancellation(t *testing.T) {
 			ones[i] = 1
 		}
 		m := matrix{c.Clients, ones}
-		for i, row := range distances(m) {
+		between, err := distances(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, row := range between {
 			for j, d := range row {
 				if math.Abs(d-c.Distances[i][j]) > 1e-9 {
 					t.Errorf("distance %d to %d: expected %v, found %v", i, j, c.Distances[i][j], d)
