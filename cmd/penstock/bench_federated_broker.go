@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -99,13 +100,15 @@ func (c *benchFederatedCmd) throughBroker(ctx context.Context, t *terminal) (err
 	return flags.compare(ctx, t, "federated through broker", settings, tr.fold, raw)
 }
 
-// parameters are what the training starts from, and what a client answers.
+// parameters are what the training starts from, and what a client answers: numbers that
+// no compression makes smaller.
 func (t *benchTraining) parameters(client int) []federated.Tensor {
+	random := mathrand.New(mathrand.NewPCG(uint64(client), 0))
 	tensors := make([]federated.Tensor, benchLayers)
 	for i := range tensors {
 		values := make([]float32, t.Parameters*(i+1)/benchLayers-t.Parameters*i/benchLayers)
 		for k := range values {
-			values[k] = float32((k+client)%1013)/1013 - 0.5
+			values[k] = random.Float32() - 0.5
 		}
 		tensors[i] = federated.Tensor{Name: fmt.Sprintf("layer%d", i), Shape: []int{len(values)}, Values: values}
 	}

@@ -77,6 +77,8 @@ type Config struct {
 	// by Open with the one it starts from. It holds up the aggregator.
 	OnModel func(Model)
 	Now     func() time.Time // nil is time.Now
+
+	unspilled int64 // how many bytes of pieces a partition keeps in memory; 0 is 16 MiB
 }
 
 // Aggregator makes models of updates. It is a consumers.Sink and a stream.Owner.
@@ -86,7 +88,7 @@ type Aggregator struct {
 
 	mu      sync.Mutex
 	model   Model
-	base    []float32       // the model's values
+	base    []float32       // the model's values, where updates are clipped
 	parts   map[int32]*part // of the partitions that are claimed
 	arrived map[string]bool // what is counted already, by mark: the clients of this round
 	async   *asynchronous   // nil where there are rounds
@@ -113,6 +115,7 @@ type part struct {
 // refuses a models topic that holds another training.
 func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	config.Strategy = cmp.Or(config.Strategy, "fedavg")
+	config.unspilled = cmp.Or(config.unspilled, unspilled)
 	roster, err := config.whom(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open aggregator: %w", err)
@@ -310,7 +313,10 @@ func (a *Aggregator) Model() Model {
 func (a *Aggregator) adopt(m Model) {
 	same := m.Round == a.model.Round && m.Hash == a.model.Hash // another attempt
 	a.async.follows(a.model, m)
-	a.model, a.base, a.pending, a.unsure = m, flat(m.Parameters), nil, false
+	a.model, a.base, a.pending, a.unsure = m, nil, nil, false
+	if m.Privacy != nil {
+		a.base = flat(m.Parameters)
+	}
 	close(a.changed)
 	a.changed = make(chan struct{})
 	if a.roster != nil {
@@ -361,10 +367,11 @@ func (a *Aggregator) Assigned(_ context.Context, partitions []stream.Partition) 
 			starts[id] = p.Next
 		}
 	}
+	_, linear := a.strategy.(strategies.Linear)
 	for _, id := range partitions {
 		a.drop(id.Number)
 		next, begun := starts[id]
-		a.parts[id.Number] = &part{partition: id, next: next, begun: begun, fresh: true, halves: halves{limit: largestUpdate(a.model.Parameters)}}
+		a.parts[id.Number] = &part{partition: id, next: next, begun: begun, fresh: true, halves: halves{limit: largestUpdate(a.model.Parameters), room: a.config.unspilled, reuse: linear}}
 	}
 	return starts, nil
 }
@@ -484,13 +491,15 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 func (a *Aggregator) fold(p *part, arrivals []arrival) error {
 	for len(arrivals) > 0 {
 		n := 1
-		if arrivals[0].Parameters == nil {
+		if arrivals[0].each != nil {
+			// Block by block.
+		} else if arrivals[0].Parameters == nil {
 			var err error
 			if arrivals[0].Parameters, err = arrivals[0].read(); err != nil {
 				return err
 			}
 		} else {
-			for arrivals[0].Partial == nil && n < len(arrivals) && arrivals[n].Partial == nil && arrivals[n].Parameters != nil {
+			for arrivals[0].Partial == nil && n < len(arrivals) && arrivals[n].Partial == nil && arrivals[n].Parameters != nil && arrivals[n].each == nil {
 				n++
 			}
 		}
@@ -506,6 +515,13 @@ func (a *Aggregator) fold(p *part, arrivals []arrival) error {
 		arrivals = arrivals[n:]
 	}
 	return nil
+}
+
+// streams says that of an update whose numbers are all float32 nothing is asked but its
+// weighted sum, and its distance: then it need not lie in memory whole.
+func (a *Aggregator) streams() bool {
+	_, linear := a.strategy.(strategies.Linear)
+	return linear && a.async == nil && a.roster == nil && a.model.Privacy == nil && a.model.Sum == ""
 }
 
 // judge reads an update and how far it is from the model. Its error is a *Refusal
@@ -579,6 +595,11 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 		trained = base.Parameters
 	}
 	meter := meter{base: trained}
+	spilled := numbers != nil && numbers.file != nil
+	streamed := spilled && u.Partial == nil && a.streams() && allFloats(m.Data)
+	if streamed {
+		numbers.each = func([]float32) {} // the meter is enough
+	}
 	if err == nil {
 		err = u.read(m.Data, numbers, &meter)
 	}
@@ -633,7 +654,17 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 		u.Parameters = differ(u.Parameters, trained)
 	}
 	out := &arrival{Update: u, Contribution: Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Loss: u.Loss, Stale: round - u.Round}}
-	if numbers != nil {
+	switch {
+	case streamed:
+		out.each = func(fold func([]float32)) error {
+			numbers, err := p.halves.whole(mark, piece, m.Offset)
+			if err != nil {
+				return err
+			}
+			numbers.sum, numbers.each = nil, fold // they were right
+			return new(Update).read(m.Data, numbers, nil)
+		}
+	case spilled:
 		out.read = func() ([]Tensor, error) {
 			again, err := p.parameters(mark, piece, m)
 			if err == nil {

@@ -22,10 +22,12 @@ const (
 	defaultPiece = 512 << 10
 	// largestModel is how many bytes of numbers a model may have that is read.
 	largestModel = 64 << 30
-	// unspilled is how many bytes of a message that is not whole are kept in memory:
-	// fewer than a piece has, unless pieces are small.
-	unspilled = 128 << 10
-	blockSize = 64 << 10 // of numbers, when they are read from a file
+	// unspilled is how many bytes of messages that are not whole a partition of an
+	// aggregator keeps in memory, and unspilledJoiner a Joiner: fewer than a piece has,
+	// unless pieces are small.
+	unspilled       = 16 << 20
+	unspilledJoiner = 128 << 10
+	blockSize       = 64 << 10 // of numbers, when they are read
 )
 
 // piece is what a record says of a message that takes several.
@@ -185,29 +187,49 @@ func largestUpdate(model []Tensor) int64 {
 }
 
 // halves are messages of which the last record has not come, one at most of each
-// sender: a message that begins takes the place of one that did not end. The
-// numbers of large ones lie in files that have no name.
+// sender: a message that begins takes the place of one that did not end. Numbers for
+// which there is no room lie in files that have no name.
 //
 // The last record changes nothing.
 type halves struct {
 	of    map[string]*half
 	limit int64 // how many bytes of numbers a message may have
+	room  int64 // how many are still kept in memory, of all messages
+	// spare is the memory of a message that was dropped, where reuse says that nobody
+	// needs its numbers then.
+	spare []byte
+	reuse bool
 }
 
 type half struct {
 	hash        Hash
 	count, have int32
 	size        int64
-	few         []byte   // the numbers, until they are many
-	file        *os.File // then
+	few         []byte   // the numbers, as many as fit
+	file        *os.File // or all of them
 	from, at    int64    // the offsets of the first and the last record that came of it
 	round       int64    // of an update
 	held        bool     // somebody else reads the file
 }
 
+// begin makes room for all of a message that begins with p.
+func (h *halves) begin(p *piece, offset int64) *half {
+	m := &half{hash: p.hash, count: p.count, from: offset}
+	size := min(h.limit, int64(p.count)*int64(len(p.data)))
+	if size > h.room {
+		return m
+	}
+	h.room -= size
+	if int64(cap(h.spare)) < size {
+		h.spare = make([]byte, size)
+	}
+	m.few, h.spare = h.spare[:0:size], nil
+	return m
+}
+
 // append keeps more numbers of m.
-func (m *half) append(data []byte) error {
-	if m.file == nil && m.size+int64(len(data)) <= unspilled {
+func (h *halves) append(m *half, data []byte) error {
+	if m.file == nil && len(m.few)+len(data) <= cap(m.few) {
 		m.few = append(m.few, data...)
 		m.size += int64(len(data))
 		return nil
@@ -220,6 +242,7 @@ func (m *half) append(data []byte) error {
 		if _, err := file.Write(m.few); err != nil {
 			return errors.Join(err, file.Close())
 		}
+		h.room += int64(cap(m.few))
 		m.file, m.few = file, nil
 	}
 	if _, err := m.file.WriteAt(data, m.size); err != nil {
@@ -227,14 +250,6 @@ func (m *half) append(data []byte) error {
 	}
 	m.size += int64(len(data))
 	return nil
-}
-
-// numbers reads what has come.
-func (m *half) numbers() io.Reader {
-	if m.file == nil {
-		return bytes.NewReader(m.few)
-	}
-	return io.NewSectionReader(m.file, 0, m.size)
 }
 
 // add keeps a piece that is not the last one. One that is out of order is passed
@@ -245,7 +260,7 @@ func (h *halves) add(sender string, p *piece, offset int64) error {
 	switch {
 	case p.index == 0 && (m == nil || m.hash != p.hash || m.count != p.count):
 		h.drop(sender)
-		m = &half{hash: p.hash, count: p.count, from: offset}
+		m = h.begin(p, offset)
 		if h.of == nil {
 			h.of = map[string]*half{}
 		}
@@ -253,7 +268,7 @@ func (h *halves) add(sender string, p *piece, offset int64) error {
 	case m == nil || m.hash != p.hash || m.count != p.count || p.index != m.have || int64(len(p.data)) > h.limit-m.size:
 		return nil
 	}
-	if err := m.append(p.data); err != nil {
+	if err := h.append(m, p.data); err != nil {
 		return fmt.Errorf("keep a piece: %w: %w", errDisk, err)
 	}
 	m.have, m.at = m.have+1, offset
@@ -267,7 +282,7 @@ func (h *halves) whole(sender string, p *piece, offset int64) (*numbers, error) 
 		return nil, nil
 	}
 	if p.count == 1 {
-		return newNumbers(bytes.NewReader(p.data), int64(len(p.data)), p)
+		return newNumbers(&half{}, p)
 	}
 	m := h.of[sender]
 	switch {
@@ -278,14 +293,18 @@ func (h *halves) whole(sender string, p *piece, offset int64) (*numbers, error) 
 	case int64(len(p.data)) > h.limit-m.size:
 		return nil, fmt.Errorf("expected at most %d bytes of numbers, found more", h.limit)
 	}
-	return newNumbers(io.MultiReader(m.numbers(), bytes.NewReader(p.data)), m.size+int64(len(p.data)), p)
+	return newNumbers(m, p)
 }
 
 // drop forgets what has come of a sender's message.
 func (h *halves) drop(sender string) {
 	if m := h.of[sender]; m != nil {
+		h.room += int64(cap(m.few))
 		if m.file != nil && !m.held {
 			_ = m.file.Close() // nobody needs what it holds
+		}
+		if h.reuse && m.few != nil {
+			h.spare = m.few[:0]
 		}
 		delete(h.of, sender)
 	}
@@ -311,14 +330,20 @@ func (h *halves) first(next int64) int64 {
 // numbers reads the data of the tensors of a message in pieces, one after the other,
 // a block at a time. A nil *numbers stands for a message whose tensors have theirs.
 type numbers struct {
-	in    io.Reader
-	sizes []int64
-	sum   hash.Hash
-	want  Hash
-	buf   []byte
+	memory []byte    // what is to come, where it lies in memory
+	file   io.Reader // or else
+	sizes  []int64
+	sum    hash.Hash // nil where they are known to be right, and not looked at again
+	want   Hash
+	buf    []byte // a block of file
+
+	// each, if it is not nil, is given the values of float32 tensors, block by block;
+	// they are not kept then.
+	each func(values []float32)
 }
 
-func newNumbers(in io.Reader, size int64, p *piece) (*numbers, error) {
+func newNumbers(m *half, p *piece) (*numbers, error) {
+	size := m.size + int64(len(p.data))
 	var sum int64
 	for _, n := range p.sizes {
 		if sum += n; n > size || sum > size {
@@ -328,10 +353,21 @@ func newNumbers(in io.Reader, size int64, p *piece) (*numbers, error) {
 	if sum != size {
 		return nil, fmt.Errorf("at /piece/sizes: expected a sum of %d bytes, found other sizes", size)
 	}
-	n := &numbers{sizes: p.sizes, sum: sha256.New(), want: p.hash, buf: make([]byte, min(blockSize, size))}
-	n.in = io.TeeReader(in, n.sum)
+	n := &numbers{sizes: p.sizes, sum: sha256.New(), want: p.hash}
+	switch {
+	case m.file != nil:
+		n.file = io.MultiReader(io.NewSectionReader(m.file, 0, m.size), bytes.NewReader(p.data))
+		n.buf = make([]byte, min(blockSize, size))
+	case m.size > 0:
+		n.memory = append(m.few, p.data...) // in its room, where it is not looked for
+	default:
+		n.memory = p.data
+	}
 	return n, nil
 }
+
+// known says that the numbers were right before.
+func (n *numbers) known() bool { return n != nil && n.sum == nil }
 
 // next says how many bytes the next data has, where the record holds inline.
 func (n *numbers) next(inline []byte) (int64, error) {
@@ -352,23 +388,40 @@ func (n *numbers) block(inline []byte, left int64) ([]byte, error) {
 	if n == nil {
 		return inline[:min(blockSize, len(inline))], nil
 	}
-	b := n.buf[:min(int64(len(n.buf)), left)]
-	if _, err := io.ReadFull(n.in, b); err != nil {
+	size := min(blockSize, left)
+	if n.file == nil {
+		return n.take(n.memory[:size], nil)
+	}
+	b := n.buf[:size]
+	_, err := io.ReadFull(n.file, b)
+	return n.take(b, err)
+}
+
+// take makes b part of what was read.
+func (n *numbers) take(b []byte, err error) ([]byte, error) {
+	if err != nil {
 		return nil, fmt.Errorf("read pieces: %w: %w", errDisk, err)
+	}
+	if n.file == nil {
+		n.memory = n.memory[len(b):]
+	}
+	if n.sum != nil {
+		n.sum.Write(b)
 	}
 	return b, nil
 }
 
 // all reads a data whole.
 func (n *numbers) all(inline []byte, size int64) ([]byte, error) {
-	if n == nil {
+	switch {
+	case n == nil:
 		return inline, nil
+	case n.file == nil:
+		return n.take(bytes.Clone(n.memory[:size]), nil)
 	}
 	b := make([]byte, size)
-	if _, err := io.ReadFull(n.in, b); err != nil {
-		return nil, fmt.Errorf("read pieces: %w: %w", errDisk, err)
-	}
-	return b, nil
+	_, err := io.ReadFull(n.file, b)
+	return n.take(b, err)
 }
 
 // end says what is wrong with the numbers as a whole, once they are read.
@@ -378,6 +431,9 @@ func (n *numbers) end() error {
 	}
 	if len(n.sizes) > 0 {
 		return fmt.Errorf("at /piece/sizes: expected one for each data, found %d more", len(n.sizes))
+	}
+	if n.sum == nil {
+		return nil
 	}
 	if got := Hash(n.sum.Sum(nil)); got != n.want {
 		return fmt.Errorf("expected pieces with hash %v, found %v: they were damaged on the way", n.want, got)
@@ -390,7 +446,7 @@ func (n *numbers) end() error {
 type Joiner struct{ halves halves }
 
 // NewJoiner returns a Joiner.
-func NewJoiner() *Joiner { return &Joiner{halves{limit: largestModel}} }
+func NewJoiner() *Joiner { return &Joiner{halves{limit: largestModel, room: unspilledJoiner}} }
 
 // Close forgets what has not been put together.
 func (j *Joiner) Close() { j.halves.clear(math.MaxInt64) }

@@ -31,6 +31,7 @@ func TestUpdatesInPiecesThroughFiles(t *testing.T) {
 			model := func(piece int) Model {
 				tr := newTraining(t, 2*ahead, 1)
 				tr.config.Initial, tr.config.Strategy, tr.config.Piece = largeModel(), strategy, piece
+				tr.config.unspilled = 500_000 // three updates; the others lie in files
 				a := open(t, tr.config)
 				claim(t, a)
 				first := a.Model()

@@ -27,13 +27,17 @@ type arrival struct {
 	Update
 	Contribution
 	read func() ([]Tensor, error)
+	// each, if it is not nil, gives the values of the parameters block by block, in
+	// their order. There are no others then.
+	each func(func(values []float32)) error
 }
 
 // ahead is how many updates in pieces are held in memory until those before them
 // are folded; a batch may end more of them.
 const ahead = 4
 
-// add folds in updates of base's round, several at a time where there are several.
+// add folds in updates of base's round, several at a time where there are several, and
+// one that comes in blocks by itself. flatBase is needed where they are clipped.
 func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arrivals ...arrival) error {
 	linear, isLinear := s.(strategies.Linear)
 	updates, weights := make([][]Tensor, len(arrivals)), make([]float64, len(arrivals))
@@ -61,11 +65,23 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 		weights[i] = weight
 		p.totals.Add(r, weight, scalar)
 	}
+	n := elements(base.Parameters)
 	switch {
 	case !isLinear:
 		return p.spilled.add(updates...)
-	case len(arrivals) > 0:
-		p.fold(base.Sum, len(flatBase), updates, weights)
+	case len(arrivals) == 0:
+	case arrivals[0].each != nil:
+		if p.sum == nil {
+			p.sum = make([]float64, n)
+		}
+		at, values := 0, make([][]float32, 1)
+		return arrivals[0].each(func(block []float32) {
+			values[0] = block
+			kernels.Fold(p.sum[at:at+len(block)], values, weights)
+			at += len(block)
+		})
+	default:
+		p.fold(base.Sum, n, updates, weights)
 	}
 	return nil
 }

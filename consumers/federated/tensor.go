@@ -123,6 +123,16 @@ func (m *meter) next(i int, dtype string, elements uint64) []float32 {
 	return m.base[i].Values
 }
 
+// allFloats says that all tensors of a message are float32.
+func allFloats(v any) bool {
+	fields, _ := v.(map[string]any)
+	list, _ := fields["parameters"].([]any)
+	return !slices.ContainsFunc(list, func(v any) bool {
+		tensor, _ := v.(map[string]any)
+		return tensor["dtype"] != float32s
+	})
+}
+
 // readTensors reads what tensorValues makes, from anyone. It reports a tensor
 // that contradicts itself, and numbers that are not finite as errNotFinite. With a
 // meter, what it returns may lie where v does and is not to be changed.
@@ -199,20 +209,33 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 		sum = crc32.ChecksumIEEE(t.Packed)
 	} else if base != nil && n == nil {
 		t.Values = kernels.Floats(data)
+	} else if base != nil && n.file == nil {
+		t.Values = kernels.Floats(n.memory[:size])
 	}
 	there := t.Values != nil
-	if !packed && !there {
+	passed := n != nil && n.each != nil
+	if !packed && !there && !passed {
 		t.Values = make([]float32, elements)
 	}
 	var notFinite error
-	for at := 0; at < len(t.Values); {
+	for at := 0; !packed && at < int(elements); {
 		block, err := n.block(data[min(4*at, len(data)):], size-4*int64(at))
 		if err != nil {
 			return t, err
 		}
-		sum = crc32.Update(sum, crc32.IEEETable, block)
-		values := t.Values[at:][:len(block)/4]
-		if !there {
+		if !n.known() {
+			sum = crc32.Update(sum, crc32.IEEETable, block)
+		}
+		var values []float32
+		if passed {
+			values = kernels.Floats(block)
+		} else {
+			values = t.Values[at:][:len(block)/4]
+		}
+		if !there && (!passed || values == nil) {
+			if passed {
+				values = make([]float32, len(block)/4)
+			}
 			for i := range values {
 				values[i] = math.Float32frombits(binary.LittleEndian.Uint32(block[4*i:]))
 			}
@@ -227,9 +250,12 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 				notFinite = fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, at+i, name)
 			}
 		}
+		if passed {
+			n.each(values)
+		}
 		at += len(values)
 	}
-	if int64(sum) != crc {
+	if int64(sum) != crc && !n.known() {
 		return t, fmt.Errorf("expected data with CRC-32 %d, found %d: it was damaged on the way", crc, sum)
 	}
 	return t, notFinite
