@@ -18,6 +18,7 @@ type benchFederatedCmd struct {
 	Pairs      int    `default:"9" placeholder:"N" help:"Runs of each side, taken in turn (default ${default})."`
 	Secure     int    `placeholder:"N" help:"Measure a round of secure aggregation among N clients, once, and nothing else."`
 	Broker     string `placeholder:"URL" help:"Measure folding updates as they come from a broker, and nothing else."`
+	Flower     string `placeholder:"PYTHON" help:"Measure rounds against those of Flower, which the interpreter has, and nothing else."`
 	Partitions int    `default:"1" placeholder:"N" help:"With --broker: partitions of the updates (default ${default})."`
 }
 
@@ -39,8 +40,13 @@ side fetches the same records and drops them. memory is the most that the proces
 during it, over its start, in models of float32: each partition that has updates in the
 round takes two.
 
+With --flower the raw side is Flower's own FedAvg. Both sides begin with the updates
+that have arrived, encoded as they travel, and end with the next model; ours checks each
+update's CRC-32, its numbers and its norm.
+
 Examples:
   penstock bench federated --updates 100
+  penstock bench federated --flower .venv/bin/python --updates 100
   penstock bench federated --broker kafka://127.0.0.1:9092 --updates 100
   penstock bench federated --secure 100 --parameters 1000000`
 }
@@ -56,6 +62,10 @@ func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
 	if c.Updates < 2 || c.Updates%2 == 1 || c.Parameters < 1 || c.Pairs < 1 || c.Updates > 1<<33/c.Parameters {
 		return usagef("expected an even number of updates, at least one parameter and run, and at most 32 GiB of updates")
 	}
+	flags := benchFlags{outputFlag: c.outputFlag, Pairs: c.Pairs, Records: 4 * c.Updates * c.Parameters, unit: "bytes/s"}
+	if c.Flower != "" {
+		return c.flower(ctx, t, flags)
+	}
 	updates, weights := make([][]float32, c.Updates), make([]float64, c.Updates)
 	for k := range updates {
 		updates[k] = make([]float32, c.Parameters)
@@ -69,7 +79,6 @@ func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
 	for i := range words {
 		words[i] = uint64(i)
 	}
-	flags := benchFlags{outputFlag: c.outputFlag, Pairs: c.Pairs, Records: 4 * c.Updates * c.Parameters, unit: "bytes/s"}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for cores := range min(2, runtime.GOMAXPROCS(0)) {
 		cores++
