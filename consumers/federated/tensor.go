@@ -63,13 +63,18 @@ func hashOf(parameters []Tensor) (h Hash) {
 			continue
 		}
 		sum.Write(b)
-		for block := range slices.Chunk(t.Values, 4096) {
-			b = appendFloats(b[:0], block)
-			sum.Write(b)
-		}
+		sum.Write(floatBytes(t.Values))
 	}
 	sum.Sum(h[:0])
 	return h
+}
+
+// floatBytes are values as the schemas have them, which lie where values do if they can.
+func floatBytes(values []float32) []byte {
+	if b := kernels.Bytes(values); b != nil {
+		return b
+	}
+	return appendFloats(nil, values)
 }
 
 func appendFloats(dst []byte, values []float32) []byte {
@@ -80,7 +85,7 @@ func appendFloats(dst []byte, values []float32) []byte {
 	return dst
 }
 
-// tensorValues are tensors as the schemas have them.
+// tensorValues are tensors as the schemas have them. What they have is not to be changed.
 func tensorValues(tensors []Tensor) []any {
 	out := make([]any, len(tensors))
 	for i, t := range tensors {
@@ -90,7 +95,7 @@ func tensorValues(tensors []Tensor) []any {
 		}
 		data := t.Packed
 		if t.DType == "" {
-			data = appendFloats(nil, t.Values)
+			data = floatBytes(t.Values)
 		}
 		out[i] = map[string]any{
 			"name":  t.Name,

@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"runtime"
@@ -114,7 +115,7 @@ func BenchmarkFold(b *testing.B) {
 	}
 }
 
-// Floats are those in the bytes, or nothing.
+// Floats are those in the bytes, and Bytes those of the numbers, or nothing.
 func TestFloats(t *testing.T) {
 	want := []float32{1, -2.5, math.MaxFloat32, float32(math.Inf(-1))}
 	data := []byte{0}
@@ -125,10 +126,13 @@ func TestFloats(t *testing.T) {
 	if got := Floats(aligned); got != nil && !slices.Equal(got, want) {
 		t.Errorf("expected %v, found %v", want, got)
 	}
+	if got := Bytes(want); got != nil && !bytes.Equal(got, aligned) {
+		t.Errorf("expected %v, found %v", aligned, got)
+	}
 	if got := Floats(append(make([]byte, 0, 64), data...)[1:]); got != nil {
 		t.Errorf("expected nothing where they are not aligned, found %v", got)
 	}
-	if runtime.GOARCH == "amd64" && Floats(aligned) == nil {
+	if runtime.GOARCH == "amd64" && (Floats(aligned) == nil || Bytes(want) == nil) {
 		t.Error("expected the numbers where they lie, found none")
 	}
 }
