@@ -446,6 +446,7 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 	pieced := 0
 	here := map[string]bool{}
 	room := a.async.room(a.parts)
+	early := a.readEarly(b.Messages[from:])
 	for i, m := range b.Messages[from:] {
 		if len(arrivals) == room {
 			break
@@ -454,7 +455,7 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 		if p.begun && m.Offset < p.next || a.async.knows(b.Partition, m.Offset) {
 			continue
 		}
-		u, err := a.judge(p, m, here)
+		u, err := a.judge(p, m, here, early(i))
 		var refusal *Refusal
 		switch {
 		case errors.As(err, &refusal):
@@ -526,9 +527,9 @@ func (a *Aggregator) streams() bool {
 
 // judge reads an update and how far it is from the model. Its error is a *Refusal
 // if the update does not count; here are the clients that are counted in the same
-// batch. It returns nil for a record that only has numbers of an update to come:
-// whether those count is judged when that comes.
-func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (*arrival, error) {
+// batch, and early is what readEarly made of m, or nil. It returns nil for a record that
+// only has numbers of an update to come: whether those count is judged when that comes.
+func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool, early *reading) (*arrival, error) {
 	u, piece, err := readHead(m.Data)
 	part := piece != nil && !piece.last()
 	refuse := func(why Reason, format string, args ...any) (*arrival, error) {
@@ -594,15 +595,20 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	if base != nil {
 		trained = base.Parameters
 	}
-	meter := meter{base: trained}
+	r := reading{Update: u, meter: meter{base: trained}}
 	spilled := numbers != nil && numbers.file != nil
 	streamed := spilled && u.Partial == nil && a.streams() && allFloats(m.Data)
 	if streamed {
 		numbers.each = func([]float32) {} // the meter is enough
 	}
-	if err == nil {
-		err = u.read(m.Data, numbers, &meter)
+	switch {
+	case err != nil:
+	case early != nil:
+		r, err = *early, early.err
+	default:
+		err = r.read(m.Data, numbers, &r.meter)
 	}
+	u = r.Update
 	switch {
 	case errors.Is(err, errDisk):
 		return nil, err
@@ -632,8 +638,8 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool) (
 	if !finite(u.Loss) {
 		return refuse(BadReport, "expected a finite loss, found %v", u.Loss)
 	}
-	norm := meter.squares.Distance()
-	if meter.missed {
+	norm := r.meter.squares.Distance()
+	if r.meter.missed {
 		norm = kernels.Distance(flat(u.Parameters), flat(trained))
 	}
 	if a.config.MaxNorm > 0 && norm > a.config.MaxNorm {

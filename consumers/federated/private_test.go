@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"penstock/consumers/federated/kernels"
+	"penstock/consumers/federated/strategies"
 )
 
 // private is a training of 3 clients whose model has n parameters.
@@ -72,6 +73,21 @@ func TestPrivacyClipsAndWeighsAlike(t *testing.T) {
 	}
 	if err := h.again(first, m, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// A record may be folded again when the broker brings it again: clipping leaves alone what
+// lies in it.
+func TestClippingLeavesTheRecordAlone(t *testing.T) {
+	base := someModel(0)
+	base.Privacy = &Privacy{Clip: 1e-3}
+	u := updateOf("c1", base)
+	want := slices.Clone(flat(u.Parameters))
+	if err := new(partial).add(strategies.FedAvg{}, base, flat(base.Parameters), arrival{Update: u}); err != nil {
+		t.Fatal(err)
+	}
+	if got := flat(u.Parameters); !slices.Equal(got, want) {
+		t.Errorf("expected %v, found %v", want, got)
 	}
 }
 
