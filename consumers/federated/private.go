@@ -12,6 +12,7 @@ import (
 	"math"
 
 	"penstock/consumers/federated/privacy"
+	"penstock/consumers/federated/secagg"
 	"penstock/consumers/federated/strategies"
 )
 
@@ -233,6 +234,18 @@ func (p *Privacy) blur(base Model, sum []float64, whole int, key *NoiseKey) (flo
 		err = privacy.Noise(source, count, p.CountSD)
 	}
 	return count[0], err
+}
+
+// keptBy says why the settings of a round do not keep what p, in the round's model, bills.
+func (p *Privacy) keptBy(s secagg.Settings) error {
+	if p == nil || p.Shares == 0 {
+		return nil
+	}
+	shares := privacy.Shares{Count: int(p.Shares), Sigma: s.Sigma, Bound: float64(s.Bound), Elements: int(s.Elements)}
+	if s.Sigma == 0 || s.Clip != p.Clip || p.Shares > int64(s.Threshold) || shares.Multiplier() < p.Noise {
+		return fmt.Errorf("expected updates clipped to %v and a noise multiplier of %v from %d shares, as the model says, found %+v of threshold %d", p.Clip, p.Noise, p.Shares, s.Encoding, s.Threshold)
+	}
+	return nil
 }
 
 // same says that p and q are settings of one training.

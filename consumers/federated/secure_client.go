@@ -240,6 +240,9 @@ func (c *secureClient) read(ctx context.Context) error {
 	if c.base.Hash != Hash(c.attempt.Base) || c.base.Round != c.attempt.Round {
 		return &secagg.Refusal{Reason: secagg.WrongRound, Stage: secagg.Open, Detail: fmt.Sprintf("the last model is %v of round %d, not its base", c.base.Hash, c.base.Round)}
 	}
+	if err := c.base.Privacy.keptBy(c.machine.Settings()); err != nil {
+		return &secagg.Refusal{Reason: secagg.BadSettings, Stage: secagg.Open, Detail: err.Error()}
+	}
 	return nil
 }
 

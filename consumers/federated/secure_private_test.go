@@ -1,11 +1,14 @@
 package federated
 
 import (
+	"errors"
 	"math"
 	"testing"
 	"testing/synctest"
 
 	"penstock/consumers/federated/privacy"
+	"penstock/consumers/federated/secagg"
+	"penstock/stream/memory"
 )
 
 // newPrivateTraining has clients that add noise, to a model of n parameters.
@@ -163,5 +166,51 @@ func TestSecurePrivacyRefused(t *testing.T) {
 	}
 	if ratio := float64(sigma(1)) / float64(sigma(0)); math.Abs(ratio-math.Sqrt(1.5)) > 1e-4 {
 		t.Errorf("a colluder makes shares %v times as large", ratio)
+	}
+}
+
+// A client takes no part in a round that keeps less than its model says.
+func TestSecureClientChecksItsNoise(t *testing.T) {
+	config := newPrivateTraining(t, 5, 1, Privacy{Clip: 1, Noise: 2, Delta: 1e-5}).config
+	config.SecureLog = SecureLog{Training: "lab", Models: "models", Group: "g", Broker: memory.New(), Registry: secureRegistry{}, Publisher: &process{}}
+	s, err := newSecureServer(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := Model{Rounds: 1, Hash: hashOf(s.Initial), Parameters: s.Initial}
+	read := func(change func(*Privacy, *secagg.Settings)) error {
+		t.Helper()
+		asked, says := *s, *s.Privacy
+		change(&says, &asked.settings)
+		model := model
+		model.Privacy = &says
+		server, err := asked.attempt(model, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open, err := server.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &secureClient{base: model, attempt: open}
+		c.machine, _, err = secagg.Join(secagg.ClientConfig{Training: "lab", Name: "c0", Key: testKey("c0"), Server: s.public(), Trusted: s.Clients}, open, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.read(t.Context())
+	}
+	if err := read(func(*Privacy, *secagg.Settings) {}); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*Privacy, *secagg.Settings){
+		"less noise":        func(_ *Privacy, s *secagg.Settings) { s.Sigma-- },
+		"another norm":      func(_ *Privacy, s *secagg.Settings) { s.Clip = 2 },
+		"no noise":          func(_ *Privacy, s *secagg.Settings) { s.Encoding = secagg.Encoding{Bits: 8, Clip: 1, MaxWeight: 1} },
+		"clients that left": func(p *Privacy, _ *secagg.Settings) { p.Shares++ },
+	} {
+		var refused *secagg.Refusal
+		if err := read(change); !errors.As(err, &refused) || refused.Reason != secagg.BadSettings {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
