@@ -3,13 +3,16 @@ package federated
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"penstock/consumers"
 	"penstock/consumers/federated/privacy"
+	"penstock/servertest"
 )
 
 // flatModel has n parameters of 3.
@@ -145,5 +148,76 @@ func TestLocalPrivacyRefused(t *testing.T) {
 	}
 	if _, err := os.Stat(good.Ledger); err == nil {
 		t.Error("what was not sent was counted")
+	}
+}
+
+// The client in Python bills alike, in the same ledger, and sends updates that went no
+// further than the distance and have noise.
+func TestPythonLocalPrivacy(t *testing.T) {
+	const script = `
+import json, math, os, sys
+import numpy as np
+from penstock import LocalPrivacy, Model, Spent, Training, federated
+ledger, spent, budget = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+p = LocalPrivacy(2, 6, ledger, epsilon=budget)
+assert abs(p.spent - spent) < 1e-9, (p.spent, spent)
+n = 40_000
+model = Model(1, 9, bytes(32), ["ann"], "fedavg", {"w": np.full((n // 2, 2), 3, "<f4")})
+federated.open_broker = lambda *_, **__: None
+t = Training("lab", "ann", broker="x", registry="x", privacy=p)
+t._encode = lambda _, value: value
+sent = []
+t._persist = lambda do: do()
+class Broker:
+    def publish(self, topic, key, value): sent.append(value)
+t._broker = Broker()
+t.publish(model, {"w": model.parameters["w"] + 100}, 77, {"loss": 2, "steps": 5})
+t.publish(model, {"w": model.parameters["w"] + 100}, 77)
+assert sent[0] is sent[1] and (sent[0]["samples"], sent[0]["loss"], sent[0]["steps"]) == (1, 0, 0), sent[0]
+noise = np.frombuffer(sent[0]["parameters"][0]["data"], "<f4") - 3 - 2 / math.sqrt(n)
+assert abs(noise.mean()) < 7 * 12 / math.sqrt(n) and abs((noise**2).mean() / 144 - 1) < 7 * math.sqrt(2 / n), (noise.mean(), noise.std())
+assert p.spent == LocalPrivacy(2, 6, ledger).spent and abs(p.spent - budget) < 1e-9, p.spent
+for who, factor, error in ((p, 1, Spent), (LocalPrivacy(2, 6, ledger), np.inf, ValueError)):
+    try:
+        who.protect(model, {"w": model.parameters["w"] * factor})
+        raise AssertionError("expected no update")
+    except error: pass
+print("ok")
+`
+	bill := func(count int) float64 {
+		t.Helper()
+		e, err := privacy.RDP([]privacy.Rounds{{Count: count, Sigma: 3, Rate: 1}}, 1e-5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	calls := 0
+	p := LocalPrivacy{Clip: 2, Noise: 6, Delta: 1e-5, Ledger: filepath.Join(t.TempDir(), "ledger")}
+	train, err := p.Protect(moving(1, &calls))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := train(t.Context(), flatModel(2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client, err := filepath.Abs("../../clients/python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), servertest.Python(t), "-c", script, p.Ledger, fmt.Sprint(bill(2)), fmt.Sprint(bill(3)+1e-12))
+	cmd.Env = append(cmd.Environ(), "PYTHONPATH="+client, "PYTHONDONTWRITEBYTECODE=1")
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "ok\n" {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var spent float64
+	p.OnSpent = func(_ Model, epsilon float64) { spent = epsilon }
+	if train, err = p.Protect(moving(1, &calls)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train(t.Context(), flatModel(2)); err != nil || math.Abs(spent-bill(4)) > 1e-9 {
+		t.Errorf("after Python's update: epsilon %v, want %v, %v", spent, bill(4), err)
 	}
 }

@@ -12,5 +12,6 @@ numpy arrays by name, and the number of examples; and if it likes {"loss": …, 
 """
 
 from .federated import Model, Refused, Training, Update
+from .private import LocalPrivacy, Spent
 
-__all__ = ["Model", "Refused", "Training", "Update"]
+__all__ = ["LocalPrivacy", "Model", "Refused", "Spent", "Training", "Update"]

@@ -36,6 +36,7 @@ class Model:
     parameters: dict = field(repr=False)
     sample: list = field(default_factory=list)  # who is asked, where that is not everybody
     deadline: int = 0  # of the round, in Unix milliseconds; 0 is none
+    privacy: dict = None  # what the round promises, as the model's schema has it; None is nothing
     enrolled: bool = False  # whether clients are those on the training's roster, by their keys
 
     @property
@@ -128,6 +129,7 @@ def read_model(value):
         parameters=read_tensors(value["parameters"]),
         sample=value.get("sample", []),
         deadline=value.get("deadline", 0),
+        privacy=value.get("privacy"),
         enrolled=value.get("trust") is not None,
     )
     if hash_of(m.parameters) != m.hash:
@@ -158,12 +160,15 @@ class Training:
     key is the file of the private key with which updates are signed, where the
     training asks for that; it needs cryptography.
 
+    privacy is a LocalPrivacy, which clips updates and adds noise to them; they then say
+    neither how many examples they are of nor their loss.
+
     The methods block, and try again for as long as the broker or the registry
     cannot be reached; give_up (seconds) bounds that, and the error is then the last
     one seen.
     """
 
-    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, key=None, piece=pieces.SIZE, **options):
+    def __init__(self, training, name, broker="embedded:./penstock-data", registry=None, keep=None, give_up=None, compress=None, key=None, piece=pieces.SIZE, privacy=None, **options):
         self.name = name
         self.models_topic, self.updates_topic = training + ".models", training + ".updates"
         self.refusals_topic = f"{self.updates_topic}.{training}.aggregator.dlq"
@@ -177,6 +182,7 @@ class Training:
         self._compression = Compression(compress) if compress else None
         self._key = trust.Key(key) if key else None
         self._piece = piece
+        self._privacy = privacy
         self._position = None
         self._sent = None  # the round, the base and the records of the last update
         self._done = None  # the model whose answer is durable
@@ -249,6 +255,8 @@ class Training:
             raise Refused(f"the training does not expect client {self.name!r}, but {model.clients}")
         payloads = self.kept(model)
         if payloads is None:
+            if self._privacy is not None:
+                parameters, samples, metrics = self._privacy.protect(model, parameters), 1, None
             value = self._update(model, parameters, samples, metrics or {}).value()
             if self._compression is not None:
                 value["parameters"] = self._compression.pack(parameters, model.parameters)

@@ -107,6 +107,14 @@ class Settings:
         """By how much values grow on the way to integers with noise."""
         return (self.bound - math.sqrt(self.elements) - 1) / self.clip
 
+    def keeps(self, privacy):
+        """Whether the noise is what a model's privacy bills for."""
+        k = privacy["shares"]
+        if k == 0 or self.sigma == 0 or self.clip != privacy["clip"] or k > self.threshold:
+            return False
+        tau = 10 * sum(math.exp(-2 * (math.pi * self.sigma) ** 2 * j / (j + 1)) for j in range(1, k))
+        return 1 / (self.bound / (self.sigma * math.sqrt(k)) + tau * math.sqrt(self.elements)) >= privacy["noise"]
+
     def exact(self, values):
         """What is rounded to integers and gets noise: the values, clipped to a norm, in
         the unit that keeps the integers' norm within the bound however they are rounded."""

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from . import secagg
 from .federated import Training
+from .files import write
 
 
 class SecureTraining(Training):
@@ -27,6 +28,8 @@ class SecureTraining(Training):
     """
 
     def __init__(self, training, name, keys, broker="embedded:./penstock-data", registry=None, note=None, **options):
+        if options.get("privacy") is not None:
+            raise ValueError("expected no privacy of the client's own: that of the training comes with its rounds")
         super().__init__(training, name, broker, registry, **options)
         self._training, self._note = training, note or (lambda text: None)
         self._private = _key(os.path.join(keys, name + ".key"), lambda pem: load_pem_private_key(pem, None), Ed25519PrivateKey)
@@ -108,6 +111,8 @@ class SecureTraining(Training):
         if self._queues["control"]:
             return []  # the list of vectors is there, without this client
         model = self._base(self._opening)
+        if model.privacy is not None and not client.settings.keeps(model.privacy):
+            raise secagg.SitOut(f"bad-settings: open: expected the noise that the model bills, {model.privacy}, found {client.settings}")
         parameters, samples = train(model)[:2]
         moved = [np.asarray(parameters[name], "<f4") - array for name, array in model.parameters.items()]
         if any(a.shape != b.shape for a, b in zip(moved, model.parameters.values(), strict=True)):
@@ -129,7 +134,7 @@ class SecureTraining(Training):
         ours = hashlib.sha256(b"".join(m.payload for m in parts)).hexdigest()
         name = f"{self._state}.{self._opening.hash()[:8].hex()}.sent"
         draft = f"{name}.{os.urandom(8).hex()}"
-        _write(draft, ours.encode())
+        write(draft, ours.encode())
         with contextlib.suppress(FileExistsError):
             os.link(draft, name)
         os.remove(draft)
@@ -145,7 +150,7 @@ class SecureTraining(Training):
             return None
 
     def _save(self, state):
-        _write(self._state, json.dumps({k: v.hex() for k, v in state.items()}).encode())
+        write(self._state, json.dumps({k: v.hex() for k, v in state.items()}).encode())
 
     def _pop(self, what):
         """The next message of a topic of the training, when there is one."""
@@ -182,17 +187,3 @@ def _key(file, load, kind):
     if not isinstance(key, kind):
         raise ValueError(f"{file}: expected a key of Ed25519, found {type(key).__name__}")
     return key
-
-
-def _write(name, data):
-    """Writes a file that is there whole, and durable, or not at all."""
-    fresh = f"{name}.{os.urandom(8).hex()}.new"
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(fresh, name)
-    folder = os.open(os.path.dirname(name), os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)

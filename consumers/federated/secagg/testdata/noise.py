@@ -17,6 +17,10 @@ for case in t["cases"]:
     assert (s.bound, s.sigma, s.clip) == (case["bound"], case["sigma"], case["norm"]), s
     exact = s.exact(values)
     assert np.allclose(exact, case["exact"], rtol=1e-12, atol=0), (exact, case["exact"])
+    promise = {"clip": case["norm"], "noise": 1.5, "shares": 3}
+    assert s.keeps(promise), promise
+    for wrong in ({"noise": 1.501}, {"clip": case["norm"] * 2}, {"shares": 4}, {"shares": 0}):
+        assert not s.keeps(promise | wrong), wrong
     s = secagg.replace(s, sigma=1)  # noise of less than 20, for certain enough
     for _ in range(20):
         vector = s.encode(values, 1)
