@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,6 +99,39 @@ func runTraining(t *testing.T, lines []string, together int, then string) {
 	})
 }
 
+// The sections between say what else a training can be. Where they show no clients, those
+// join that the aggregator names.
+func TestFederatedGuideFurther(t *testing.T) {
+	first := commands(guided(t, "From nothing to a private training"))
+	lines := slices.DeleteFunc(first[:9], func(line string) bool { return strings.HasPrefix(line, "python") })
+	lines = append(lines[:4], append([]string{"penstock federated join digits --name cyd --share 3/3"}, lines[4:]...)...)
+	together := 4
+	named := regexp.MustCompile(`aggregate (\S+) .*--clients (\S+)`)
+	for _, title := range []string{"Models and strategies", "When a round ends", "What is refused", "Smaller updates", "Privacy\n"} {
+		for _, line := range commands(guided(t, title)) {
+			lines = append(lines, line)
+			if strings.Contains(line, "--name ") {
+				together++
+			}
+			if m := named.FindStringSubmatch(line); m != nil {
+				names := strings.Split(m[2], ",")
+				for i, name := range names {
+					lines = append(lines, fmt.Sprintf("penstock federated join %s --name %s --share %d/%d", m[1], name, i+1, len(names)))
+				}
+				together += 1 + len(names)
+			}
+		}
+	}
+	runTraining(t, lines, together, `
+exec penstock federated status robust
+stdout '^round 10 of 10  .*  krum:byzantine=1  '
+exec penstock federated status hasty
+stdout '^round 10 of 10  .*  5 updates '
+exec penstock federated status noisy
+stdout ' of 4 spent at delta 1e-05 '
+`)
+}
+
 // guided is a section of the guide.
 func guided(t *testing.T, title string) string {
 	t.Helper()
@@ -127,7 +161,7 @@ func section(t *testing.T, title string) []string {
 // The commands about secure aggregation train a model, with clients in Go and one in Python.
 func TestSecureGuide(t *testing.T) {
 	runTraining(t, section(t, "Secure aggregation"), 5, `
-exec penstock federated status lab
+exec penstock federated status secret
 stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  [34] updates  accuracy on digits held back 0\.9'
 `)
 }
@@ -135,7 +169,7 @@ stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  [34] updates  accuracy on dig
 // So do those about signed updates, with one client in Python; and what is verified
 // says so.
 func TestSignedGuide(t *testing.T) {
-	runTraining(t, section(t, "Signed updates"), 4, `
+	runTraining(t, append(section(t, "Signed updates"), commands(guided(t, "Who is off"))...), 4, `
 exec penstock federated clients lab --keys lab-keys
 stdout '^ann  enrolled  ed25519 [0-9a-f]{16}$'
 stdout '^bob  revoked  lost$'

@@ -6,13 +6,13 @@ import "testing"
 // budget ends, with noise by clients in Go and in Python.
 func TestPrivateSecureGuide(t *testing.T) {
 	runTraining(t, section(t, "Privacy from the aggregator too"), 5, `
-exec penstock federated status lab
+exec penstock federated status hidden
 stdout '^round 2 of 2  model [0-9a-f]{32}  fedavg  [34] updates  clipped to 1  epsilon 3\.189 of 4 spent at delta 1e-05  '
-! exec penstock federated aggregate lab --sample digits --clients ann,bob,cyd,dan --secure lab-keys --clip-norm 1 --noise 2 --epsilon 5
+! exec penstock federated aggregate hidden --sample digits --clients ann,bob,cyd,dan --secure lab-keys --clip-norm 1 --noise 2 --epsilon 5
 stderr 'its privacy settings are others'
-! exec penstock federated aggregate lab --sample digits --clients ann,bob,cyd,dan --secure lab-keys --clip-norm 1
+! exec penstock federated aggregate hidden --sample digits --clients ann,bob,cyd,dan --secure lab-keys --clip-norm 1
 stderr 'expected --noise, which the clients add'
-! exec penstock federated aggregate lab --sample digits --clients ann,bob,cyd,dan --secure lab-keys --colluders 1
+! exec penstock federated aggregate hidden --sample digits --clients ann,bob,cyd,dan --secure lab-keys --colluders 1
 stderr 'goes with --clip-norm'
 `)
 }
