@@ -24,6 +24,7 @@ import (
 // federatedCmd trains models in rounds over topics.
 type federatedCmd struct {
 	Aggregate federatedAggregateCmd `cmd:"" help:"Make a model of the clients' updates, round by round, until the training is finished."`
+	Edge      federatedEdgeCmd      `cmd:"" help:"Add up the updates of some of a training's clients, and send the sum to the aggregator."`
 	Join      federatedJoinCmd      `cmd:"" help:"Take part as a client that trains on sample data."`
 	Status    federatedStatusCmd    `cmd:"" help:"Say how far the training is."`
 	History   federatedHistoryCmd   `cmd:"" help:"List the models, and what each was made of."`
@@ -71,6 +72,7 @@ func (f trainingFlags) connect(ctx context.Context, t *terminal, do func(trainin
 type federatedAggregateCmd struct {
 	trainingFlags
 	Clients  []string      `placeholder:"NAME,…" help:"Who is expected in every round. With --keys, those who are enrolled."`
+	Edges    []string      `placeholder:"NAME,…" help:"Edges that take part: each adds up the updates of clients of its own, and sends the sum (see federated edge)."`
 	Rounds   int64         `default:"10" placeholder:"N" help:"How many rounds there are (default ${default})."`
 	Quorum   int           `placeholder:"N" help:"End a round with N updates; with --deadline, no sooner than that. Default: those of all clients; with --deadline, 1."`
 	Deadline time.Duration `placeholder:"TIME" help:"End a round after TIME with the updates that there are; the rest are refused as late."`
@@ -103,8 +105,8 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	if (len(c.Clients) == 0) == (c.Keys == "") {
-		return usagef("expected either --clients NAME,… or --keys FOLDER, which takes the signed updates of those who are enrolled")
+	if named := len(c.Clients) > 0; named && c.Keys != "" || !named && c.Keys == "" && len(c.Edges) == 0 {
+		return usagef("expected either --clients NAME,… (or --edges) or --keys FOLDER, which takes the signed updates of those who are enrolled")
 	}
 	if c.Keys != "" && c.Secure != "" {
 		return usagef("--keys does not go with --secure, which signs everything")
@@ -124,21 +126,13 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return err
 		}
-		var roster *federated.RosterLog
-		if c.Keys != "" {
-			authority, err := verifyingKey(c.Keys, aggregatorName)
-			if err != nil {
-				return err
-			}
-			if err := tr.prepareRoster(ctx); err != nil {
-				return err
-			}
-			log := tr.rosterLog(t, authority)
-			roster = &log
+		roster, err := tr.rosterOf(ctx, t, c.Keys)
+		if err != nil {
+			return err
 		}
 		group := c.aggregator()
 		a, err := federated.Open(ctx, federated.Config{
-			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Rounds: c.Rounds,
+			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Edges: c.Edges, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster, Piece: c.Piece,
 			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key, Sum: map[string]string{"exact": federated.SumExact}[c.Sum],
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
@@ -159,16 +153,23 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		if !a.Model().Final() {
 			j := job{topic: c.updates(), group: group, sink: a, owner: a}
 			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v\n", why.Err) }
-			err := federated.ErrReread
-			for errors.Is(err, federated.ErrReread) {
-				err = aggregating(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })
-			}
+			err := rereading(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })
 			if err := finished(err); err != nil {
 				return err
 			}
 		}
 		return c.show(t, a.Model())
 	})
+}
+
+// rereading runs job as aggregating does, again whenever the round has begun anew with
+// other clients.
+func rereading(ctx context.Context, a *federated.Aggregator, job func(context.Context) error) error {
+	for {
+		if err := aggregating(ctx, a, job); !errors.Is(err, federated.ErrReread) {
+			return err
+		}
+	}
 }
 
 // aggregating runs job, and beside it what ends rounds at their deadline. Whichever

@@ -29,6 +29,23 @@ func (t training) rosterLog(to *terminal, authority trust.PublicKey) federated.R
 	}
 }
 
+// rosterOf is the roster of a training whose updates are signed, as aggregator.pub in a
+// folder has it. Without a folder they are not, and it is nil.
+func (t training) rosterOf(ctx context.Context, to *terminal, keys string) (*federated.RosterLog, error) {
+	if keys == "" {
+		return nil, nil
+	}
+	authority, err := verifyingKey(keys, aggregatorName)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.prepareRoster(ctx); err != nil {
+		return nil, err
+	}
+	log := t.rosterLog(to, authority)
+	return &log, nil
+}
+
 func (t training) prepareRoster(ctx context.Context) error {
 	return t.prepareTopic(ctx, t.roster(), federated.RosterSchema(), 1)
 }
