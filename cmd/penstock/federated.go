@@ -336,7 +336,8 @@ type modelRow struct {
 	Rounds   int64      `json:"rounds"`
 	Hash     string     `json:"hash"`
 	Strategy string     `json:"strategy"`
-	Updates  int        `json:"updates"`
+	Updates  int64      `json:"updates"`
+	Edges    int        `json:"edges,omitempty"` // whose sums the updates are in
 	Samples  int64      `json:"samples"`
 	Largest  float64    `json:"largest_norm"`
 	From     string     `json:"largest_norm_of,omitempty"`
@@ -359,7 +360,7 @@ type modelRow struct {
 }
 
 func rowOf(m federated.Model) modelRow {
-	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy, Updates: len(m.Contributions),
+	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy,
 		Closed: m.Closed, Asked: len(m.Asked()), Quorum: m.Quorum, Attempt: m.Attempt, Aborted: m.Aborted}
 	if p := m.Privacy; p != nil {
 		row.Clip, row.Epsilon, row.Budget, row.Delta = p.Clip, p.Spent, p.Epsilon, p.Delta
@@ -370,6 +371,10 @@ func rowOf(m federated.Model) modelRow {
 	}
 	for _, c := range m.Contributions {
 		row.Samples += c.Samples
+		row.Updates += max(1, c.Updates)
+		if c.Updates > 0 {
+			row.Edges++
+		}
 		if c.Norm > row.Largest {
 			row.Largest, row.From = c.Norm, c.Client
 		}
@@ -395,6 +400,9 @@ func (f trainingFlags) showRow(t *terminal, row modelRow) error {
 	text := fmt.Sprintf("round %d of %d  model %s  %s", row.Round, row.Rounds, row.Hash, row.Strategy)
 	if row.Updates > 0 {
 		text += fmt.Sprintf("  %d updates", row.Updates)
+		if row.Edges > 0 {
+			text += fmt.Sprintf(" by way of %d edges", row.Edges)
+		}
 		if row.From != "" {
 			text += fmt.Sprintf(" of %s examples, the furthest %.4g by %s", count(row.Samples), row.Largest, row.From)
 		}
@@ -608,18 +616,29 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		if err != nil {
 			return err
 		}
+		var sums edgeSums
+		if models[0].Edge != "" {
+			if sums, err = tr.sums(ctx); err != nil {
+				return err
+			}
+		}
 		updates := 0
 		for i, m := range models[1:] {
 			if err := signed.begin(models[i]); err != nil {
 				return noError{err}
 			}
-			err := federated.RecomputeAfter(models[max(0, i-federated.Window):i+1], m, key, func(c federated.Contribution) (federated.Update, error) {
+			check := func(c federated.Contribution) (federated.Update, error) {
 				u, err := read(c)
 				if err == nil {
 					err = signed.check(u)
 				}
 				return u, err
-			})
+			}
+			if m.Edge != "" {
+				err = sums.verify(models[i], m, check)
+			} else {
+				err = federated.RecomputeAfter(models[max(0, i-federated.Window):i+1], m, key, check)
+			}
 			if err != nil {
 				return noError{err}
 			}
@@ -627,6 +646,10 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		if c.json() {
 			return t.object(map[string]int{"models": len(models), "updates": updates})
+		}
+		if models[0].Edge != "" {
+			t.printf("the sums for %d models are what %d updates make, to the byte%s\n", len(models)-1, updates, signed.say())
+			return nil
 		}
 		t.printf("%d models are what their %d updates make, to the byte%s\n", len(models), updates, signed.say())
 		return nil

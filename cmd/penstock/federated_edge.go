@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"penstock/consumers/federated/trust"
 	"penstock/producers"
 	"penstock/registry/client"
+	"penstock/schemas"
 	"penstock/stream"
 )
 
@@ -167,6 +169,55 @@ func (f trainingFlags) reach(ctx context.Context, t *terminal, do func(stream.Br
 		}
 		return do(tr.broker, tr.reg)
 	})
+}
+
+// edgeSums are what the rounds of an edge came to, by the round and the model it began with.
+type edgeSums map[string]func() (federated.Update, error)
+
+func edgeRound(round int64, base federated.Hash) string { return fmt.Sprintf("%d %v", round, base) }
+
+// sums reads those of the training. Large ones lie in files.
+func (t training) sums(ctx context.Context) (edgeSums, error) {
+	found := edgeSums{}
+	decoder, joiner := consumers.NewDecoder(t.reg, schemas.Limits{}), federated.NewJoiner()
+	defer joiner.Close()
+	err := eachRecord(ctx, t.broker, t.partials(), t.Training+".reader", 100, func(records []stream.Record) error {
+		for _, r := range records {
+			message, err := decoder.Decode(ctx, r)
+			if err != nil {
+				return err
+			}
+			var of federated.Update
+			read, err := joiner.Update(message, func(u federated.Update) bool {
+				of = u
+				return true
+			})
+			if err != nil {
+				return err
+			}
+			if read != nil {
+				found[edgeRound(of.Round, of.Base)] = read
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// verify makes the sum again that was sent between two models.
+func (s edgeSums) verify(base, next federated.Model, update func(federated.Contribution) (federated.Update, error)) error {
+	if next.Closed == federated.Overtaken {
+		return nil // nothing was sent
+	}
+	read := s[edgeRound(base.Round, base.Hash)]
+	if read == nil {
+		return fmt.Errorf("sum of round %d: it is not on the topic", base.Round)
+	}
+	sum, err := read()
+	if err != nil {
+		return fmt.Errorf("sum of round %d: %w", base.Round, err)
+	}
+	return federated.RecomputePartial(base, sum, update)
 }
 
 // latePublisher publishes to what has been reached last. Nobody publishes before.

@@ -37,6 +37,9 @@ func Measure(before []Model, updates []Update) ([]Statistics, error) {
 			return nil, fmt.Errorf("update of client %q: the model of round %d, which it was trained from, is not there", u.Client, u.Round)
 		}
 		trained := before[of].Parameters
+		if u.Partial != nil && sameShape(u.Parameters, trained) == nil {
+			u.Parameters = u.mean()
+		}
 		if err := fit(u.Parameters, trained); err != nil {
 			return nil, fmt.Errorf("update of client %q: %w", u.Client, err)
 		}

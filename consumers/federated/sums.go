@@ -186,6 +186,24 @@ func (u Update) summed(m Model, s strategies.Strategy) (c Contribution, err erro
 	return c, nil
 }
 
+// mean are the parameters that a sum of updates comes to, for who looks at it as at one
+// update.
+func (u Update) mean() []Tensor {
+	out := make([]Tensor, len(u.Parameters))
+	for i, t := range u.Parameters {
+		out[i] = Tensor{Name: t.Name, Shape: t.Shape}
+		for b := t.Packed; len(b) >= 8; b = b[8:] {
+			bits := binary.LittleEndian.Uint64(b)
+			v := math.Float64frombits(bits)
+			if t.DType == ExactlySummed {
+				v = float64(int64(bits)) / exactUnit
+			}
+			out[i].Values = append(out[i].Values, float32(v/u.Partial.Weight))
+		}
+	}
+	return out
+}
+
 // merge adds the sum that an edge has folded, which summed has looked at.
 func (p *partial) merge(base Model, u Update, c Contribution) {
 	p.counted = append(p.counted, c)
