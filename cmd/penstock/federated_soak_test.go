@@ -47,15 +47,17 @@ func TestSoakFederatedOnKafka(t *testing.T) {
 	})
 }
 
-func soakFederated(t *testing.T, name string, few int, broker func(c *crashed, member string) string) {
-	number := func(variable string, small int) int {
-		if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
-			return n
-		}
-		return small
+// soakOf is what a variable asks for, or small.
+func soakOf(variable string, small int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
+		return n
 	}
-	rounds, clients := number(soakRounds, 3), number(soakClients, 3)
-	kills := number(soakFederatedKills, few)
+	return small
+}
+
+func soakFederated(t *testing.T, name string, few int, broker func(c *crashed, member string) string) {
+	rounds, clients := soakOf(soakRounds, 3), soakOf(soakClients, 3)
+	kills := soakOf(soakFederatedKills, few)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Duration(rounds+kills)*15*time.Second)
 	defer cancel()
 	c := &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
@@ -106,7 +108,9 @@ func soakFederated(t *testing.T, name string, few int, broker func(c *crashed, m
 	// The first client says everything twice, for it dies after its answer, and so does
 	// the aggregator.
 	join(0)
-	updates := func(n int64) func() bool { return func() bool { return soakRecords(ctx, flags) >= n } }
+	updates := func(n int64) func() bool {
+		return func() bool { return topicRecords(ctx, flags, flags.updates()) >= n }
+	}
 	c.reach(updates(4))
 	if all {
 		strike("aggregator", victims[0])
@@ -208,15 +212,15 @@ func fromPlainMean(base, m federated.Model, read func(federated.Contribution) (f
 	return worst, nil
 }
 
-// soakRecords counts the records in the topic of updates; there may be no such topic, and
-// nobody to ask.
-func soakRecords(ctx context.Context, flags trainingFlags) (n int64) {
+// topicRecords counts the records in a topic; there may be no such topic, and nobody to
+// ask.
+func topicRecords(ctx context.Context, flags trainingFlags, topic string) (n int64) {
 	b, err := openBroker(ctx, flags.Broker, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return 0
 	}
 	defer b.Close()
-	ranges, err := b.Ranges(ctx, flags.updates())
+	ranges, err := b.Ranges(ctx, topic)
 	if err != nil {
 		return 0
 	}
