@@ -30,7 +30,7 @@ type Message struct {
 	SchemaID schemas.ID
 	Schema   schemas.Schema
 	// Data is the decoded value, nil for a tombstone. See schemas.Schema for
-	// the Go types it is made of.
+	// the Go types it is made of. Its bytes may lie in Value.
 	Data any
 	// Cells is what a CellSink may be given instead of Data: the value as cells,
 	// one for each field of the schema's model. Their bytes lie in Value.

@@ -152,7 +152,11 @@ func (d *Decoder) decode(ctx context.Context, r stream.Record, room *cells) (Mes
 			return m, ruled(err)
 		}
 	}
-	if m.Data, err = schemas.Decode(schema, body, d.limits); err != nil {
+	decode := schemas.DecodeShared
+	if plan != nil {
+		decode = schemas.Decode // rules may change what they read
+	}
+	if m.Data, err = decode(schema, body, d.limits); err != nil {
 		return m, &Reason{DecodeFailed, fmt.Errorf("written with schema %s: %w", name(header), err)}
 	}
 	if plan != nil {

@@ -32,6 +32,24 @@ func (l Limits) depth() int {
 // every string checked to be UTF-8, and with a panic of the library below
 // turned into an error that says so.
 func Decode(s Schema, src []byte, limits Limits) (v any, err error) {
+	return decode(s, src, limits, nil)
+}
+
+// SharedDecoder is a Schema whose values can be read without a copy of their bytes.
+type SharedDecoder interface {
+	// DecodeShared reads what Decode reads, but bytes in it may lie in src. If ok is
+	// false, Decode says what the value is, or what is wrong with it.
+	DecodeShared(src []byte) (v any, ok bool)
+}
+
+// DecodeShared is Decode for whoever leaves src as it is: bytes in the value may lie
+// in it.
+func DecodeShared(s Schema, src []byte, limits Limits) (v any, err error) {
+	shared, _ := s.(SharedDecoder)
+	return decode(s, src, limits, shared)
+}
+
+func decode(s Schema, src []byte, limits Limits, shared SharedDecoder) (v any, err error) {
 	if most := limits.bytes(); len(src) > most {
 		return nil, fmt.Errorf("decode %s: expected at most %d bytes, found %d", s.Type(), most, len(src))
 	}
@@ -40,8 +58,14 @@ func Decode(s Schema, src []byte, limits Limits) (v any, err error) {
 			v, err = nil, fmt.Errorf("decode %s: the decoder panicked on these %d bytes: %v", s.Type(), len(src), p)
 		}
 	}()
-	if v, err = s.Decode(src); err != nil {
-		return nil, err
+	read := false
+	if shared != nil {
+		v, read = shared.DecodeShared(src)
+	}
+	if !read {
+		if v, err = s.Decode(src); err != nil {
+			return nil, err
+		}
 	}
 	if bad := vet(v, limits.depth(), ""); bad != "" {
 		return nil, fmt.Errorf("decode %s: %s", s.Type(), bad)

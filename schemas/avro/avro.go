@@ -62,6 +62,10 @@ func newSchema(text string, refs map[string]string, strict bool) (schemas.Schema
 	})
 	s.coder = sync.OnceValues(s.compile)
 	s.cells = sync.OnceValue(func() []cellPlan { return cellPlans(s.model()) })
+	s.shares = sync.OnceValue(func() bool {
+		has, all := shares(s.model(), map[*schemas.Node]bool{})
+		return has && all
+	})
 	return s, nil
 }
 
@@ -114,15 +118,17 @@ type Schema struct {
 	model     func() *schemas.Node
 	coder     func() (*coder, error)
 	cells     func() []cellPlan
+	shares    func() bool // there are bytes, and all else is plain
 }
 
 var (
-	_ schemas.Schema      = (*Schema)(nil)
-	_ schemas.TextEncoder = (*Schema)(nil)
-	_ schemas.Normalizer  = (*Schema)(nil)
-	_ schemas.Formatter   = (*Schema)(nil)
-	_ schemas.Comparer    = (*Schema)(nil)
-	_ schemas.CellReader  = (*Schema)(nil)
+	_ schemas.Schema        = (*Schema)(nil)
+	_ schemas.TextEncoder   = (*Schema)(nil)
+	_ schemas.Normalizer    = (*Schema)(nil)
+	_ schemas.Formatter     = (*Schema)(nil)
+	_ schemas.Comparer      = (*Schema)(nil)
+	_ schemas.CellReader    = (*Schema)(nil)
+	_ schemas.SharedDecoder = (*Schema)(nil)
 )
 
 // Type returns schemas.Avro.
