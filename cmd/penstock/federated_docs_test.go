@@ -27,6 +27,21 @@ stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  3 updates  accuracy on digits
 `)
 }
 
+// Whoever follows the guide in its order makes each training once.
+func TestFederatedGuideNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, line := range commands(guided(t, "")) {
+		if m := regexp.MustCompile(` aggregate (\S+)`).FindStringSubmatch(line); m != nil && seen[m[1]] {
+			t.Errorf("%s: there is a training of this name before it", line)
+		} else if m != nil {
+			seen[m[1]] = true
+		}
+	}
+	if len(seen) < 9 {
+		t.Errorf("the guide makes the trainings %v: does this test still see them?", seen)
+	}
+}
+
 // It goes on over Kafka.
 func TestFederatedGuideOnKafka(t *testing.T) {
 	all := guided(t, "From nothing to a private training")
@@ -132,12 +147,15 @@ stdout ' of 4 spent at delta 1e-05 '
 `)
 }
 
-// guided is a section of the guide.
+// guided is a section of the guide, or all of it if the title is empty.
 func guided(t *testing.T, title string) string {
 	t.Helper()
 	guide, err := os.ReadFile("../../docs/federated.md")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if title == "" {
+		return string(guide)
 	}
 	_, text, _ := strings.Cut(string(guide), "## "+title)
 	text, _, _ = strings.Cut(text, "\n## ")

@@ -21,9 +21,9 @@ stderr 'goes with --clip-norm'
 func TestLocalPrivacyGuide(t *testing.T) {
 	runTraining(t, section(t, "Privacy from everybody"), 3, `
 grep '^{"updates":{"4":3}}$' ann.json
-exec penstock federated status lab
+exec penstock federated status local
 stdout '^round 3 of 3  model '
-! exec penstock federated join lab --name ann --clip-norm 1 --noise 4
+! exec penstock federated join local --name ann --clip-norm 1 --noise 4
 stderr 'expected --clip-norm, --noise and --ledger together'
 `)
 }
