@@ -252,22 +252,22 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 		t.notef("round %d of %d: trained on %d examples\n", m.Round, m.Rounds, trained.Samples)
 		return trained, nil
 	}
-	private, err := c.protect(t, train)
-	if err != nil {
-		return err
-	}
 	compression, err := federated.ParseCompression(c.Compress)
 	if err != nil {
 		return usagef("--compress: %v", err)
 	}
 	if c.Secure != "" {
-		if c.Compress != "" || c.Ledger != "" {
-			return usagef("--secure does not go with --compress, nor with --clip-norm, which the aggregator says")
+		if c.Compress != "" || c.given() {
+			return usagef("--secure does not go with --compress, nor with --clip-norm and --noise, which the aggregator says")
 		}
 		if c.Keys != "" {
 			return usagef("--keys does not go with --secure, which signs everything")
 		}
 		return c.securely(ctx, t, train)
+	}
+	private, err := c.protect(t, train)
+	if err != nil {
+		return err
 	}
 	var key trust.PrivateKey
 	if c.Keys != "" {

@@ -25,5 +25,7 @@ exec penstock federated status local
 stdout '^round 3 of 3  model '
 ! exec penstock federated join local --name ann --clip-norm 1 --noise 4
 stderr 'expected --clip-norm, --noise and --ledger together'
+! exec penstock federated join lab --name ann --clip-norm 1 --secure keys
+stderr 'which the aggregator says'
 `)
 }

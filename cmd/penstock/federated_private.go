@@ -72,9 +72,13 @@ type localPrivacyFlags struct {
 	Ledger   string  `group:"Privacy" placeholder:"FILE" help:"Where the updates that had noise are counted, over all trainings; made if it is not there."`
 }
 
+func (f localPrivacyFlags) given() bool {
+	return f.ClipNorm != 0 || f.Noise != 0 || f.Epsilon != 0 || f.Ledger != ""
+}
+
 // protect is train with noise on what it returns, if the flags ask for it.
 func (f localPrivacyFlags) protect(t *terminal, train trainer) (trainer, error) {
-	if f.ClipNorm == 0 && f.Noise == 0 && f.Epsilon == 0 && f.Ledger == "" {
+	if !f.given() {
 		return train, nil
 	}
 	if f.ClipNorm == 0 || f.Noise == 0 || f.Ledger == "" {

@@ -7,8 +7,15 @@ import os
 import numpy as np
 
 
+_BLOCK = 1 << 18  # draws at a time: memory of some megabytes
+
+
 def gaussian(sigma, n):
     """n integers, each x with a probability as exp(-x^2/(2 sigma^2)). sigma is 1 to 2^27."""
+    return np.concatenate([_block(sigma, min(_BLOCK, n - at)) for at in range(0, n, _BLOCK)])
+
+
+def _block(sigma, n):
     out, left = np.zeros(n, "<i8"), np.arange(n)
     twice = 2 * sigma * sigma
     while len(left):

@@ -5,7 +5,8 @@
 // vectors of norm at most C, with noise of standard deviation sigma times C. A
 // sampling rate below 1 lowers the bill only where each client is drawn on its
 // own, by a coin that nobody outside sees (Poisson sampling). Clients that show
-// up as they like are sampled at rate 1, whatever their share.
+// up as they like are sampled at rate 1, whatever their share. Shares says which such
+// mechanism the discrete noise of several parties costs as much as.
 package privacy
 
 import (

@@ -99,6 +99,9 @@ func FuzzClient(f *testing.F) {
 	w := newWorld(f, 3, 2)
 	w.at(Agreed)
 	seedsOf(f, w)
+	noisy := w.config.Settings
+	noisy.Encoding = withNoise(f, 3, 3, 2, 1, 1)
+	f.Add(byte(Open), noisy.append(nil))
 	f.Fuzz(func(t *testing.T, stage byte, payload []byte) {
 		at := Stage(stage)
 		if at == Open {
