@@ -127,11 +127,13 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 	var values []float64
 	switch s := s.(type) {
 	case strategies.Linear:
-		values = make([]float64, 0, elements(base.Parameters))
+		values = make([]float64, elements(base.Parameters))
+		rest := values
 		for _, t := range base.Parameters {
-			for _, v := range t.Values {
-				values = append(values, float64(v))
+			for i, v := range t.Values {
+				rest[i] = float64(v)
 			}
+			rest = rest[len(t.Values):]
 		}
 		sum := make([]float64, len(values))
 		var totals strategies.Totals
@@ -172,7 +174,7 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 	for _, t := range base.Parameters {
 		out := make([]float32, len(t.Values))
 		for i, v := range values[:len(out)] {
-			if out[i] = float32(v); !finite(float64(out[i])) {
+			if out[i] = float32(v); out[i]-out[i] != 0 { // NaN, for NaN and the infinities alone
 				return next, fmt.Errorf("strategy %s: %w in element %d of %q, found %v: the training diverges", base.Strategy, errNotFinite, i, t.Name, v)
 			}
 		}
