@@ -201,6 +201,7 @@ func (t *benchTraining) fold(ctx context.Context) (time.Duration, error) {
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // begins the peak anew, where the system has it
 	before, unknown := statusBytes("VmRSS")
 	timed := timedBroker{t.broker, &timedSource{}}
+	defer collectEarly(t.Parameters)()
 	a, group, err := t.open(ctx, func() { timed.source.end = time.Now() })
 	if err != nil {
 		return 0, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,6 +132,11 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 		group := c.aggregator()
+		parameters := 0
+		for _, tensor := range initial {
+			parameters += len(tensor.Values)
+		}
+		defer collectEarly(parameters)()
 		a, err := federated.Open(ctx, federated.Config{
 			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Edges: c.Edges, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster, Piece: c.Piece,
@@ -654,4 +660,16 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 		t.printf("%d models are what their %d updates make, to the byte%s\n", len(models), updates, signed.say())
 		return nil
 	})
+}
+
+// collectEarly has the collector run when memory has grown by a quarter, and not only
+// once it has doubled, where a model is so large that this matters: its vectors hold no
+// pointers, so that a collection takes no longer for them. It leaves a GOGC of the user's
+// alone. restore undoes it.
+func collectEarly(parameters int) (restore func()) {
+	if os.Getenv("GOGC") != "" || parameters < 1<<20 {
+		return func() {}
+	}
+	before := debug.SetGCPercent(25)
+	return func() { debug.SetGCPercent(before) }
 }

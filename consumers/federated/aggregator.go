@@ -168,6 +168,7 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 			return nil, err
 		}
 	}
+	a.config.Initial = nil // its memory
 	a.adopt(last)
 	return a, nil
 }
@@ -599,7 +600,7 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool, e
 	spilled := numbers != nil && numbers.file != nil
 	streamed := spilled && u.Partial == nil && a.streams() && allFloats(m.Data)
 	if streamed {
-		numbers.each = func([]float32) {} // the meter is enough
+		numbers.each = func(int, int, []float32) {} // the meter is enough
 	}
 	switch {
 	case err != nil:
@@ -662,7 +663,7 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool, e
 	out := &arrival{Update: u, Contribution: Contribution{Client: u.Client, Samples: u.Samples, Norm: norm, Loss: u.Loss, Stale: round - u.Round}}
 	switch {
 	case streamed:
-		out.each = func(fold func([]float32)) error {
+		out.each = func(fold func(tensor, from int, values []float32)) error {
 			numbers, err := p.halves.whole(mark, piece, m.Offset)
 			if err != nil {
 				return err

@@ -340,9 +340,9 @@ type numbers struct {
 	want   Hash
 	buf    []byte // a block of file
 
-	// each, if it is not nil, is given the values of float32 tensors, block by block;
-	// they are not kept then.
-	each func(values []float32)
+	// each, if it is not nil, is given the values of float32 tensors, which are not
+	// kept then: of which tensor, and from which element on.
+	each func(tensor, from int, values []float32)
 }
 
 func newNumbers(m *half, p *piece) (*numbers, error) {

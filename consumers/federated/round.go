@@ -1,6 +1,7 @@
 package federated
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -14,8 +15,9 @@ import (
 // the sum, and robust ones the updates themselves, which lie in a file until close.
 type partial struct {
 	counted []Contribution
-	sum     []float64
-	exact   []int64 // instead, where the sum is to be exact
+	sum     [][]float64 // by tensor
+	spent   bool        // sum was let go
+	exact   []int64     // instead, where the sum is to be exact
 	totals  strategies.Totals
 	spilled spilled
 	whole   int // updates that did not have to be clipped
@@ -27,9 +29,9 @@ type arrival struct {
 	Update
 	Contribution
 	read func() ([]Tensor, error)
-	// each, if it is not nil, gives the values of the parameters block by block, in
-	// their order. There are no others then.
-	each func(func(values []float32)) error
+	// each, if it is not nil, gives the values of the parameters block by block: of which
+	// tensor, and from which element on. There are no others then.
+	each func(func(tensor, from int, values []float32)) error
 }
 
 // ahead is how many updates in pieces are held in memory until those before them
@@ -65,48 +67,60 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 		weights[i] = weight
 		p.totals.Add(r, weight, scalar)
 	}
-	n := elements(base.Parameters)
 	switch {
 	case !isLinear:
 		return p.spilled.add(updates...)
 	case len(arrivals) == 0:
 	case arrivals[0].each != nil:
-		if p.sum == nil {
-			p.sum = make([]float64, n)
-		}
-		at, values := 0, make([][]float32, 1)
-		return arrivals[0].each(func(block []float32) {
+		p.begin(base)
+		values := make([][]float32, 1)
+		return arrivals[0].each(func(tensor, from int, block []float32) {
 			values[0] = block
-			kernels.Fold(p.sum[at:at+len(block)], values, weights)
-			at += len(block)
+			kernels.Fold(p.sum[tensor][from:][:len(block)], values, weights)
 		})
 	default:
-		p.fold(base.Sum, n, updates, weights)
+		p.begin(base)
+		p.fold(updates, weights)
 	}
 	return nil
 }
 
-// fold adds updates of n values to the sum, tensor by tensor.
-func (p *partial) fold(sum string, n int, updates [][]Tensor, weights []float64) {
-	exact := sum == SumExact
+// begin makes room for the sum of updates of base.
+func (p *partial) begin(base Model) {
 	switch {
-	case exact && p.exact == nil:
-		p.exact = make([]int64, n)
-	case !exact && p.sum == nil:
-		p.sum = make([]float64, n)
+	case base.Sum == SumExact && p.exact == nil:
+		p.exact = make([]int64, elements(base.Parameters))
+	case base.Sum != SumExact && p.sum == nil:
+		for _, t := range base.Parameters {
+			p.sum = append(p.sum, make([]float64, len(t.Values)))
+		}
 	}
+}
+
+// fold adds updates to the sum that begin made room for.
+func (p *partial) fold(updates [][]Tensor, weights []float64) {
 	values, from := make([][]float32, len(updates)), 0
 	for k, t := range updates[0] {
 		to := from + len(t.Values)
 		for i, u := range updates {
-			if values[i] = u[k].Values; exact {
+			if values[i] = u[k].Values; p.exact != nil {
 				foldExact(p.exact[from:to], values[i], weights[i])
 			}
 		}
-		if !exact {
-			kernels.Fold(p.sum[from:to], values, weights)
+		if p.exact == nil {
+			kernels.Fold(p.sum[k], values, weights)
 		}
 		from = to
+	}
+}
+
+// addTo adds the sum to another one.
+func (p *partial) addTo(sum []float64) {
+	for _, part := range p.sum {
+		for i, v := range part {
+			sum[i] += v
+		}
+		sum = sum[len(part):]
 	}
 }
 
@@ -127,6 +141,13 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 	var values []float64
 	switch s := s.(type) {
 	case strategies.Linear:
+		if e, ok := s.(strategies.Elementwise); ok && base.Privacy == nil && base.Sum != SumExact {
+			var err error
+			if next.Parameters, err = blockwise(base, e, partials); err != nil {
+				return next, err
+			}
+			break
+		}
 		values = make([]float64, elements(base.Parameters))
 		rest := values
 		for _, t := range base.Parameters {
@@ -146,9 +167,7 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 			for i, v := range p.exact {
 				exact[i] += v
 			}
-			for i, v := range p.sum {
-				sum[i] += v
-			}
+			p.addTo(sum)
 			totals.Merge(p.totals)
 			whole += p.whole
 		}
@@ -171,15 +190,13 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 	for _, p := range partials {
 		next.Contributions = append(next.Contributions, p.counted...)
 	}
-	for _, t := range base.Parameters {
-		out := make([]float32, len(t.Values))
-		for i, v := range values[:len(out)] {
-			if out[i] = float32(v); out[i]-out[i] != 0 { // NaN, for NaN and the infinities alone
-				return next, fmt.Errorf("strategy %s: %w in element %d of %q, found %v: the training diverges", base.Strategy, errNotFinite, i, t.Name, v)
-			}
+	for _, t := range base.Parameters[len(next.Parameters):] {
+		out := Tensor{Name: t.Name, Shape: t.Shape, Values: make([]float32, len(t.Values))}
+		if err := base.narrow(out, 0, values[:len(t.Values)]); err != nil {
+			return next, err
 		}
-		values = values[len(out):]
-		next.Parameters = append(next.Parameters, Tensor{Name: t.Name, Shape: t.Shape, Values: out})
+		values = values[len(t.Values):]
+		next.Parameters = append(next.Parameters, out)
 	}
 	for name, kept := range next.State {
 		if slices.ContainsFunc(kept, func(v float64) bool { return !finite(v) }) {
@@ -187,6 +204,63 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 		}
 	}
 	next.Hash = hashOf(next.Parameters)
+	return next, nil
+}
+
+// narrow sets values of the tensor of the next model, from one on.
+func (m Model) narrow(t Tensor, from int, values []float64) error {
+	for i, v := range values {
+		x := float32(v)
+		if t.Values[from+i] = x; x-x != 0 { // NaN, for NaN and the infinities alone
+			return fmt.Errorf("strategy %s: %w in element %d of %q, found %v: the training diverges", m.Strategy, errNotFinite, from+i, t.Name, v)
+		}
+	}
+	return nil
+}
+
+// errSpent is the error of a sum that was let go.
+var errSpent = errors.New("the sum of the updates is used up")
+
+// blockwise are the parameters that s makes of the partials. Their sums are let go
+// tensor by tensor, so that they and the parameters never lie in memory whole: a second
+// time it fails.
+func blockwise(base Model, s strategies.Elementwise, partials []*partial) ([]Tensor, error) {
+	var totals strategies.Totals
+	for _, p := range partials {
+		if p.spent {
+			return nil, errSpent
+		}
+		p.spent = len(p.sum) > 0
+		totals.Merge(p.totals)
+	}
+	next := make([]Tensor, len(base.Parameters))
+	var values, sum [blockSize / 8]float64
+	for k, t := range base.Parameters {
+		next[k] = Tensor{Name: t.Name, Shape: t.Shape, Values: make([]float32, len(t.Values))}
+		for from := 0; from < len(t.Values); from += len(sum) {
+			n := min(len(sum), len(t.Values)-from)
+			for i, v := range t.Values[from:][:n] {
+				values[i], sum[i] = float64(v), 0
+			}
+			for _, p := range partials {
+				if p.sum == nil {
+					continue
+				}
+				for i, v := range p.sum[k][from:][:n] {
+					sum[i] += v
+				}
+			}
+			s.Step(values[:n], sum[:n], totals, nil)
+			if err := base.narrow(next[k], from, values[:n]); err != nil {
+				return nil, err
+			}
+		}
+		for _, p := range partials {
+			if p.sum != nil {
+				p.sum[k] = nil
+			}
+		}
+	}
 	return next, nil
 }
 

@@ -396,9 +396,13 @@ func (s *secureServer) model(base Model, machine *secagg.Server) (Model, error) 
 	if err != nil {
 		return base, err
 	}
-	p := partial{sum: make([]float64, len(mean))}
-	for i, x := range flat(base.Parameters) {
-		p.sum[i] = (float64(x) + mean[i]) * float64(weight)
+	var p partial
+	p.begin(base)
+	for k, t := range base.Parameters {
+		for i, x := range t.Values {
+			p.sum[k][i] = (float64(x) + mean[i]) * float64(weight)
+		}
+		mean = mean[len(t.Values):]
 	}
 	for _, name := range machine.Contributors() {
 		p.counted = append(p.counted, Contribution{Client: name})

@@ -209,24 +209,18 @@ func (p *partial) merge(base Model, u Update, c Contribution) {
 	p.counted = append(p.counted, c)
 	p.totals.Merge(u.Partial.Totals)
 	p.whole += int(u.Partial.Whole)
-	n := elements(base.Parameters)
-	switch {
-	case base.Sum == SumExact && p.exact == nil:
-		p.exact = make([]int64, n)
-	case base.Sum != SumExact && p.sum == nil:
-		p.sum = make([]float64, n)
-	}
+	p.begin(base)
 	at := 0
-	for _, t := range u.Parameters {
-		for b := t.Packed; len(b) > 0; b = b[8:] {
-			bits := binary.LittleEndian.Uint64(b)
+	for k, t := range u.Parameters {
+		for i := range len(t.Packed) / 8 {
+			bits := binary.LittleEndian.Uint64(t.Packed[8*i:])
 			if base.Sum == SumExact {
-				p.exact[at] += int64(bits)
+				p.exact[at+i] += int64(bits)
 			} else {
-				p.sum[at] += math.Float64frombits(bits)
+				p.sum[k][i] += math.Float64frombits(bits)
 			}
-			at++
 		}
+		at += len(t.Packed) / 8
 	}
 }
 
@@ -248,9 +242,7 @@ func sumOf(m Model, partials []*partial, positions []Position, closed string) Up
 		for i, v := range part.exact {
 			exact[i] += v
 		}
-		for i, v := range part.sum {
-			sum[i] += v
-		}
+		part.addTo(sum)
 	}
 	loss, _ := lossOf(p.Contributions)
 	u := Update{Client: m.Edge, Loss: loss, Round: m.Round, Base: m.Hash, Samples: int64(p.Samples), Partial: p}

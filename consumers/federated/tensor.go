@@ -256,7 +256,7 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 			}
 		}
 		if passed {
-			n.each(values)
+			n.each(index, at, values)
 		}
 		at += len(values)
 	}

@@ -18,8 +18,23 @@ func mean(sum []float64, t Totals) {
 	}
 }
 
+// Elementwise is a Linear without a State, whose Step makes each element of the model of
+// the same one and that of the sum: it may be called for some elements after the others.
+type Elementwise interface {
+	Linear
+	elementwise()
+}
+
+// apart makes a Linear an Elementwise.
+type apart struct{}
+
+func (apart) elementwise() {}
+
 // FedAvg is the mean weighted by samples (McMahan et al., 2017).
-type FedAvg struct{ bySamples }
+type FedAvg struct {
+	bySamples
+	apart
+}
 
 func (FedAvg) String() string { return "fedavg" }
 
@@ -162,7 +177,10 @@ func (s *Adaptive) Step(model, sum []float64, t Totals, state State) {
 
 // QFedAvg gives more weight to clients that the model serves badly (Li et al.,
 // 2020). Q 0 is the mean without weights; Rate is that of the clients.
-type QFedAvg struct{ Q, Rate float64 }
+type QFedAvg struct {
+	apart
+	Q, Rate float64
+}
 
 // NewQFedAvg returns one with q and rate 0.1.
 func NewQFedAvg() *QFedAvg { return &QFedAvg{Q: 0.1, Rate: 0.1} }
@@ -196,7 +214,7 @@ func (s *QFedAvg) Step(model, sum []float64, t Totals, _ State) {
 
 // FedNova takes out the advantage of clients that took more steps (Wang et al.,
 // 2020), for plain gradient descent.
-type FedNova struct{}
+type FedNova struct{ apart }
 
 func (FedNova) String() string { return "fednova" }
 
