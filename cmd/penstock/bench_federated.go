@@ -19,6 +19,7 @@ type benchFederatedCmd struct {
 	Secure     int    `placeholder:"N" help:"Measure a round of secure aggregation among N clients, once, and nothing else."`
 	Broker     string `placeholder:"URL" help:"Measure folding updates as they come from a broker, and nothing else."`
 	Flower     string `placeholder:"PYTHON" help:"Measure rounds against those of Flower, which the interpreter has, and nothing else."`
+	Tensors    int    `default:"1" placeholder:"N" help:"With --flower: tensors of a model (default ${default})."`
 	Partitions int    `default:"1" placeholder:"N" help:"With --broker: partitions of the updates (default ${default})."`
 }
 

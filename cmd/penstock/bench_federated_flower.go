@@ -26,18 +26,18 @@ import (
 //go:embed bench_federated_flower.py
 var flowerScript string
 
-// flowerTensors is how many tensors a model has, so that neither side has it easy.
-const flowerTensors = 10
-
 // flower compares a round of an Aggregator with Flower's. Both begin with updates that
 // have arrived, encoded as they travel, and end with the next model, encoded.
 func (c *benchFederatedCmd) flower(ctx context.Context, t *terminal, flags benchFlags) (err error) {
-	script, stop, err := startFlower(ctx, c.Flower, c.Updates, c.Parameters)
+	if c.Tensors < 1 || c.Tensors > c.Parameters {
+		return usagef("--tensors: expected from 1 to %d, as many as there are parameters, found %d", c.Parameters, c.Tensors)
+	}
+	script, stop, err := startFlower(ctx, c.Flower, c.Updates, c.Parameters, c.Tensors)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	round, err := newMemoryRound(ctx, c.Updates, c.Parameters)
+	round, err := newMemoryRound(ctx, c.Updates, c.Parameters, c.Tensors)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (c *benchFederatedCmd) flower(ctx context.Context, t *terminal, flags bench
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for cores := range min(2, runtime.GOMAXPROCS(0)) {
 		runtime.GOMAXPROCS(cores + 1)
-		settings := fmt.Sprintf("Flower's FedAvg.aggregate_train; %s kernel, cores: %d, %d updates of %d float32", kernels.Name(), cores+1, c.Updates, c.Parameters)
+		settings := fmt.Sprintf("Flower's FedAvg.aggregate_train; %s kernel, cores: %d, %d updates of %d float32 in %d tensors", kernels.Name(), cores+1, c.Updates, c.Parameters, c.Tensors)
 		if err := flags.compare(ctx, t, fmt.Sprintf("federated flower %d", cores+1), settings, round.run, flower); err != nil {
 			return err
 		}
@@ -61,8 +61,8 @@ func (c *benchFederatedCmd) flower(ctx context.Context, t *terminal, flags bench
 
 // startFlower starts the script, which has its updates when it is returned. Each call of
 // run is a round: the seconds it took, and the first value of its model.
-func startFlower(ctx context.Context, python string, updates, parameters int) (run func() (seconds, first float64, err error), stop func() error, err error) {
-	cmd := exec.CommandContext(ctx, python, "-c", flowerScript, strconv.Itoa(updates), strconv.Itoa(parameters), strconv.Itoa(flowerTensors))
+func startFlower(ctx context.Context, python string, updates, parameters, tensors int) (run func() (seconds, first float64, err error), stop func() error, err error) {
+	cmd := exec.CommandContext(ctx, python, "-c", flowerScript, strconv.Itoa(updates), strconv.Itoa(parameters), strconv.Itoa(tensors))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -103,18 +103,18 @@ type memoryRound struct {
 
 const memoryBatch = 16 // records of a batch
 
-func newMemoryRound(ctx context.Context, updates, parameters int) (*memoryRound, error) {
+func newMemoryRound(ctx context.Context, updates, parameters, tensors int) (*memoryRound, error) {
 	var r memoryRound
 	var initial []federated.Tensor
-	for i := range flowerTensors {
-		n := parameters*(i+1)/flowerTensors - parameters*i/flowerTensors
+	for i := range tensors {
+		n := parameters*(i+1)/tensors - parameters*i/tensors
 		initial = append(initial, federated.Tensor{Name: strconv.Itoa(i), Shape: []int{n}, Values: make([]float32, n)})
 	}
 	var clients []string
 	for k := range updates {
 		client := fmt.Sprintf("c%06d", k)
 		clients = append(clients, client)
-		var tensors []any
+		var encoded []any
 		at := 0
 		for _, t := range initial {
 			data := make([]byte, 0, 4*len(t.Values))
@@ -122,13 +122,13 @@ func newMemoryRound(ctx context.Context, updates, parameters int) (*memoryRound,
 				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(parameter(at)))
 				at++
 			}
-			tensors = append(tensors, map[string]any{
+			encoded = append(encoded, map[string]any{
 				"name": t.Name, "dtype": "float32", "shape": []any{int64(t.Shape[0])}, "data": data, "crc": int64(crc32.ChecksumIEEE(data)),
 			})
 		}
 		r.messages = append(r.messages, consumers.Message{
 			Record: stream.Record{Topic: "updates", Key: []byte(client)},
-			Data:   map[string]any{"client": client, "samples": int64(k + 1), "parameters": tensors},
+			Data:   map[string]any{"client": client, "samples": int64(k + 1), "parameters": encoded},
 		})
 	}
 	var err error
