@@ -3,6 +3,7 @@ package federated
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"testing"
 
 	"penstock/consumers"
@@ -140,6 +141,59 @@ func FuzzUpdates(f *testing.F) {
 					t.Fatalf("counts: %v", u.Parameters)
 				}
 			}
+		}
+	})
+}
+
+// FuzzPartials takes what edges may say that they have added up: what is accepted makes a
+// model, whatever it is.
+func FuzzPartials(f *testing.F) {
+	schema := newRegistry(f)[2]
+	base := Model{Rounds: 2, Clients: []string{"a", "e"}, Edges: []string{"e"}, Strategy: "fedavg",
+		Parameters: []Tensor{{Name: "w", Shape: []int{2}, Values: []float32{1, -1}}}}
+	base.Hash = hashOf(base.Parameters)
+	number := func(x, y float64) []byte {
+		return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, math.Float64bits(x)), math.Float64bits(y))
+	}
+	f.Add(int64(3), int64(1), int64(4), int64(2), 7.0, 0.0, 0.5, int64(3), false, number(7, -7))
+	f.Add(int64(3), int64(1), int64(4), int64(1), 7.0, 0.0, 0.5, int64(2), true, binary.LittleEndian.AppendUint64(make([]byte, 8), 7*exactUnit))
+	f.Add(int64(3), int64(1), int64(4), int64(2), 7.0, 0.0, 0.5, int64(3), false, number(1e300, 0))
+	f.Add(int64(3), int64(1), int64(4), int64(2), 7.0, 0.0, 1e308, int64(3), false, number(7, 7))
+	f.Fuzz(func(t *testing.T, samples, updates, samples2, updates2 int64, weight, scalar, loss float64, whole int64, exact bool, sums []byte) {
+		if len(sums) < 16 {
+			return
+		}
+		m, tensor := base, Tensor{Name: "w", Shape: []int{2}, DType: Summed, Packed: sums[:16]}
+		if exact {
+			m.Sum, tensor.DType = SumExact, ExactlySummed
+		}
+		p := Partial{Totals: strategies.Totals{Updates: max(1, updates) + max(1, updates2), Weight: weight, Scalar: scalar}, Whole: whole, Contributions: []Contribution{
+			{Client: "b", Samples: samples, Updates: updates}, {Client: "c", Samples: samples2, Updates: updates2},
+		}}
+		v, err := schema.Decode(encodedAgain(t, schema, Update{
+			Client: "e", Base: m.Hash, Samples: samples + samples2, Loss: loss, Partial: &p, Parameters: []Tensor{tensor},
+		}.value()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := ReadUpdate(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := u.summed(m, strategies.FedAvg{})
+		if err != nil {
+			return
+		}
+		var sum partial
+		for range 2 { // as if of two edges
+			sum.merge(m, u, c)
+		}
+		next, err := step(m, strategies.FedAvg{}, []*partial{&sum}, nil)
+		if err != nil || !finite(c.Norm) {
+			t.Fatalf("%+v gives %v, and the norm %v", p, err, c.Norm)
+		}
+		if loss, _ := next.Loss(); !finite(loss) {
+			t.Fatalf("the loss of %+v is %v", c, loss)
 		}
 	})
 }

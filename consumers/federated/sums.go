@@ -176,7 +176,11 @@ func (u Update) summed(m Model, s strategies.Strategy) (c Contribution, err erro
 			} else if !finite(v) {
 				return refuse(NotFinite, "at /parameters/%d: %v, found %v in element %d of %q", i, errNotFinite, v, j, t.Name)
 			}
-			d := v/p.Weight - float64(base[j])
+			mean := v / p.Weight
+			if !finite(float64(float32(mean))) {
+				return refuse(NotFinite, "at /parameters/%d: expected a sum whose mean fits float32, found the mean %v in element %d of %q", i, mean, j, t.Name)
+			}
+			d := mean - float64(base[j])
 			squares += float64(d * d)
 		}
 	}

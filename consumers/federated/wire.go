@@ -76,11 +76,15 @@ func lossOf(contributions []Contribution) (mean float64, known bool) {
 	var samples float64
 	for _, c := range contributions {
 		if c.Loss != 0 {
-			mean += c.Loss * float64(c.Samples)
 			samples += float64(c.Samples)
 		}
 	}
-	return mean / max(samples, 1), samples > 0
+	for _, c := range contributions {
+		if c.Loss != 0 {
+			mean += c.Loss * (float64(c.Samples) / samples) // in this order it stays finite
+		}
+	}
+	return mean, samples > 0
 }
 
 // Contribution is an update that was counted.
