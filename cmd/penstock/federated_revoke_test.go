@@ -39,7 +39,7 @@ func TestRevokedWhileARoundWaits(t *testing.T) {
 			run(federated("revoke", "--keys", "keys", "--names", "cyd", "--reason", "silent"))
 			for _, cmd := range clients {
 				if err := cmd.Wait(); err != nil {
-					t.Errorf("%q: %v", cmd.Args, err)
+					t.Fatalf("%q: %v", cmd.Args, err)
 				}
 			}
 			if out := run(federated("history")); !strings.Contains(out, "  attempt 2 at its round: revoked, or with another key: cyd") {
