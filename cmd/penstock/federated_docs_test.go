@@ -184,6 +184,26 @@ stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  [34] updates  accuracy on dig
 `)
 }
 
+// So do those about trees, whose last example is of another site.
+func TestTreeGuide(t *testing.T) {
+	lines := section(t, "Trees")
+	if last := lines[len(lines)-1]; strings.Contains(last, "hub.example") {
+		lines = lines[:len(lines)-1]
+	}
+	runTraining(t, lines, 7, `
+exec penstock federated status hub
+stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  4 updates by way of 2 edges of '
+exec penstock federated audit hub
+stdout '^round 4  north  counted  norm '
+! exec penstock federated edge hub-north --name south --above hub --clients ann,bob
+stderr 'choose another topic'
+! exec penstock federated edge hub --name south --clients ann
+stderr 'is above itself'
+! exec penstock federated edge hub-east --name east --above hub
+stderr 'either --clients'
+`)
+}
+
 // So do those about signed updates, with one client in Python; and what is verified
 // says so.
 func TestSignedGuide(t *testing.T) {
