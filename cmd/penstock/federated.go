@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -301,41 +300,6 @@ func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
 	})
 }
 
-// load reads all models of the training.
-func (t training) load(ctx context.Context) ([]federated.Model, error) {
-	records, err := readTopic(ctx, t.broker, t.models(), t.Training+".reader")
-	if err != nil {
-		return nil, err
-	}
-	decoder, joiner := consumers.NewDecoder(t.reg, schemas.Limits{}), federated.NewJoiner()
-	defer joiner.Close()
-	var models []federated.Model
-	for _, r := range records {
-		m, err := decoder.Decode(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		model, whole, err := joiner.Model(m.Data)
-		if err != nil {
-			return nil, fmt.Errorf("record %d of %q: %w", r.Offset, t.models(), err)
-		}
-		if !whole {
-			continue
-		}
-		// After a lost answer a model may lie there twice, the same to the byte.
-		// So it does for another attempt at its round.
-		if n := len(models); n > 0 && models[n-1].Round == model.Round && models[n-1].Hash == model.Hash {
-			models[n-1] = model
-			continue
-		}
-		models = append(models, model)
-	}
-	if len(models) == 0 {
-		return nil, fmt.Errorf("topic %q holds no model yet", t.models())
-	}
-	return models, nil
-}
-
 // modelRow is a model in a line.
 type modelRow struct {
 	Round    int64      `json:"round"`
@@ -448,11 +412,11 @@ type federatedStatusCmd struct{ trainingFlags }
 // Run shows it.
 func (c *federatedStatusCmd) Run(ctx context.Context, t *terminal) error {
 	return c.connect(ctx, t, func(tr training) error {
-		models, err := tr.load(ctx)
+		var m federated.Model
+		err := tr.each(ctx, func(next federated.Model) error { m = next; return nil })
 		if err != nil {
 			return err
 		}
-		m := models[len(models)-1]
 		row := rowOf(m)
 		if row.Tight, err = m.Privacy.Tight(); err != nil {
 			return err
@@ -467,16 +431,7 @@ type federatedHistoryCmd struct{ trainingFlags }
 // Run shows them.
 func (c *federatedHistoryCmd) Run(ctx context.Context, t *terminal) error {
 	return c.connect(ctx, t, func(tr training) error {
-		models, err := tr.load(ctx)
-		if err != nil {
-			return err
-		}
-		for _, m := range models {
-			if err := c.show(t, m); err != nil {
-				return err
-			}
-		}
-		return nil
+		return tr.each(ctx, func(m federated.Model) error { return c.show(t, m) })
 	})
 }
 
@@ -501,17 +456,9 @@ func (c *federatedExportCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return usagef("--to %s: expected a name that ends in .npz or .safetensors", c.To)
 	}
 	return c.connect(ctx, t, func(tr training) (err error) {
-		models, err := tr.load(ctx)
+		m, err := c.model(ctx, tr)
 		if err != nil {
 			return err
-		}
-		m := models[len(models)-1]
-		if c.Round >= 0 {
-			i := slices.IndexFunc(models, func(m federated.Model) bool { return m.Round == c.Round })
-			if i < 0 {
-				return usagef("--round %d: the topic holds the models of rounds %d to %d", c.Round, models[0].Round, m.Round)
-			}
-			m = models[i]
 		}
 		file, err := os.Create(c.To)
 		if err != nil {
@@ -529,6 +476,26 @@ func (c *federatedExportCmd) Run(ctx context.Context, t *terminal) (err error) {
 		}
 		return c.show(t, m)
 	})
+}
+
+// model is the one that is asked for.
+func (c *federatedExportCmd) model(ctx context.Context, tr training) (m federated.Model, err error) {
+	first, last := int64(-1), int64(0)
+	found := false
+	err = tr.each(ctx, func(next federated.Model) error {
+		if first < 0 {
+			first = next.Round
+		}
+		last = next.Round
+		if c.Round < 0 || next.Round == c.Round && !found {
+			m, found = next, true
+		}
+		return nil
+	})
+	if err == nil && !found {
+		err = usagef("--round %d: the topic holds the models of rounds %d to %d", c.Round, first, last)
+	}
+	return m, err
 }
 
 // federatedVerifyCmd makes all models again.
@@ -606,60 +573,68 @@ func (c *federatedVerifyCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 	}
-	return c.connect(ctx, t, func(tr training) error {
-		if _, err := tr.broker.Ranges(ctx, federated.SecureTopics(c.Training)[0]); err == nil {
-			return usagef("training %q adds up masked updates, which nobody can add up again: expected a training without --secure", c.Training)
-		}
-		models, err := tr.load(ctx)
-		if err != nil {
+	return c.connect(ctx, t, func(tr training) error { return c.verify(ctx, t, tr, key) })
+}
+
+// verify holds two models, or as many as updates may be of.
+func (c *federatedVerifyCmd) verify(ctx context.Context, t *terminal, tr training, key *federated.NoiseKey) error {
+	if _, err := tr.broker.Ranges(ctx, federated.SecureTopics(c.Training)[0]); err == nil {
+		return usagef("training %q adds up masked updates, which nobody can add up again: expected a training without --secure", c.Training)
+	}
+	models, err := tr.outlines(ctx)
+	if err != nil {
+		return err
+	}
+	read, err := tr.contributions(ctx, models)
+	if err != nil {
+		return err
+	}
+	signed, err := tr.signatures(ctx, t, models, c.Keys)
+	if err != nil {
+		return err
+	}
+	var sums edgeSums
+	if models[0].Edge != "" {
+		if sums, err = tr.sums(ctx); err != nil {
 			return err
 		}
-		read, err := tr.contributions(ctx, models)
+	}
+	updates := 0
+	err = tr.eachStep(ctx, models, func(before []federated.Model, m federated.Model) error {
+		if err := signed.begin(before[len(before)-1]); err != nil {
+			return noError{err}
+		}
+		check := func(c federated.Contribution) (federated.Update, error) {
+			u, err := read(c)
+			if err == nil {
+				err = signed.check(u)
+			}
+			return u, err
+		}
+		var err error
+		if m.Edge != "" {
+			err = sums.verify(before[len(before)-1], m, check)
+		} else {
+			err = federated.RecomputeAfter(before, m, key, check)
+		}
 		if err != nil {
-			return err
+			return noError{err}
 		}
-		signed, err := tr.signatures(ctx, t, models, c.Keys)
-		if err != nil {
-			return err
-		}
-		var sums edgeSums
-		if models[0].Edge != "" {
-			if sums, err = tr.sums(ctx); err != nil {
-				return err
-			}
-		}
-		updates := 0
-		for i, m := range models[1:] {
-			if err := signed.begin(models[i]); err != nil {
-				return noError{err}
-			}
-			check := func(c federated.Contribution) (federated.Update, error) {
-				u, err := read(c)
-				if err == nil {
-					err = signed.check(u)
-				}
-				return u, err
-			}
-			if m.Edge != "" {
-				err = sums.verify(models[i], m, check)
-			} else {
-				err = federated.RecomputeAfter(models[max(0, i-federated.Window):i+1], m, key, check)
-			}
-			if err != nil {
-				return noError{err}
-			}
-			updates += len(m.Contributions)
-		}
-		if c.json() {
-			return t.object(map[string]int{"models": len(models), "updates": updates})
-		}
-		if models[0].Edge != "" {
-			t.printf("the sums for %d models are what %d updates make, to the byte%s\n", len(models)-1, updates, signed.say())
-			return nil
-		}
-		t.printf("%d models are what their %d updates make, to the byte%s\n", len(models), updates, signed.say())
+		updates += len(m.Contributions)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return t.object(map[string]int{"models": len(models), "updates": updates})
+	}
+	if models[0].Edge != "" {
+		t.printf("the sums for %d models are what %d updates make, to the byte%s\n", len(models)-1, updates, signed.say())
+		return nil
+	}
+	t.printf("%d models are what their %d updates make, to the byte%s\n", len(models), updates, signed.say())
+	return nil
 }
 
 // collectEarly has the collector run when memory has grown by a quarter, and not only

@@ -77,7 +77,7 @@ func (c *federatedAuditCmd) Run(ctx context.Context, t *terminal) error {
 		return usagef("expected --quarantine SCORE and --keys FOLDER together, with a score above 0")
 	}
 	return c.connect(ctx, t, func(tr training) error {
-		models, err := tr.load(ctx)
+		models, err := tr.outlines(ctx)
 		if err != nil {
 			return err
 		}
@@ -123,28 +123,30 @@ func (t training) counted(ctx context.Context, models []federated.Model) (rows [
 	if err != nil {
 		return nil, err
 	}
-	for i, m := range models[1:] {
+	err = t.eachStep(ctx, models, func(before []federated.Model, m federated.Model) error {
 		var updates []federated.Update
 		for _, place := range m.Contributions {
 			u, err := read(place)
 			if err != nil {
-				return nil, fmt.Errorf("update at %d/%d: %w", place.Partition, place.Offset, err)
+				return fmt.Errorf("update at %d/%d: %w", place.Partition, place.Offset, err)
 			}
 			updates = append(updates, u)
 		}
-		measured, err := federated.Measure(models[max(0, i-federated.Window):i+1], updates)
+		measured, err := federated.Measure(before, updates)
 		if err != nil {
-			return nil, noError{err}
+			return noError{err}
 		}
+		round := before[len(before)-1].Round
 		for k, s := range measured {
 			place := m.Contributions[k]
 			rows = append(rows, auditRow{
-				Round: &models[i].Round, Client: s.Client, Decision: "counted", Partition: &place.Partition, Offset: &place.Offset,
+				Round: &round, Client: s.Client, Decision: "counted", Partition: &place.Partition, Offset: &place.Offset,
 				Norm: &s.Norm, Cosine: &s.Cosine, Loss: &s.Loss, Score: &s.Score, By: s.By,
 			})
 		}
-	}
-	return rows, nil
+		return nil
+	})
+	return rows, err
 }
 
 // refused are the updates in the dead-letter topic, each once.

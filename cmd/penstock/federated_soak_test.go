@@ -149,7 +149,7 @@ func soakFederated(t *testing.T, name string, few int, broker func(c *crashed, m
 		t.Errorf("verify: %v: %s", err, out)
 	}
 	err = flags.connect(ctx, &terminal{log: slog.New(slog.DiscardHandler)}, func(tr training) error {
-		models, err := tr.load(ctx)
+		models, err := tr.outlines(ctx)
 		if err != nil {
 			return err
 		}
@@ -158,8 +158,8 @@ func soakFederated(t *testing.T, name string, few int, broker func(c *crashed, m
 			return err
 		}
 		worst := 0.0
-		for i, m := range models[1:] {
-			distance, err := fromPlainMean(models[i], m, read)
+		err = tr.eachStep(ctx, models, func(before []federated.Model, m federated.Model) error {
+			distance, err := fromPlainMean(before[len(before)-1], m, read)
 			if err != nil {
 				return err
 			}
@@ -167,6 +167,10 @@ func soakFederated(t *testing.T, name string, few int, broker func(c *crashed, m
 				t.Errorf("model of round %d has %d updates, want %d", m.Round, len(m.Contributions), clients)
 			}
 			worst = max(worst, distance)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		t.Logf("%d rounds of %d clients, kill -9 of %v; at most %.2g from the plain mean", rounds, clients, killed, worst)
 		if worst > 1e-6 || len(models) != rounds+1 {

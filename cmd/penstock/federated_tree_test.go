@@ -171,7 +171,11 @@ func TestSoakTree(t *testing.T) {
 
 // loaded are the models of a training, and what reads the updates that they name.
 func loaded(ctx context.Context, t training) ([]federated.Model, func(federated.Contribution) (federated.Update, error), error) {
-	models, err := t.load(ctx)
+	var models []federated.Model
+	err := t.each(ctx, func(m federated.Model) error {
+		models = append(models, m)
+		return nil
+	})
 	if err != nil {
 		return nil, nil, err
 	}

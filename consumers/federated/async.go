@@ -10,6 +10,17 @@ import (
 // rounds (fedbuff): the aggregator holds so many.
 const Window = 4
 
+// Reach is how many models the updates after m may be of: m, and where there are no
+// rounds those of the Window before it.
+func (m Model) Reach() int {
+	if s, err := strategies.Parse(m.Strategy); err == nil {
+		if _, ok := s.(*strategies.FedBuff); ok {
+			return 1 + Window
+		}
+	}
+	return 1
+}
+
 // asynchronous is what an aggregator without rounds knows of what came before. Its
 // methods may be called on nil, for one with rounds.
 type asynchronous struct {

@@ -78,7 +78,7 @@ func TestModelsWithoutRounds(t *testing.T) {
 		}
 		counted, read := map[string]bool{}, s.counted(models)
 		for i, m := range models[1:] {
-			if err := RecomputeAfter(models[max(0, i-Window):i+1], m, nil, read); err != nil {
+			if err := RecomputeAfter(models[max(0, i+1-m.Reach()):i+1], m, nil, read); err != nil {
 				rt.Fatal(err)
 			}
 			if len(m.Contributions) != k {
