@@ -2,6 +2,7 @@ package strategies
 
 import (
 	"errors"
+	"fmt"
 	"math"
 )
 
@@ -199,7 +200,12 @@ func (s *QFedAvg) Weigh(r Report) (weight, scalar float64, err error) {
 	loss := r.Loss + 1e-10 // as Flower has it: a loss of 0 has no power below 0
 	weight = math.Pow(loss, s.Q)
 	distance := r.Distance / s.Rate
-	return weight, s.Q*math.Pow(loss, s.Q-1)*distance*distance + weight/s.Rate, nil
+	scalar = s.Q*math.Pow(loss, s.Q-1)*distance*distance + weight/s.Rate
+	// Sums of many such, times any float32, are finite.
+	if !(weight > 0 && weight < 1e200 && scalar < 1e250) {
+		return 0, 0, fmt.Errorf("expected a loss whose power %v is above 0 and below 1e200, found %v and %v", s.Q, r.Loss, weight)
+	}
+	return weight, scalar, nil
 }
 
 // Step implements Linear.

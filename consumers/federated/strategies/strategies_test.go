@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -136,5 +137,36 @@ func TestNoUpdates(t *testing.T) {
 		if err := Fold(l, model, matrix{rows: [][]float64{{0, 0}}}, nil, state); err != nil || !slices.Equal(model, []float64{1, 2}) || len(state) > 0 {
 			t.Errorf("%s: %v, %v, %v", name, model, state, err)
 		}
+	}
+}
+
+// Whatever losses clients report, those that are weighed make finite numbers of any float32.
+func TestQFedAvgStaysFinite(t *testing.T) {
+	for _, s := range []*QFedAvg{{Q: 0.1, Rate: 0.1}, {Q: 1, Rate: 1e-3}, {Q: 50, Rate: 10}} {
+		weighed := 0
+		for _, loss := range []float64{0, 1e-300, 1e-9, 1, 2, 1e5, 1e300, math.MaxFloat64} {
+			var totals Totals
+			r := Report{Samples: 1, Loss: loss, Distance: math.Sqrt2 * math.MaxFloat32}
+			weight, scalar, err := s.Weigh(r)
+			if err != nil {
+				continue
+			}
+			weighed++
+			model, sum := []float64{math.MaxFloat32}, []float64{0}
+			for range 1000 {
+				totals.Add(r, weight, scalar)
+				sum[0] -= float64(weight * math.MaxFloat32)
+			}
+			s.Step(model, sum, totals, nil)
+			if x := float64(float32(model[0])); math.IsInf(x, 0) || math.IsNaN(x) {
+				t.Errorf("%v: the loss %v makes %v", s, loss, model[0])
+			}
+		}
+		if weighed < 2 {
+			t.Errorf("%v weighs %d losses", s, weighed)
+		}
+	}
+	if _, _, err := (&QFedAvg{Q: 2, Rate: 1}).Weigh(Report{Loss: 1e200}); err == nil || !strings.Contains(err.Error(), "found 1e+200 and +Inf") {
+		t.Errorf("got %v", err)
 	}
 }
