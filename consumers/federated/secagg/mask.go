@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"penstock/consumers/federated/kernels"
 )
 
 const (
@@ -60,9 +62,9 @@ func add(v []uint32, c cipher.Block, m mask, block int, buffer []byte) {
 		b := buffer[:4*n]
 		stream.XORKeyStream(b, zeros[:4*n])
 		if m.subtract {
-			subtractBytes(v[:n], b)
+			kernels.SubtractWords(v[:n], b)
 		} else {
-			addBytes(v[:n], b)
+			kernels.AddWords(v[:n], b)
 		}
 		v = v[n:]
 	}
@@ -72,33 +74,6 @@ func add(v []uint32, c cipher.Block, m mask, block int, buffer []byte) {
 func counter(first []byte, blocks int) []byte {
 	low, carry := bits.Add64(binary.BigEndian.Uint64(first[8:]), uint64(blocks), 0)
 	return block{binary.BigEndian.Uint64(first) + carry, low}.append(nil)
-}
-
-// addBytes adds elements of four bytes each, as many as v has.
-func addBytes(v []uint32, b []byte) {
-	for ; len(v) >= 4 && len(b) >= 16; v, b = v[4:], b[16:] {
-		x, y := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
-		v[0] += uint32(x)
-		v[1] += uint32(x >> 32)
-		v[2] += uint32(y)
-		v[3] += uint32(y >> 32)
-	}
-	for i := range v {
-		v[i] += binary.LittleEndian.Uint32(b[4*i:])
-	}
-}
-
-func subtractBytes(v []uint32, b []byte) {
-	for ; len(v) >= 4 && len(b) >= 16; v, b = v[4:], b[16:] {
-		x, y := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
-		v[0] -= uint32(x)
-		v[1] -= uint32(x >> 32)
-		v[2] -= uint32(y)
-		v[3] -= uint32(y >> 32)
-	}
-	for i := range v {
-		v[i] -= binary.LittleEndian.Uint32(b[4*i:])
-	}
 }
 
 // newAES returns AES for a key that is 16 or 32 bytes long.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"hash"
 	"slices"
+
+	"penstock/consumers/federated/kernels"
 )
 
 // ErrTooFew is wrapped where so many clients dropped out that the masks cannot
@@ -426,8 +428,8 @@ func (s *Server) onMasked(index uint16, m *Message) error {
 	if s.listed(Survived) && !on(s.survivors.there, index, hash) {
 		return m.refuse(Late, "it is not the one on the list")
 	}
-	addBytes(s.sum[:from], a.elements)
-	addBytes(s.sum[from:], part)
+	kernels.AddWords(s.sum[:from], a.elements)
+	kernels.AddWords(s.sum[from:], part)
 	s.arrived[index] = hash
 	return nil
 }

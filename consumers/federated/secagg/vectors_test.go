@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"penstock/consumers/federated/kernels"
 )
 
 // must be tested: the vectors of Flower 1.41 and those of the formula; negative
@@ -314,7 +316,7 @@ func TestMaskKernel(t *testing.T) {
 	var out [16]byte
 	for i := 0; i < n; i += 4 {
 		stream.Encrypt(out[:], c)
-		addBytes(whole[i:min(i+4, n)], out[:])
+		kernels.AddWords(whole[i:min(i+4, n)], out[:])
 		c = counter(c, 1)
 	}
 	v := make([]uint32, n)
