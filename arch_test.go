@@ -74,7 +74,7 @@ var mayImport = map[string][]string{
 	"consumers/federated":            {"consumers", "consumers/federated/kernels", "consumers/federated/privacy", "consumers/federated/secagg", "consumers/federated/strategies", "consumers/federated/trust", "schemas", "stream"},
 	"consumers/federated/kernels":    {"golang.org/x/sys/cpu"},
 	"consumers/federated/privacy":    {},
-	"consumers/federated/secagg":     {"consumers/federated/privacy"},
+	"consumers/federated/secagg":     {"consumers/federated/kernels", "consumers/federated/privacy"},
 	"consumers/federated/strategies": {},
 	"consumers/federated/trust":      {"filippo.io/mldsa", "filippo.io/mldsa/x509"},
 	"consumers/handlers":             {"consumers", "stream", "stream/watermill", "github.com/ThreeDotsLabs/watermill"},
