@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"penstock/consumers/federated/strategies"
+	"penstock/consumers/federated/trust"
 )
 
 // The dtypes of the tensors of a Partial.
@@ -78,10 +79,7 @@ func (p *Partial) text() []byte {
 	if p == nil {
 		return nil
 	}
-	number := func(b []byte, n int64) []byte { return binary.LittleEndian.AppendUint64(b, uint64(n)) }
-	text := func(b []byte, s string) []byte {
-		return append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
-	}
+	number, text := trust.AppendNumber, trust.AppendText
 	b := number(nil, p.Updates)
 	b = number(b, int64(math.Float64bits(p.Weight)))
 	b = number(b, int64(math.Float64bits(p.Scalar)))

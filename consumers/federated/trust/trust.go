@@ -39,18 +39,18 @@ type Update struct {
 
 // Text is what is signed.
 func (u Update) Text() []byte {
-	b := text([]byte("penstock-update-v1\x00"), u.Topic)
-	b = text(b, u.Client)
-	b = number(b, u.Round)
+	b := AppendText([]byte("penstock-update-v1\x00"), u.Topic)
+	b = AppendText(b, u.Client)
+	b = AppendNumber(b, u.Round)
 	b = append(b, u.Base[:]...)
-	b = number(b, u.Samples)
-	b = number(b, int64(math.Float64bits(u.Loss)))
-	b = number(b, u.Steps)
+	b = AppendNumber(b, u.Samples)
+	b = AppendNumber(b, int64(math.Float64bits(u.Loss)))
+	b = AppendNumber(b, u.Steps)
 	b = append(b, u.Parameters[:]...)
 	if u.Partial == nil {
 		return b
 	}
-	return text(b, string(u.Partial))
+	return AppendText(b, string(u.Partial))
 }
 
 // The actions of entries.
@@ -74,17 +74,21 @@ type Entry struct {
 
 // Text is what is signed. topic is that of the roster.
 func (e Entry) Text(topic string) []byte {
-	b := text([]byte("penstock-roster-v1\x00"), topic)
-	b = number(b, e.Number)
-	b = text(b, e.Action)
-	b = text(b, e.Client)
-	b = text(b, string(e.Key))
-	return text(b, e.Reason)
+	b := AppendText([]byte("penstock-roster-v1\x00"), topic)
+	b = AppendNumber(b, e.Number)
+	b = AppendText(b, e.Action)
+	b = AppendText(b, e.Client)
+	b = AppendText(b, string(e.Key))
+	return AppendText(b, e.Reason)
 }
 
-func number(b []byte, n int64) []byte { return binary.LittleEndian.AppendUint64(b, uint64(n)) }
+// AppendNumber appends a number as texts that are signed have it.
+func AppendNumber(b []byte, n int64) []byte {
+	return binary.LittleEndian.AppendUint64(b, uint64(n))
+}
 
-func text(b []byte, s string) []byte {
+// AppendText appends a text behind its length, as texts that are signed have it.
+func AppendText(b []byte, s string) []byte {
 	return append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
 }
 
