@@ -3,6 +3,7 @@ package federated
 import (
 	"errors"
 	"math"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -213,4 +214,33 @@ func TestSecureClientChecksItsNoise(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// Clients learn although what each says is lost in noise: an untrained model is right
+// about a tenth.
+func TestPrivateSumsTeach(t *testing.T) {
+	all := digits(t)
+	test, rest := all[:397], all[397:]
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 8
+		s := newSecureTraining(t, clients, 4)
+		s.config.MaxWeight, s.config.Initial = 1, NewSoftmax(64, 10)
+		s.config.Privacy = &Privacy{Clip: 1, Noise: 0.3, Delta: 1e-5}
+		s.train = func(client string, m Model) (Trained, error) {
+			var own []Example
+			for i := slices.Index(names(clients), client); i < len(rest); i += clients {
+				own = append(own, rest[i])
+			}
+			return SGD{Epochs: 5, Batch: 10, Rate: 0.3, Seed: uint64(m.Round)}.Answer(m, own)
+		}
+		for name := range s.keys {
+			s.client(name, nil)
+		}
+		m := s.result(nil)
+		s.work.Wait()
+		accuracy, err := Accuracy(m.Parameters, test)
+		if err != nil || accuracy < 0.4 {
+			t.Errorf("accuracy %v with epsilon %v, %v", accuracy, m.Privacy.Spent, err)
+		}
+	})
 }
