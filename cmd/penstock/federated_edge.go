@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -236,13 +237,12 @@ func together(ctx context.Context, runs ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ends := make(chan error, len(runs))
+	var running sync.WaitGroup
 	for _, run := range runs {
-		go func() { ends <- run(ctx) }()
+		running.Go(func() { ends <- run(ctx) })
 	}
 	first := <-ends
 	cancel()
-	for range runs[1:] {
-		<-ends
-	}
+	running.Wait()
 	return first
 }
