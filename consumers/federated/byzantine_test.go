@@ -38,7 +38,7 @@ func TestByzantineClients(t *testing.T) {
 		}
 		return out
 	}
-	sgd := SGD{Epochs: 4, Batch: 10, Rate: 0.3, Seed: 1}
+	sgd := SGD{Epochs: 3, Batch: 10, Rate: 0.3, Seed: 1}
 	known := map[string][]Tensor{} // what was trained, of which strategies begin with the same
 	train := func(m Model, kind string, c int, share []Example) []Tensor {
 		id := fmt.Sprint(m.Hash, kind, c)
