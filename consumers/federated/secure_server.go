@@ -230,11 +230,12 @@ func (s *secureServer) public() ed25519.PublicKey {
 }
 
 // round makes the next model of a round, in as many attempts as it takes.
-func (s *secureServer) round(ctx context.Context, base Model) (Model, error) {
+func (s *secureServer) round(ctx context.Context, base Model) (next Model, err error) {
 	machine, err := s.attempt(base, 0)
 	if err != nil {
 		return base, err
 	}
+	defer func() { err = errors.Join(err, machine.Close()) }()
 	began, opened := false, base // began: this process has seen the stage begin
 	s.exposed = 0
 	for {
@@ -298,6 +299,7 @@ func (s *secureServer) charged(base Model) (_ Model, err error) {
 func (s *secureServer) attempt(base Model, number int32) (*secagg.Server, error) {
 	return secagg.NewServer(secagg.ServerConfig{
 		Training: s.Training, Round: base.Round, Attempt: number, Base: secagg.Hash(base.Hash), Key: s.Key, Settings: s.settings,
+		Spill: func() (secagg.File, error) { return newSpill() },
 	})
 }
 
@@ -331,7 +333,11 @@ func (s *secureServer) record(base Model, machine *secagg.Server, r placed) (*se
 		if machine.Listed(secagg.Confirm) {
 			s.exposed++ // a client may have answered after all, and the sum be known
 		}
-		return s.attempt(base, r.Attempt+1)
+		next, err := s.attempt(base, r.Attempt+1)
+		if err != nil {
+			return machine, err
+		}
+		return next, machine.Close()
 	}
 	return machine, nil
 }
@@ -359,9 +365,13 @@ func (s *secureServer) collect(ctx context.Context, machine *secagg.Server, bega
 		for len(t.queue) > 0 {
 			m := t.queue[0]
 			t.queue = t.queue[1:]
-			if err := machine.Receive(m.Message); err != nil {
+			var refused *secagg.Refusal
+			switch err := machine.Receive(m.Message); {
+			case errors.As(err, &refused):
 				s.notef("refused: %v", err)
 				continue
+			case err != nil:
+				return fmt.Errorf("%w: %w: %w", errDisk, consumers.ErrStop, err)
 			}
 			s.passed(t, m.offset)
 			if machine.Complete() {

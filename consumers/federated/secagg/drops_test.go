@@ -2,6 +2,8 @@ package secagg
 
 import (
 	"errors"
+	"os"
+	"slices"
 	"testing"
 )
 
@@ -48,6 +50,59 @@ func TestLongVector(t *testing.T) {
 	if len(w.sent[Masked]) != 6 {
 		t.Errorf("%d messages, want 2 of each client", len(w.sent[Masked]))
 	}
+}
+
+// The parts that come first lie in a file, whoever's come in between. What the disk
+// refuses is no message that does not count.
+func TestPartsLieInAFile(t *testing.T) {
+	w := newWorld(t, 3, MaxChunk+40_001)
+	full := false
+	w.config.Spill = func() (File, error) {
+		file, err := os.CreateTemp(t.TempDir(), "")
+		return disk{file, &full}, err
+	}
+	w.server = w.newServer()
+	w.mustSum(nil)
+	w.sent[Masked] = []Message{w.sent[Masked][0], w.sent[Masked][2], w.sent[Masked][4], w.sent[Masked][1], w.sent[Masked][3], w.sent[Masked][5]}
+	s := w.newServer()
+	for _, m := range w.records {
+		if err := s.Record(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full = true
+	w.replay(s)
+	err := s.Receive(w.sent[Masked][0])
+	if refused := new(Refusal); !errors.Is(err, errFull) || errors.As(err, &refused) {
+		t.Fatalf("expected the disk's error, found %v", err)
+	}
+	full = false
+	w.replay(s)
+	want, err := w.server.Sum()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Sum(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("expected the sum of the server before it, found another: %v", err)
+	}
+	if err := errors.Join(s.Close(), w.server.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// disk is a file on a disk that is full at times.
+type disk struct {
+	File
+	full *bool
+}
+
+var errFull = errors.New("the disk is full")
+
+func (d disk) WriteAt(b []byte, at int64) (int, error) {
+	if *d.full {
+		return 0, errFull
+	}
+	return d.File.WriteAt(b, at)
 }
 
 // The smallest graph, and one of indexes over a byte's half.

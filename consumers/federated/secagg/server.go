@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"slices"
 
 	"penstock/consumers/federated/kernels"
@@ -24,6 +25,16 @@ type ServerConfig struct {
 	Base     Hash // of the round's model
 	Key      ed25519.PrivateKey
 	Settings Settings
+	// Spill makes a file for vectors of which parts are there, until the others are;
+	// nil keeps them in memory. Close closes it.
+	Spill func() (File, error)
+}
+
+// File is what a server asks of a file.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
 }
 
 // Server runs one attempt at one round. What it is follows from the records of
@@ -40,6 +51,7 @@ type Server struct {
 	dealt    map[uint16]dealt
 	shares   map[uint16]Hash // of the message in dealt
 	parts    map[uint16]*arriving
+	spilled  File            // of parts: of each client at its index, as much as a vector takes
 	arrived  map[uint16]Hash // of the vectors in sum
 	sum      []uint32
 	confirms map[uint16][]byte // signatures
@@ -55,8 +67,52 @@ type Server struct {
 
 // arriving is a vector of which parts are there.
 type arriving struct {
-	elements []byte
+	have     int    // bytes
+	elements []byte // those, unless they are in a file
 	parts    hash.Hash
+}
+
+// keep keeps one more part of a client's vector.
+func (s *Server) keep(index uint16, a *arriving, part []byte) (err error) {
+	if s.config.Spill == nil {
+		a.elements = append(a.elements, part...)
+		a.have += len(part)
+		return nil
+	}
+	if s.spilled == nil {
+		if s.spilled, err = s.config.Spill(); err != nil {
+			return fmt.Errorf("keep part of a vector: %w", err)
+		}
+	}
+	if _, err := s.spilled.WriteAt(part, s.place(index)+int64(a.have)); err != nil {
+		return fmt.Errorf("keep part of a vector: %w", err)
+	}
+	a.have += len(part)
+	return nil
+}
+
+// kept are the parts of a client's vector.
+func (s *Server) kept(index uint16, a *arriving) ([]byte, error) {
+	if s.spilled == nil || a.have == 0 {
+		return a.elements, nil
+	}
+	b := make([]byte, a.have)
+	if _, err := s.spilled.ReadAt(b, s.place(index)); err != nil {
+		return nil, fmt.Errorf("read part of a vector: %w", err)
+	}
+	return b, nil
+}
+
+func (s *Server) place(index uint16) int64 {
+	return int64(index) * 4 * int64(s.config.Settings.whole())
+}
+
+// Close lets go of what Spill made. The server takes no messages after it.
+func (s *Server) Close() error {
+	if s.spilled == nil {
+		return nil
+	}
+	return s.spilled.Close()
 }
 
 // NewServer returns a server whose log is empty.
@@ -310,7 +366,8 @@ func within(list []uint16, clients int) error {
 	return nil
 }
 
-// Receive takes a message of a client. A *Refusal says why it does not count.
+// Receive takes a message of a client. A *Refusal says why it does not count; any other
+// error is that of a file, and m may be received again.
 func (s *Server) Receive(m Message) error {
 	if err := s.same(&m); err != nil {
 		return err
@@ -407,28 +464,32 @@ func (s *Server) onMasked(index uint16, m *Message) error {
 	if a == nil {
 		a = &arriving{parts: sha256.New()}
 	}
-	switch have := len(a.elements) / 4; {
+	switch have := a.have / 4; {
 	case from < have:
 		return m.refuse(Duplicate, "the first one counts")
 	case from > have:
 		return m.refuse(Malformed, "expected the part from element %d, found that from %d", have, from)
 	}
 	h := m.Hash()
-	a.parts.Write(h[:])
-	if n := len(a.elements) + len(part); n < 4*whole {
-		if a.elements == nil {
-			a.elements = make([]byte, 0, 4*whole)
+	if a.have+len(part) < 4*whole {
+		if err := s.keep(index, a, part); err != nil {
+			return err
 		}
-		a.elements = append(a.elements, part...)
+		a.parts.Write(h[:])
 		s.parts[index] = a
 		return nil
 	}
+	before, err := s.kept(index, a)
+	if err != nil {
+		return err
+	}
+	a.parts.Write(h[:])
 	delete(s.parts, index)
 	hash := Hash(a.parts.Sum(nil))
 	if s.listed(Survived) && !on(s.survivors.there, index, hash) {
 		return m.refuse(Late, "it is not the one on the list")
 	}
-	kernels.AddWords(s.sum[:from], a.elements)
+	kernels.AddWords(s.sum[:from], before)
 	kernels.AddWords(s.sum[from:], part)
 	s.arrived[index] = hash
 	return nil
