@@ -637,14 +637,14 @@ func (c *federatedVerifyCmd) verify(ctx context.Context, t *terminal, tr trainin
 	return nil
 }
 
-// collectEarly has the collector run when memory has grown by a quarter, and not only
+// collectEarly has the collector run when memory has grown by a tenth, and not only
 // once it has doubled, where a model is so large that this matters: its vectors hold no
 // pointers, so that a collection takes no longer for them. It leaves a GOGC of the user's
 // alone. restore undoes it.
 func collectEarly(parameters int) (restore func()) {
-	if os.Getenv("GOGC") != "" || parameters < 1<<20 {
+	if os.Getenv("GOGC") != "" || parameters < 4<<20 {
 		return func() {}
 	}
-	before := debug.SetGCPercent(25)
+	before := debug.SetGCPercent(10)
 	return func() { debug.SetGCPercent(before) }
 }
