@@ -206,7 +206,7 @@ func (t *benchTraining) fold(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := finished(runJob(ctx, &timed, t.schemas, job{topic: t.topic, group: group, sink: a, owner: a})); err != nil {
+	if err := finished(runJob(ctx, &timed, t.schemas, job{topic: t.topic, group: group, sink: a, owner: a, inFlight: updatesInFlight})); err != nil {
 		return 0, err
 	}
 	t.topics = append(t.topics, consumers.DeadLetterTopic(t.topic, group))

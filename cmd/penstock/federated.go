@@ -156,7 +156,7 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 		if !a.Model().Final() {
-			j := job{topic: c.updates(), group: group, sink: a, owner: a}
+			j := job{topic: c.updates(), group: group, sink: a, owner: a, inFlight: updatesInFlight}
 			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v\n", why.Err) }
 			err := rereading(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })
 			if err := finished(err); err != nil {
@@ -637,7 +637,12 @@ func (c *federatedVerifyCmd) verify(ctx context.Context, t *terminal, tr trainin
 	return nil
 }
 
-// collectEarly has the collector run when memory has grown by a tenth, and not only
+// updatesInFlight is how many bytes of updates an aggregator has fetched and not yet
+// looked at: enough to be read while others are folded, and little beside a model for
+// which it matters.
+const updatesInFlight = 8 << 20
+
+// collectEarly has the collector run when memory has grown by a twentieth, and not only
 // once it has doubled, where a model is so large that this matters: its vectors hold no
 // pointers, so that a collection takes no longer for them. It leaves a GOGC of the user's
 // alone. restore undoes it.
@@ -645,6 +650,6 @@ func collectEarly(parameters int) (restore func()) {
 	if os.Getenv("GOGC") != "" || parameters < 4<<20 {
 		return func() {}
 	}
-	before := debug.SetGCPercent(10)
+	before := debug.SetGCPercent(5)
 	return func() { debug.SetGCPercent(before) }
 }

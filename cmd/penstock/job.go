@@ -124,6 +124,7 @@ type job struct {
 	attempts     int  // consumers.Config.Attempts
 	byKey        bool // the policy makes batches of one key each
 	hooks        consumers.Hooks
+	inFlight     int // consumers.Config.InFlightBytes
 	// to says in words where the results go; with it, the job announces what it
 	// reads.
 	to  string
@@ -178,7 +179,7 @@ func runJob(ctx context.Context, broker stream.Broker, reg consumers.Registry, j
 		batcher := microbatch.Batch(opened, *j.policy)
 		src, finished = batcher, func() error { return errors.Join(batcher.Close(), opened.Close()) }
 	}
-	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Parking: parking, Attempts: j.attempts, DeadLetters: broker, DeadLetterTopic: j.deadLetters, Hooks: j.hooks}
+	cfg := consumers.Config{Group: j.group, Registry: reg, Reader: j.reader, Plain: j.plain, Between: j.between, ByKey: j.byKey, Ordering: j.ordering, Parking: parking, Attempts: j.attempts, DeadLetters: broker, DeadLetterTopic: j.deadLetters, Hooks: j.hooks, InFlightBytes: j.inFlight}
 	if j.policy != nil {
 		cfg.MaxRecords = j.policy.Count
 	}
