@@ -244,3 +244,36 @@ func TestDiskOfUpdatesIsFull(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A whole round of ten updates of a million: into the file, out of it, and the model.
+func BenchmarkRobustRound(b *testing.B) {
+	const clients, dim = 10, 1_000_000
+	base := Model{Parameters: []Tensor{{Name: "w", Shape: []int{dim}, Values: make([]float32, dim)}}}
+	var arrivals []arrival
+	for c := range clients {
+		values := make([]float32, dim)
+		for i := range values {
+			values[i] = float32((i*7919+c*104729)%65537) / 65537
+		}
+		arrivals = append(arrivals, arrival{Update: Update{Parameters: []Tensor{{Values: values}}}, Contribution: Contribution{Samples: 1}})
+	}
+	for _, name := range []string{"krum:byzantine=2", "median", "trimmed-mean"} {
+		s, err := strategies.Parse(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				p := &partial{}
+				if err := p.add(s, base, nil, arrivals...); err != nil {
+					b.Fatal(err)
+				}
+				_, err := step(base, s, []*partial{p}, nil)
+				p.spilled.close()
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
