@@ -24,7 +24,7 @@ func largeModel() []Tensor {
 // A batch that ends more updates in pieces than are held in memory makes the model that
 // the same updates make whole, and nothing is left in the folder of temporary files.
 func TestUpdatesInPiecesThroughFiles(t *testing.T) {
-	for _, strategy := range []string{"fedadam", "median"} {
+	for _, strategy := range []string{"fedavg", "fedadam", "median"} {
 		t.Run(strategy, func(t *testing.T) {
 			temp := t.TempDir()
 			t.Setenv("TMPDIR", temp)
