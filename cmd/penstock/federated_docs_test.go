@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -15,15 +14,40 @@ import (
 )
 
 // The way with which docs/federated.md begins: three clients, two in Go and one in
-// Python, train a model, and another one that nobody sees their share of.
+// Python, train a model, and another one that nobody sees their share of. The sections
+// after it say what else a training can be; where they show no clients, those join that
+// the aggregator names.
 func TestFederatedGuide(t *testing.T) {
 	first, _, _ := strings.Cut(guided(t, "From nothing to a private training"), "### The same over Kafka")
-	runTraining(t, commands(first), 8, `
+	lines, together := commands(first), 8
+	named := regexp.MustCompile(`aggregate (\S+) .*--clients (\S+)`)
+	for _, title := range []string{"Models and strategies", "When a round ends", "What is refused", "Smaller updates", "Privacy\n"} {
+		for _, line := range commands(guided(t, title)) {
+			lines = append(lines, line)
+			if strings.Contains(line, "--name ") {
+				together++
+			}
+			if m := named.FindStringSubmatch(line); m != nil {
+				names := strings.Split(m[2], ",")
+				for i, name := range names {
+					lines = append(lines, fmt.Sprintf("penstock federated join %s --name %s --share %d/%d", m[1], name, i+1, len(names)))
+				}
+				together += 1 + len(names)
+			}
+		}
+	}
+	runTraining(t, lines, together, `
 exists digits.safetensors
-exec penstock federated status digits
+exec penstock federated history digits
 stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  3 updates of .* accuracy on digits held back 0\.9'
 exec penstock federated status private
 stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  3 updates  accuracy on digits held back 0\.9'
+exec penstock federated status robust
+stdout '^round 10 of 10  .*  krum:byzantine=1  '
+exec penstock federated status hasty
+stdout '^round 10 of 10  .*  3 updates '
+exec penstock federated status noisy
+stdout ' of 4 spent at delta 1e-05 '
 `)
 }
 
@@ -112,39 +136,6 @@ func runTraining(t *testing.T, lines []string, together int, then string) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await, "ready": ready},
 	})
-}
-
-// The sections between say what else a training can be. Where they show no clients, those
-// join that the aggregator names.
-func TestFederatedGuideFurther(t *testing.T) {
-	first := commands(guided(t, "From nothing to a private training"))
-	lines := slices.DeleteFunc(first[:9], func(line string) bool { return strings.HasPrefix(line, "python") })
-	lines = append(lines[:4], append([]string{"penstock federated join digits --name cyd --share 3/3"}, lines[4:]...)...)
-	together := 4
-	named := regexp.MustCompile(`aggregate (\S+) .*--clients (\S+)`)
-	for _, title := range []string{"Models and strategies", "When a round ends", "What is refused", "Smaller updates", "Privacy\n"} {
-		for _, line := range commands(guided(t, title)) {
-			lines = append(lines, line)
-			if strings.Contains(line, "--name ") {
-				together++
-			}
-			if m := named.FindStringSubmatch(line); m != nil {
-				names := strings.Split(m[2], ",")
-				for i, name := range names {
-					lines = append(lines, fmt.Sprintf("penstock federated join %s --name %s --share %d/%d", m[1], name, i+1, len(names)))
-				}
-				together += 1 + len(names)
-			}
-		}
-	}
-	runTraining(t, lines, together, `
-exec penstock federated status robust
-stdout '^round 10 of 10  .*  krum:byzantine=1  '
-exec penstock federated status hasty
-stdout '^round 10 of 10  .*  5 updates '
-exec penstock federated status noisy
-stdout ' of 4 spent at delta 1e-05 '
-`)
 }
 
 // guided is a section of the guide, or all of it if the title is empty.
