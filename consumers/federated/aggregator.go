@@ -93,7 +93,6 @@ type Aggregator struct {
 	arrived map[string]bool // what is counted already, by mark: the clients of this round
 	async   *asynchronous   // nil where there are rounds
 	pending *Model          // what the round has ended with, until it is on the topic
-	unsure  bool            // whether that is on the topic, after a failed publish
 	changed chan struct{}   // closed when there is another model
 	roster  *rosterReader   // nil where updates are not signed
 	members trust.Members   // whom the round believes
@@ -314,7 +313,7 @@ func (a *Aggregator) Model() Model {
 func (a *Aggregator) adopt(m Model) {
 	same := m.Round == a.model.Round && m.Hash == a.model.Hash // another attempt
 	a.async.follows(a.model, m)
-	a.model, a.base, a.pending, a.unsure = m, nil, nil, false
+	a.model, a.base, a.pending = m, nil, nil
 	if m.Privacy != nil {
 		a.base = flat(m.Parameters)
 	}
@@ -350,9 +349,12 @@ func (a *Aggregator) adopt(m Model) {
 // Assigned implements stream.Owner. Partitions start where the last model says.
 // The error wraps ErrFinished if that is the final one, and
 // stream.ErrTopicChanged if the topic was made again since.
-func (a *Aggregator) Assigned(_ context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
+func (a *Aggregator) Assigned(ctx context.Context, partitions []stream.Partition) (map[stream.Partition]int64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.resume(ctx); err != nil {
+		return nil, err
+	}
 	if a.model.Final() {
 		return nil, ErrFinished
 	}
@@ -375,6 +377,36 @@ func (a *Aggregator) Assigned(_ context.Context, partitions []stream.Partition) 
 		a.parts[id.Number] = &part{partition: id, next: next, begun: begun, fresh: true, halves: halves{limit: largestUpdate(a.model.Parameters), room: a.config.unspilled, reuse: linear}}
 	}
 	return starts, nil
+}
+
+// resume begins the round of a newer model, if there is one: another aggregator was at
+// work before this one has got partitions.
+func (a *Aggregator) resume(ctx context.Context) error {
+	further, err := a.overtaken(ctx)
+	if err == nil && further {
+		window := 0
+		if a.async != nil {
+			window = Window
+		}
+		var recent []Model
+		if recent, err = a.recent(ctx, 1+window); err == nil && len(recent) > 0 && recent[len(recent)-1].newer(a.model) {
+			last := recent[len(recent)-1]
+			if a.async != nil {
+				a.model, a.async.older = Model{}, recent[:len(recent)-1]
+			}
+			var ended *Partial
+			if a.above != nil {
+				ended, err = a.lastPartial(ctx, last)
+			}
+			if err == nil {
+				a.goOn(last, ended)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read last model: %w", err)
+	}
+	return nil
 }
 
 // Lost implements stream.Owner. What came from the partitions in this round
@@ -733,20 +765,33 @@ func (a *Aggregator) endRound(ctx context.Context, expired bool) error {
 // settle publishes the pending model, unless it is on the topic already, and begins its
 // round.
 func (a *Aggregator) settle(ctx context.Context) error {
-	if a.unsure {
-		last, _, err := a.last(ctx)
-		switch {
-		case err != nil:
-			return fmt.Errorf("read last model: %w", err)
-		case last.newer(a.model):
+	further, err := a.overtaken(ctx)
+	if err == nil && further {
+		var last Model
+		if last, _, err = a.last(ctx); err == nil && last.newer(a.model) {
 			return a.begin(last)
 		}
 	}
-	a.unsure = true
+	if err != nil {
+		return fmt.Errorf("read last model: %w", err)
+	}
 	if err := a.publish(ctx, *a.pending); err != nil {
 		return err
 	}
 	return a.begin(*a.pending)
+}
+
+// overtaken says that there is a newer model on the topic than the one in progress, or
+// some of one: an answer was lost, or another aggregator is at work.
+func (a *Aggregator) overtaken(ctx context.Context) (further bool, err error) {
+	err = a.config.tail(ctx, a.config.Models, "-models", 1, func(m consumers.Message) (int, error) {
+		fields, _ := m.Data.(map[string]any)
+		round, _ := fields["round"].(int64)
+		attempt, _ := fields["attempt"].(int32)
+		further = Model{Round: round, Attempt: attempt}.newer(a.model)
+		return 1, nil
+	}, func() { further = false })
+	return further, err
 }
 
 // outcome is what the round ends with; ended is false while it goes on. It is made

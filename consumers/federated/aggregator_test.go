@@ -422,7 +422,7 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 					rt.Fatal(err)
 				}
 				starts, err := s.a.Assigned(context.Background(), []stream.Partition{id(int32(p))})
-				if err != nil {
+				if running = !errors.Is(err, ErrFinished); running && err != nil {
 					rt.Fatal(err)
 				}
 				s.at[p] = starts[id(int32(p))]
@@ -625,6 +625,53 @@ func TestRecomputeTells(t *testing.T) {
 	f("its updates make", func(m *Model) { m.Hash[0]++ })
 	f(`the state "momentum"`, func(m *Model) { m.State["momentum"][0]++ })
 	f("is not made from", func(m *Model) { m.Base = Hash{} })
+}
+
+// An aggregator that gets the partitions of another goes on from the newest model, and one
+// that was too slow to hear that it has lost its own publishes no older model behind that.
+func TestAnotherAggregatorWasAtWork(t *testing.T) {
+	for _, strategy := range []string{"fedavg", "fedbuff:k=1"} {
+		t.Run(strategy, func(t *testing.T) {
+			tr := newTraining(t, 1, 4)
+			tr.config.Strategy = strategy
+			write := func(a *Aggregator, m Model, offset int64) error {
+				msg := message(t, tr.publisher.registry, "c0", updateOf("c0", m).value())
+				msg.Offset = offset
+				return a.Write(t.Context(), consumers.Batch{Topic: "updates", First: offset, Next: offset + 1, Messages: []consumers.Message{msg}})
+			}
+			first, slow, standby := open(t, tr.config), open(t, tr.config), open(t, tr.config)
+			claim(t, slow)
+			claim(t, first)
+			start := first.Model()
+			for i := range int64(2) {
+				if err := write(first, first.Model(), i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := write(slow, start, 0); err != nil || slow.Model().Round != 2 {
+				t.Errorf("the slow one is in round %d, %v", slow.Model().Round, err)
+			}
+			if starts := claim(t, standby); starts[id(0)] != 2 || standby.Model().Hash != first.Model().Hash {
+				t.Errorf("the other goes on at %v, in round %d", starts, standby.Model().Round)
+			}
+			for i := int64(2); standby.Model().Round < 4; i++ {
+				if err := write(standby, standby.Model(), i); err != nil && !errors.Is(err, ErrFinished) {
+					t.Fatal(err)
+				}
+			}
+			if err := slow.Lost(t.Context(), []stream.Partition{id(0), id(1), id(2)}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := slow.Assigned(t.Context(), []stream.Partition{id(0)}); !errors.Is(err, ErrFinished) {
+				t.Errorf("after the last model: %v", err)
+			}
+			for i, m := range tr.models() {
+				if m.Round != int64(i) {
+					t.Errorf("record %d is of round %d", i, m.Round)
+				}
+			}
+		})
+	}
 }
 
 func TestRefusals(t *testing.T) {

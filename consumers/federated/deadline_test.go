@@ -246,7 +246,7 @@ func (u *unread) Ranges(ctx context.Context, topic string) ([]stream.Range, erro
 func TestWatchWaitsForWhatIsUnread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHall(t, 2, 2, func(c *Config) { c.Deadline, c.Now = time.Minute, nil })
-		u := &unread{Broker: memory.New()}
+		u := &unread{Broker: h.broker.(*memory.Broker)}
 		u.end.Store(1)
 		h.a.config.Broker = u
 		ctx, cancel := context.WithCancel(t.Context())

@@ -99,13 +99,20 @@ func OpenEdge(ctx context.Context, config EdgeConfig) (*Edge, error) {
 	if e.a.strategy, err = strategies.Parse(m.Strategy); err != nil {
 		return fail(err)
 	}
+	e.a.goOn(m, ended)
+	close(e.ready)
+	return e, nil
+}
+
+// goOn adopts the last model, of whose round an edge may have sent the sum.
+func (a *Aggregator) goOn(m Model, ended *Partial) {
 	if ended != nil {
 		m.Positions = ended.Positions
 	}
-	e.a.adopt(m)
-	e.a.above.ended = ended
-	close(e.ready)
-	return e, nil
+	a.adopt(m)
+	if ended != nil {
+		a.above.ended = ended
+	}
 }
 
 // Ready is closed when the edge has a model, and Updates may be used.
@@ -169,7 +176,7 @@ func (e *Edge) follow(ctx context.Context, m Model) error {
 		if *next, err = a.opened(*next); err != nil {
 			return err
 		}
-		a.pending, a.unsure = next, false
+		a.pending = next
 	}
 	// Until this succeeds, the sum of the round before keeps being what it is.
 	if err := a.settle(ctx); err != nil && !errors.Is(err, ErrFinished) {
