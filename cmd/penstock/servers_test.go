@@ -127,7 +127,7 @@ func TestBenchFederated(t *testing.T) {
 func TestBenchFederatedBroker(t *testing.T) {
 	out := call(t, "bench", "federated", "--broker", "embedded:"+t.TempDir(), "--updates", "3", "--parameters", "300000", "--pairs", "1", "-o", "json")
 	var row figure
-	if err := json.Unmarshal([]byte(out), &row); err != nil || row.Ratio <= 0 || row.Records != 3*300000*4 {
+	if err := json.Unmarshal([]byte(out), &row); err != nil || row.Rate <= 0 || row.RawRate <= 0 || row.Records != 3*300000*4 {
 		t.Errorf("%v: %s", err, out)
 	}
 }
