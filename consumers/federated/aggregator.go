@@ -97,6 +97,7 @@ type Aggregator struct {
 	roster  *rosterReader   // nil where updates are not signed
 	members trust.Members   // whom the round believes
 	above   *above          // of an edge: what it is part of
+	seen    int64           // up to where the topic of models holds none that is newer
 }
 
 // part is a claimed partition and the share of the round that came from it.
@@ -114,7 +115,6 @@ type part struct {
 // refuses a models topic that holds another training.
 func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	config.Strategy = cmp.Or(config.Strategy, "fedavg")
-	config.unspilled = cmp.Or(config.unspilled, unspilled)
 	roster, err := config.whom(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open aggregator: %w", err)
@@ -176,6 +176,7 @@ func newAggregator(config Config, s strategies.Strategy, roster *rosterReader) *
 	if config.Now == nil {
 		config.Now = time.Now
 	}
+	config.unspilled = cmp.Or(config.unspilled, unspilled)
 	return &Aggregator{config: config, strategy: s, parts: map[int32]*part{}, arrived: map[string]bool{}, changed: make(chan struct{}), roster: roster}
 }
 
@@ -784,13 +785,20 @@ func (a *Aggregator) settle(ctx context.Context) error {
 // overtaken says that there is a newer model on the topic than the one in progress, or
 // some of one: an answer was lost, or another aggregator is at work.
 func (a *Aggregator) overtaken(ctx context.Context) (further bool, err error) {
-	err = a.config.tail(ctx, a.config.Models, "-models", 1, func(m consumers.Message) (int, error) {
+	ranges, err := a.config.Broker.Ranges(ctx, a.config.Models)
+	if err != nil || len(ranges) == 1 && ranges[0].End == a.seen {
+		return false, err
+	}
+	end, err := a.config.tail(ctx, a.config.Models, "-models", 1, func(m consumers.Message) (int, error) {
 		fields, _ := m.Data.(map[string]any)
 		round, _ := fields["round"].(int64)
 		attempt, _ := fields["attempt"].(int32)
 		further = Model{Round: round, Attempt: attempt}.newer(a.model)
 		return 1, nil
 	}, func() { further = false })
+	if err == nil && !further {
+		a.seen = end
+	}
 	return further, err
 }
 
@@ -893,7 +901,9 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 }
 
 func (a *Aggregator) publish(ctx context.Context, m Model) error {
-	return publishModel(ctx, a.config.Publisher, a.config.Models, m, a.config.Piece)
+	n, err := publishModel(ctx, a.config.Publisher, a.config.Models, m, a.config.Piece)
+	a.seen += n // or something else is there, which is then looked at
+	return err
 }
 
 // last reads the last model of the topic; found is false if there is none.
@@ -909,7 +919,7 @@ func (a *Aggregator) last(ctx context.Context) (m Model, found bool, err error) 
 func (a *Aggregator) recent(ctx context.Context, n int) (models []Model, err error) {
 	joiner := NewJoiner()
 	defer joiner.Close()
-	err = a.config.tail(ctx, a.config.Models, "-models", n, func(message consumers.Message) (int, error) {
+	a.seen, err = a.config.tail(ctx, a.config.Models, "-models", n, func(message consumers.Message) (int, error) {
 		m, whole, err := joiner.Model(message.Data)
 		switch {
 		case errors.Is(err, errIncomplete): // it begins before what is read
@@ -930,14 +940,14 @@ func (a *Aggregator) recent(ctx context.Context, n int) (models []Model, err err
 // tail reads the last records of a topic of one partition, in which messages may be in
 // pieces: at least the last n, and more from before them while take, which is called with
 // one after the other and says how many messages it has whole, has less than n. Before
-// they are read again, clear is called.
-func (c *Config) tail(ctx context.Context, topic, group string, n int, take func(consumers.Message) (int, error), clear func()) error {
+// they are read again, clear is called. It returns the offset after the last record.
+func (c *Config) tail(ctx context.Context, topic, group string, n int, take func(consumers.Message) (int, error), clear func()) (end int64, err error) {
 	ranges, err := c.Broker.Ranges(ctx, topic)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(ranges) != 1 {
-		return fmt.Errorf("topic %q has %d partitions, and it needs to have 1", topic, len(ranges))
+		return 0, fmt.Errorf("topic %q has %d partitions, and it needs to have 1", topic, len(ranges))
 	}
 	// The last record may be a piece of a message, and even of one that was never
 	// published whole: then more of them are read, from further before the end.
@@ -946,11 +956,11 @@ func (c *Config) tail(ctx context.Context, topic, group string, n int, take func
 		clear()
 		have, before, err := c.between(ctx, topic, group, from, ranges[0].End, take)
 		if err != nil || have >= n || from == ranges[0].Start {
-			return err
+			return ranges[0].End, err
 		}
 		back = max(2*back, back+int64(before))
 	}
-	return nil
+	return ranges[0].End, nil
 }
 
 // between reads the records between two offsets, and returns what take says of the last.

@@ -674,6 +674,39 @@ func TestAnotherAggregatorWasAtWork(t *testing.T) {
 	}
 }
 
+// opens counts how often a topic is read.
+type opens struct {
+	Broker
+	n int
+}
+
+func (o *opens) Open(ctx context.Context, s stream.Subscription) (stream.SourceCloser, error) {
+	o.n++
+	return o.Broker.Open(ctx, s)
+}
+
+// Looking for a newer model takes no reading, which on Kafka means joining a group, while
+// there is none.
+func TestNoModelIsReadWithoutNeed(t *testing.T) {
+	tr := newTraining(t, 1, 3)
+	tr.config.Piece = 4
+	o := &opens{Broker: tr.broker}
+	tr.config.Broker = o
+	for range 2 {
+		a := open(t, tr.config)
+		o.n = 0
+		claim(t, a)
+		msg := message(t, tr.publisher.registry, "c0", updateOf("c0", a.Model()).value())
+		msg.Offset = a.Model().Round
+		if err := a.Write(t.Context(), consumers.Batch{Topic: "updates", First: msg.Offset, Next: msg.Offset + 1, Messages: []consumers.Message{msg}}); err != nil {
+			t.Fatal(err)
+		}
+		if claim(t, a); o.n != 0 {
+			t.Errorf("round %d: the models were read %d times", a.Model().Round, o.n)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	tr := newTraining(t, 2, 2)
 	tr.config.Strategy, tr.config.MaxNorm = "qfedavg", 1000

@@ -282,7 +282,7 @@ func (a *Aggregator) lastPartial(ctx context.Context, m Model) (last *Partial, e
 	joiner := NewJoiner()
 	defer joiner.Close()
 	have := 0
-	err = a.config.tail(ctx, a.above.config.Partials, "-partials", 1, func(message consumers.Message) (int, error) {
+	_, err = a.config.tail(ctx, a.above.config.Partials, "-partials", 1, func(message consumers.Message) (int, error) {
 		read, err := joiner.Update(message, func(Update) bool { return true })
 		if err != nil || read == nil {
 			return have, err

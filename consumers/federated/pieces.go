@@ -171,13 +171,14 @@ func (s *sender) send(ctx context.Context, value map[string]any) error {
 // piece of one has a key that no other has.
 const modelKey = "model"
 
-// publishModel publishes m, in pieces of size bytes where it is large.
-func publishModel(ctx context.Context, to Publisher, topic string, m Model, size int) error {
+// publishModel publishes m, in pieces of size bytes where it is large, and returns how
+// many records those were.
+func publishModel(ctx context.Context, to Publisher, topic string, m Model, size int) (int64, error) {
 	s := sender{to: to, topic: topic, size: size, key: modelKey, pieces: fmt.Sprintf("%s/%v/", modelKey, m.Hash)}
 	if err := s.send(ctx, m.value()); err != nil {
-		return publishing(fmt.Sprintf("model of round %d", m.Round), err)
+		return 0, publishing(fmt.Sprintf("model of round %d", m.Round), err)
 	}
-	return nil
+	return int64(s.sent), nil
 }
 
 // errIncomplete is the error of the last record of a message whose others are not there.

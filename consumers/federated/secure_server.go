@@ -184,7 +184,7 @@ func (s *secureServer) work(ctx context.Context) (_ Model, err error) {
 		if m, err = s.round(ctx, m); err != nil {
 			return m, err
 		}
-		if err := publishModel(ctx, s.Publisher, s.Models, m, 0); err != nil {
+		if _, err := publishModel(ctx, s.Publisher, s.Models, m, 0); err != nil {
 			return m, err
 		}
 	}
@@ -208,7 +208,8 @@ func (s *secureServer) begin(ctx context.Context) (Model, error) {
 		return m, nil
 	}
 	m = Model{Rounds: s.Rounds, Hash: hashOf(s.Initial), Clients: names, Strategy: s.strategy.String(), State: strategies.State{}, Parameters: s.Initial, Privacy: s.Privacy}
-	return m, publishModel(ctx, s.Publisher, s.Models, m, 0)
+	_, err = publishModel(ctx, s.Publisher, s.Models, m, 0)
+	return m, err
 }
 
 // end tells the clients that the training is over, once.
