@@ -26,7 +26,9 @@
 // byte.
 //
 // One aggregator at a time works on a training: it needs all partitions of the
-// updates topic.
+// updates topic. Another that gets them goes on from the newest model. One that was so slow
+// that it does not know yet that it has lost them looks for a newer model before it
+// publishes one; in between the two it may publish one that lies there already.
 package federated
 
 import (
