@@ -701,7 +701,7 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool, e
 			if err != nil {
 				return err
 			}
-			numbers.sum, numbers.each = nil, fold // they were right
+			numbers.right, numbers.each = true, fold
 			return new(Update).read(m.Data, numbers, nil)
 		}
 	case spilled:

@@ -203,6 +203,9 @@ type halves struct {
 	// needs its numbers then.
 	spare []byte
 	reuse bool
+	// hashed says that the hash of a message's numbers is looked at. Of an update each
+	// tensor has a checksum, and the hash is only what its pieces are known by.
+	hashed bool
 }
 
 type half struct {
@@ -286,7 +289,7 @@ func (h *halves) whole(sender string, p *piece, offset int64) (*numbers, error) 
 		return nil, nil
 	}
 	if p.count == 1 {
-		return newNumbers(&half{}, p)
+		return newNumbers(&half{}, p, h.hashed)
 	}
 	m := h.of[sender]
 	switch {
@@ -297,7 +300,7 @@ func (h *halves) whole(sender string, p *piece, offset int64) (*numbers, error) 
 	case int64(len(p.data)) > h.limit-m.size:
 		return nil, fmt.Errorf("expected at most %d bytes of numbers, found more", h.limit)
 	}
-	return newNumbers(m, p)
+	return newNumbers(m, p, h.hashed)
 }
 
 // drop forgets what has come of a sender's message.
@@ -337,7 +340,8 @@ type numbers struct {
 	memory []byte    // what is to come, where it lies in memory
 	file   io.Reader // or else
 	sizes  []int64
-	sum    hash.Hash // nil where they are known to be right, and not looked at again
+	sum    hash.Hash // nil where the hash is not looked at
+	right  bool      // they are known to be, and are not looked at again
 	want   Hash
 	buf    []byte // a block of file
 
@@ -346,7 +350,7 @@ type numbers struct {
 	each func(tensor, from int, values []float32)
 }
 
-func newNumbers(m *half, p *piece) (*numbers, error) {
+func newNumbers(m *half, p *piece, hashed bool) (*numbers, error) {
 	size := m.size + int64(len(p.data))
 	var sum int64
 	for _, n := range p.sizes {
@@ -357,7 +361,10 @@ func newNumbers(m *half, p *piece) (*numbers, error) {
 	if sum != size {
 		return nil, fmt.Errorf("at /piece/sizes: expected a sum of %d bytes, found other sizes", size)
 	}
-	n := &numbers{sizes: p.sizes, sum: sha256.New(), want: p.hash}
+	n := &numbers{sizes: p.sizes, want: p.hash}
+	if hashed {
+		n.sum = sha256.New()
+	}
 	switch {
 	case m.file != nil:
 		n.file = io.MultiReader(io.NewSectionReader(m.file, 0, m.size), bytes.NewReader(p.data))
@@ -371,7 +378,7 @@ func newNumbers(m *half, p *piece) (*numbers, error) {
 }
 
 // known says that the numbers were right before.
-func (n *numbers) known() bool { return n != nil && n.sum == nil }
+func (n *numbers) known() bool { return n != nil && n.right }
 
 // next says how many bytes the next data has, where the record holds inline.
 func (n *numbers) next(inline []byte) (int64, error) {
@@ -450,7 +457,9 @@ func (n *numbers) end() error {
 type Joiner struct{ halves halves }
 
 // NewJoiner returns a Joiner.
-func NewJoiner() *Joiner { return &Joiner{halves{limit: largestModel, room: unspilledJoiner}} }
+func NewJoiner() *Joiner {
+	return &Joiner{halves{limit: largestModel, room: unspilledJoiner, hashed: true}}
+}
 
 // Close forgets what has not been put together.
 func (j *Joiner) Close() { j.halves.clear(math.MaxInt64) }
