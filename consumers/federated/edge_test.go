@@ -431,3 +431,34 @@ func (b *branch) check(t *rapid.T) {
 		rounds[sum.Round] = text
 	}
 }
+
+// A sum whose publication had a lost answer is found on the log, and is not there twice.
+func TestEdgeFindsItsSum(t *testing.T) {
+	tr := newTraining(t, 1, 0)
+	if err := tr.broker.Create(t.Context(), "partials", 1); err != nil {
+		t.Fatal(err)
+	}
+	tr.config.Rounds, tr.config.Initial = 0, nil
+	e, err := OpenEdge(t.Context(), EdgeConfig{Config: tr.config, Name: "e0", Partials: "partials", Above: "updates", To: tr.publisher})
+	if err != nil {
+		t.Fatal(err)
+	}
+	above := someModel(0)
+	above.Strategy, above.Clients, above.Edges = "fedavg", []string{"e0"}, []string{"e0"}
+	if err := e.Models().Write(t.Context(), modelBatch(t, tr.publisher.registry, above)); err != nil {
+		t.Fatal(err)
+	}
+	<-e.Ready()
+	claim(t, e.Updates())
+	b := consumers.Batch{Topic: "updates", Next: 1, Messages: []consumers.Message{message(t, tr.publisher.registry, "c0", updateOf("c0", e.Updates().Model()).value())}}
+	tr.publisher.fail = []failure{after}
+	if err := e.Updates().Write(t.Context(), b); !errors.Is(err, errConnection) {
+		t.Fatal(err)
+	}
+	if err := e.Updates().Write(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(values(t, tr.broker, "partials")); n != 1 || !e.a.above.over() {
+		t.Errorf("the sum lies there %d times, and the round is over: %v", n, e.a.above.over())
+	}
+}
