@@ -132,3 +132,92 @@ func TestPublishFailuresNameNoMessage(t *testing.T) {
 		}
 	}
 }
+
+// pieceBatches are records of models in pieces, of which the second batch ends one and
+// begins the next.
+func pieceBatches(t *testing.T, r registry, models ...Model) (batches []consumers.Batch) {
+	t.Helper()
+	var all []consumers.Message
+	for _, m := range models {
+		for record := range split(m.value(), 4) {
+			payload, err := r[1].AppendEncode(nil, record)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := r[1].Decode(payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, consumers.Message{Record: stream.Record{Offset: int64(len(all))}, Data: data})
+		}
+	}
+	half := len(all) / len(models) / 2
+	for i := half; len(all) > 0; i += 2 * half {
+		n := min(len(all), 2*half)
+		if len(batches) == 0 {
+			n = half
+		}
+		batches = append(batches, consumers.Batch{Topic: "models", Messages: all[:n], First: all[0].Offset, Next: all[n-1].Offset + 1})
+		all = all[n:]
+	}
+	return batches
+}
+
+// A batch that ends a model and begins another may come again: the model is not lost.
+func TestModelThatComesAgainInPieces(t *testing.T) {
+	broker := memory.New()
+	if err := broker.Create(t.Context(), "updates", 1); err != nil {
+		t.Fatal(err)
+	}
+	p := &publisher{registry: newRegistry(t), to: broker, fail: []failure{before}}
+	c, err := NewClient(ClientConfig{Name: "c0", Updates: "updates", Publisher: p, Train: func(_ context.Context, m Model) (Trained, error) {
+		return Trained{Parameters: m.Parameters, Samples: 1}, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := func(round int64) Model {
+		m := someModel(round)
+		m.Parameters = []Tensor{{Name: "w", Shape: []int{4}, Values: []float32{1, 2, 3, float32(round)}}}
+		m.Hash = hashOf(m.Parameters)
+		return m
+	}
+	for i, b := range pieceBatches(t, p.registry, large(0), large(1)) {
+		err := c.Write(t.Context(), b)
+		if i == 1 {
+			if !errors.Is(err, errConnection) {
+				t.Fatal(err)
+			}
+			err = c.Write(t.Context(), b)
+		}
+		if err != nil {
+			t.Errorf("batch %d: %v", i, err)
+		}
+	}
+	if n := len(values(t, broker, "updates")); n != 2 {
+		t.Errorf("expected answers to both models, found %d", n)
+	}
+}
+
+// The pieces of a model have the hash that they say.
+func TestModelOfOtherPieces(t *testing.T) {
+	j := NewJoiner()
+	defer j.Close()
+	m := someModel(0)
+	m.Parameters = []Tensor{{Name: "w", Shape: []int{4}, Values: []float32{1, 2, 3, 4}}}
+	m.Hash = hashOf(m.Parameters)
+	m.State = map[string][]float64{"momentum": {1, 2, 3, 4}}
+	var err error
+	for record := range split(m.value(), 16) {
+		piece := record["piece"].(map[string]any)
+		if piece["index"].(int32) == 1 {
+			piece["data"] = append([]byte{9}, piece["data"].([]byte)[1:]...)
+		}
+		if _, _, err = j.Model(record); err != nil {
+			break
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "expected pieces with hash") {
+		t.Errorf("got %v", err)
+	}
+}
