@@ -155,40 +155,39 @@ func (e *Edge) follow(ctx context.Context, m Model) error {
 	a := e.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	begun := a.model.Rounds > 0
-	if begun && m.Round <= a.model.Round && (!m.Final() || a.model.Final()) {
-		if a.model.Final() {
-			return ErrFinished
+	for {
+		begun := a.model.Rounds > 0
+		if begun && m.Round <= a.model.Round && (!m.Final() || a.model.Final()) {
+			if a.model.Final() {
+				return ErrFinished
+			}
+			return nil // it came again, or asks once more for what was sent
 		}
-		return nil // it came again, or asks once more for what was sent
-	}
-	if err := a.resolve(ctx); err != nil {
-		return err
-	}
-	if a.pending == nil || a.pending.Round != m.Round || a.pending.Final() != m.Final() {
-		next, err := e.below(m)
-		if err != nil || next == nil {
+		if err := a.resolve(ctx); err != nil {
 			return err
 		}
-		if a.strategy, err = strategies.Parse(m.Strategy); err != nil {
-			return fmt.Errorf("%w: %w", consumers.ErrStop, err)
+		if a.pending == nil || a.pending.Round != m.Round || a.pending.Final() != m.Final() {
+			next, err := e.below(m)
+			if err != nil || next == nil {
+				return err
+			}
+			if a.strategy, err = strategies.Parse(m.Strategy); err != nil {
+				return fmt.Errorf("%w: %w", consumers.ErrStop, err)
+			}
+			if *next, err = a.opened(*next); err != nil {
+				return err
+			}
+			a.pending = next
 		}
-		if *next, err = a.opened(*next); err != nil {
+		// Until this succeeds, the sum of the round before keeps being what it is. It may
+		// find one on the topic that lies between, whose publication had a lost answer.
+		if err := a.settle(ctx); err != nil && !errors.Is(err, ErrFinished) {
 			return err
 		}
-		a.pending = next
+		if !begun {
+			close(e.ready)
+		}
 	}
-	// Until this succeeds, the sum of the round before keeps being what it is.
-	if err := a.settle(ctx); err != nil && !errors.Is(err, ErrFinished) {
-		return err
-	}
-	if !begun {
-		close(e.ready)
-	}
-	if a.model.Final() {
-		return ErrFinished
-	}
-	return nil
 }
 
 // below is m as the clients of the edge get it, nil where m is not for them.

@@ -462,3 +462,30 @@ func TestEdgeFindsItsSum(t *testing.T) {
 		t.Errorf("the sum lies there %d times, and the round is over: %v", n, e.a.above.over())
 	}
 }
+
+// A model whose publication had a lost answer does not stand in the way of the next.
+func TestEdgeFollowsPastALostAnswer(t *testing.T) {
+	tr := newTraining(t, 1, 0)
+	if err := tr.broker.Create(t.Context(), "partials", 1); err != nil {
+		t.Fatal(err)
+	}
+	tr.config.Rounds, tr.config.Initial = 0, nil
+	e, err := OpenEdge(t.Context(), EdgeConfig{Config: tr.config, Name: "e0", Partials: "partials", Above: "updates", To: tr.publisher})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, final := someModel(0), someModel(3)
+	for _, m := range []*Model{&first, &final} {
+		m.Strategy, m.Clients, m.Edges = "fedavg", []string{"e0"}, []string{"e0"}
+	}
+	tr.publisher.fail = []failure{after}
+	if err := e.Models().Write(t.Context(), modelBatch(t, tr.publisher.registry, first)); !errors.Is(err, errConnection) {
+		t.Fatal(err)
+	}
+	if err := e.Models().Write(t.Context(), modelBatch(t, tr.publisher.registry, first, final)); !errors.Is(err, ErrFinished) {
+		t.Errorf("expected the end of the training, found round %d, %v", e.Updates().Model().Round, err)
+	}
+	if n := len(tr.models()); n != 2 {
+		t.Errorf("expected two models for the clients, found %d", n)
+	}
+}
