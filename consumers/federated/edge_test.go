@@ -432,8 +432,9 @@ func (b *branch) check(t *rapid.T) {
 	}
 }
 
-// A sum whose publication had a lost answer is found on the log, and is not there twice.
-func TestEdgeFindsItsSum(t *testing.T) {
+// newEdge is an edge "e0" with the client c0, and its training.
+func newEdge(t *testing.T) (*training, *Edge) {
+	t.Helper()
 	tr := newTraining(t, 1, 0)
 	if err := tr.broker.Create(t.Context(), "partials", 1); err != nil {
 		t.Fatal(err)
@@ -443,6 +444,12 @@ func TestEdgeFindsItsSum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tr, e
+}
+
+// A sum whose publication had a lost answer is found on the log, and is not there twice.
+func TestEdgeFindsItsSum(t *testing.T) {
+	tr, e := newEdge(t)
 	above := someModel(0)
 	above.Strategy, above.Clients, above.Edges = "fedavg", []string{"e0"}, []string{"e0"}
 	if err := e.Models().Write(t.Context(), modelBatch(t, tr.publisher.registry, above)); err != nil {
@@ -465,15 +472,7 @@ func TestEdgeFindsItsSum(t *testing.T) {
 
 // A model whose publication had a lost answer does not stand in the way of the next.
 func TestEdgeFollowsPastALostAnswer(t *testing.T) {
-	tr := newTraining(t, 1, 0)
-	if err := tr.broker.Create(t.Context(), "partials", 1); err != nil {
-		t.Fatal(err)
-	}
-	tr.config.Rounds, tr.config.Initial = 0, nil
-	e, err := OpenEdge(t.Context(), EdgeConfig{Config: tr.config, Name: "e0", Partials: "partials", Above: "updates", To: tr.publisher})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr, e := newEdge(t)
 	first, final := someModel(0), someModel(3)
 	for _, m := range []*Model{&first, &final} {
 		m.Strategy, m.Clients, m.Edges = "fedavg", []string{"e0"}, []string{"e0"}

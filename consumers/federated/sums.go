@@ -156,22 +156,19 @@ func (u Update) summed(m Model, s strategies.Strategy) (c Contribution, err erro
 		want = ExactlySummed
 	}
 	c = Contribution{Client: u.Client, Samples: u.Samples, Updates: p.Updates}
-	limit := exactLimit(m.addends()) * exactUnit
+	limit := exactLimit(m.addends())
 	var squares float64
 	for i, t := range u.Parameters {
 		if t.DType != want || len(t.Packed) != 8*len(m.Parameters[i].Values) {
 			return refuse(Malformed, "at /parameters/%d: expected dtype %s, found %s", i, want, t.DType)
 		}
 		base := m.Parameters[i].Values
-		for j, b := 0, t.Packed; len(b) > 0; j, b = j+1, b[8:] {
-			bits := binary.LittleEndian.Uint64(b)
-			v := math.Float64frombits(bits)
-			if want == ExactlySummed {
-				if v = float64(int64(bits)); math.Abs(v) > limit {
-					return refuse(OutOfRange, "expected sums of at most %v, for an exact sum over %d updates, found %v in element %d of %q", limit/exactUnit, m.addends(), v/exactUnit, j, t.Name)
-				}
-				v /= exactUnit
-			} else if !finite(v) {
+		for j := range base {
+			v := t.total(j)
+			switch {
+			case want == ExactlySummed && math.Abs(v) > limit:
+				return refuse(OutOfRange, "expected sums of at most %v, for an exact sum over %d updates, found %v in element %d of %q", limit, m.addends(), v, j, t.Name)
+			case !finite(v):
 				return refuse(NotFinite, "at /parameters/%d: %v, found %v in element %d of %q", i, errNotFinite, v, j, t.Name)
 			}
 			mean := v / p.Weight
@@ -188,19 +185,23 @@ func (u Update) summed(m Model, s strategies.Strategy) (c Contribution, err erro
 	return c, nil
 }
 
+// total is element j of a tensor that says a sum.
+func (t Tensor) total(j int) float64 {
+	bits := binary.LittleEndian.Uint64(t.Packed[8*j:])
+	if t.DType == ExactlySummed {
+		return float64(int64(bits)) / exactUnit
+	}
+	return math.Float64frombits(bits)
+}
+
 // mean are the parameters that a sum of updates comes to, for who looks at it as at one
 // update.
 func (u Update) mean() []Tensor {
 	out := make([]Tensor, len(u.Parameters))
 	for i, t := range u.Parameters {
 		out[i] = Tensor{Name: t.Name, Shape: t.Shape}
-		for b := t.Packed; len(b) >= 8; b = b[8:] {
-			bits := binary.LittleEndian.Uint64(b)
-			v := math.Float64frombits(bits)
-			if t.DType == ExactlySummed {
-				v = float64(int64(bits)) / exactUnit
-			}
-			out[i].Values = append(out[i].Values, float32(v/u.Partial.Weight))
+		for j := range len(t.Packed) / 8 {
+			out[i].Values = append(out[i].Values, float32(t.total(j)/u.Partial.Weight))
 		}
 	}
 	return out
