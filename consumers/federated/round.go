@@ -114,14 +114,37 @@ func (p *partial) fold(updates [][]Tensor, weights []float64) {
 	}
 }
 
-// addTo adds the sum to another one.
-func (p *partial) addTo(sum []float64) {
-	for _, part := range p.sum {
-		for i, v := range part {
-			sum[i] += v
-		}
-		sum = sum[len(part):]
+// addedUp is what partials come to together: exact where the sum is to be, or sum, all
+// tensors in a row.
+type addedUp struct {
+	sum    []float64
+	exact  []int64
+	totals strategies.Totals
+	whole  int
+}
+
+// addUp adds the partials of m's round, in their order.
+func addUp(m Model, partials []*partial) (all addedUp) {
+	if n := elements(m.Parameters); m.Sum == SumExact {
+		all.exact = make([]int64, n)
+	} else {
+		all.sum = make([]float64, n)
 	}
+	for _, p := range partials {
+		for i, v := range p.exact {
+			all.exact[i] += v
+		}
+		at := 0
+		for _, tensor := range p.sum {
+			for i, v := range tensor {
+				all.sum[at+i] += v
+			}
+			at += len(tensor)
+		}
+		all.totals.Merge(p.totals)
+		all.whole += p.whole
+	}
+	return all
 }
 
 // report is what strategies want to know of u.
@@ -156,31 +179,20 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 			}
 			rest = rest[len(t.Values):]
 		}
-		sum := make([]float64, len(values))
-		var totals strategies.Totals
-		whole := 0
-		var exact []int64
-		for _, p := range partials {
-			if exact == nil {
-				exact = make([]int64, len(p.exact))
+		all := addUp(base, partials)
+		if all.exact != nil {
+			all.sum = make([]float64, len(values))
+			for i, v := range all.exact {
+				all.sum[i] = float64(v) / exactUnit
 			}
-			for i, v := range p.exact {
-				exact[i] += v
-			}
-			p.addTo(sum)
-			totals.Merge(p.totals)
-			whole += p.whole
-		}
-		for i, v := range exact {
-			sum[i] = float64(v) / exactUnit
 		}
 		if base.Privacy != nil {
 			var err error
-			if next.Privacy, err = base.Privacy.apply(base, sum, int(totals.Updates), whole, key); err != nil {
+			if next.Privacy, err = base.Privacy.apply(base, all.sum, int(all.totals.Updates), all.whole, key); err != nil {
 				return next, err
 			}
 		}
-		s.Step(values, sum, totals, next.State)
+		s.Step(values, all.sum, all.totals, next.State)
 	case strategies.Robust:
 		var err error
 		if values, err = combine(s, partials); err != nil {

@@ -230,22 +230,11 @@ func (p *partial) merge(base Model, u Update, c Contribution) {
 // sumOf is the update that an edge makes of what came from its partitions in the round of
 // m, in their order.
 func sumOf(m Model, partials []*partial, positions []Position, closed string) Update {
-	p := &Partial{Closed: closed, Positions: positions}
-	n := elements(m.Parameters)
-	exact, sum := []int64(nil), []float64(nil)
-	if m.Sum == SumExact {
-		exact = make([]int64, n)
-	} else {
-		sum = make([]float64, n)
-	}
+	all := addUp(m, partials)
+	exact, sum := all.exact, all.sum
+	p := &Partial{Closed: closed, Positions: positions, Totals: all.totals, Whole: int64(all.whole)}
 	for _, part := range partials {
-		p.Totals.Merge(part.totals)
-		p.Whole += int64(part.whole)
 		p.Contributions = append(p.Contributions, part.counted...)
-		for i, v := range part.exact {
-			exact[i] += v
-		}
-		part.addTo(sum)
 	}
 	loss, _ := lossOf(p.Contributions)
 	u := Update{Client: m.Edge, Loss: loss, Round: m.Round, Base: m.Hash, Samples: int64(p.Samples), Partial: p}
