@@ -134,14 +134,30 @@ var errClosed = &Error{Code: CodeStore, Message: "The registry is shutting down;
 type decision func(x *index) ([]Event, error)
 
 type writeRequest struct {
-	ctx    context.Context
-	decide decision
-	answer chan error // of capacity 1
+	ctx      context.Context
+	decide   decision
+	answer   chan error    // of capacity 1
+	deciding chan struct{} // of capacity 1: has an element while decide runs, or once nobody waits for it
 }
 
-// write decides, appends, and returns once the events are durable and visible.
+// events is what the write comes to, unless its caller has given up.
+func (q *writeRequest) events(x *index) ([]Event, error) {
+	select {
+	case q.deciding <- struct{}{}:
+		defer func() { <-q.deciding }()
+	case <-q.ctx.Done():
+	}
+	if q.ctx.Err() != nil {
+		return nil, timeout(q.ctx)
+	}
+	return q.decide(x)
+}
+
+// write decides, appends, and returns once the events are durable and visible, or
+// ctx has ended. When it has returned decide is not running and is not called
+// again, so that a caller may read what its decision has left.
 func (r *Registry) write(ctx context.Context, decide decision) error {
-	req := &writeRequest{ctx: ctx, decide: decide, answer: make(chan error, 1)}
+	req := &writeRequest{ctx: ctx, decide: decide, answer: make(chan error, 1), deciding: make(chan struct{}, 1)}
 	select {
 	case r.writes <- req:
 	case <-ctx.Done():
@@ -153,6 +169,7 @@ func (r *Registry) write(ctx context.Context, decide decision) error {
 	case err := <-req.answer:
 		return err
 	case <-ctx.Done():
+		req.deciding <- struct{}{}
 		return timeout(ctx)
 	case <-r.done:
 		select { // the answer may have come first
@@ -241,12 +258,8 @@ func (r *Registry) tryCommit(ctx context.Context, batch []*writeRequest) (answer
 	answers = make([]error, len(batch))
 	var events []Event
 	for i, req := range batch {
-		if req.ctx.Err() != nil {
-			answers[i] = timeout(req.ctx)
-			continue
-		}
 		var made []Event
-		made, answers[i] = req.decide(r.pending)
+		made, answers[i] = req.events(r.pending)
 		made = r.pending.buried(made)
 		for _, e := range made {
 			if err := r.pending.apply(e); err != nil {

@@ -367,6 +367,40 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
+// TestGivesUpWhileDeciding: a caller whose context ends while its write is being
+// decided comes back when that is over, since the decision fills in its result.
+func TestGivesUpWhileDeciding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var deleting, back bool
+		now := func() time.Time {
+			if deleting {
+				cancel()
+				time.Sleep(time.Second) // until nobody has anything to do
+				if back {
+					t.Error("the caller is back while its write is being decided")
+				}
+			}
+			return clock
+		}
+		r, err := registry.New(t.Context(), memory.New(), []schemas.Format{fakeFormat{schemas.Avro}}, fakeChecker{}, registry.Options{Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if _, err := r.Register(t.Context(), "s", fake("+a"), false); err != nil {
+			t.Fatal(err)
+		}
+		deleting = true
+		_, err = r.DeleteSubject(ctx, "s", false)
+		back = true
+		if err != nil && codeOf(err) != registry.CodeTimeout {
+			t.Errorf("got %v, want CodeTimeout or none", err)
+		}
+	})
+}
+
 // TestReferences: what a schema refers to is resolved, limited, and one name
 // means one thing.
 func TestReferences(t *testing.T) {
