@@ -53,6 +53,7 @@ func suite(t *testing.T, seeds []string, session time.Duration) {
 		Fenced:   true,
 		Releases: true,
 		Resumes:  true,
+		Keeps:    true,
 		Surveys:  true,
 		Atomic: streamtest.Atomic{Topics: true, Open: func(t testing.TB, l *streamtest.Line) stream.Broker {
 			b, err := Open(t.Context(), Config{Seeds: seeds, Timeout: 2 * time.Second, Dial: l.DialContext})

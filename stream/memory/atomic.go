@@ -20,16 +20,8 @@ func (b *Broker) PublishAtomic(ctx context.Context, c stream.Conditions, records
 	s := b.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var failed stream.BatchError
-	topics := make([]*topic, len(records))
-	for i, r := range records {
-		t, err := s.admit(r)
-		if err != nil {
-			failed.Fail(i, err)
-		}
-		topics[i] = t
-	}
-	if err := failed.OrNil(); err != nil {
+	topics, err := s.admitAll(records)
+	if err != nil {
 		return err
 	}
 	t := topics[0]
@@ -73,6 +65,21 @@ func (s *server) admit(r stream.Record) (*topic, error) {
 		err = fmt.Errorf("%w: the value has %d bytes, the limit is %d", stream.ErrTooLarge, len(r.Value), stream.MaxValueBytes)
 	}
 	return t, err
+}
+
+// admitAll returns the topics of records, if all may be written. It is called with s.mu
+// held.
+func (s *server) admitAll(records []stream.Record) ([]*topic, error) {
+	var failed stream.BatchError
+	topics := make([]*topic, len(records))
+	for i, r := range records {
+		t, err := s.admit(r)
+		if err != nil {
+			failed.Fail(i, err)
+		}
+		topics[i] = t
+	}
+	return topics, failed.OrNil()
 }
 
 var _ stream.AtomicPublisher = (*Broker)(nil)

@@ -60,6 +60,7 @@ type topic struct {
 	keyless     int // the partition of the next record without a key
 	groups      map[string]*group
 	ids         map[string]bool // of stream.Conditions
+	inputs      map[string]*input
 }
 
 // wake ends the wait of every Fetch. It is called with s.mu held.

@@ -12,7 +12,7 @@ var _ stream.Broker = (*Broker)(nil)
 func TestSuite(t *testing.T) {
 	first := New()
 	streamtest.Run(t, streamtest.Features{
-		Fenced: true,
+		Fenced: true, Resumes: true,
 		Atomic: streamtest.Atomic{Topics: true, Conditions: true},
 		Crash: func(t testing.TB, src stream.SourceCloser) {
 			// Its partitions move, but nobody tells its Owner.

@@ -30,7 +30,7 @@ func features(b *Broker, url, token string) streamtest.Features {
 			}
 			return b
 		}, Commit: func(sent []byte) bool { return bytes.Contains(sent, []byte(batchCommitHeader)) }},
-		Fenced: true, Releases: true, Resumes: true, Surveys: true, Timeout: 12 * time.Second,
+		Fenced: true, Releases: true, Resumes: true, Keeps: true, Surveys: true, Timeout: 12 * time.Second,
 		Crash: func(t testing.TB, src stream.SourceCloser) {
 			src.(*source).b.nc.Close()
 		},

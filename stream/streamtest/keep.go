@@ -60,7 +60,7 @@ func (k *keeper) commit(s *suite, topic, note string, values ...string) (places 
 // Entries are found again, with the places of their records, by whoever takes the
 // book over, and a record that can never be written holds its commit back.
 func (s *suite) keepEntries() {
-	if !s.resumes() {
+	if !s.keeps() {
 		return
 	}
 	topic := s.topic(4)
@@ -104,7 +104,7 @@ func (s *suite) keepEntries() {
 // Whoever had the book before adds nothing until he takes it again, and then has
 // read what the other one wrote.
 func (s *suite) keepFenced() {
-	if !s.resumes() {
+	if !s.keeps() {
 		return
 	}
 	topic := s.topic(2)

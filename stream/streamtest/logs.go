@@ -38,8 +38,8 @@ func (s *suite) readLog(name string, from int64) (map[string]string, int64) {
 // key.
 func (s *suite) logs() {
 	logs, ok := s.b.(stream.Logs)
-	if ok != s.f.Resumes {
-		s.Errorf("a stream.Logs: %v, want %v", ok, s.f.Resumes)
+	if ok != s.f.Keeps {
+		s.Errorf("a stream.Logs: %v, want %v", ok, s.f.Keeps)
 	}
 	if !ok {
 		return

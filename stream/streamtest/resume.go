@@ -30,6 +30,16 @@ func (s *suite) resumes() bool {
 	return ok
 }
 
+// keeps reports whether it is a Keeper as well.
+func (s *suite) keeps() bool {
+	s.Helper()
+	_, ok := s.b.(stream.Keeper)
+	if ok != s.f.Keeps {
+		s.Errorf("a stream.Keeper: %v, want %v", ok, s.f.Keeps)
+	}
+	return ok
+}
+
 // held checks that topic holds records of these values and no others.
 func (s *suite) held(topic string, want ...string) {
 	s.Helper()

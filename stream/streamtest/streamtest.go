@@ -32,8 +32,9 @@ type Features struct {
 	Fenced bool
 	// Releases says that its sources are stream.Releasers.
 	Releases bool
-	// Resumes says that the broker is a stream.Resumer, a stream.Keeper and has stream.Logs.
-	Resumes bool
+	// Resumes says that the broker is a stream.Resumer, and Keeps that it is a stream.Keeper
+	// and has stream.Logs as well.
+	Resumes, Keeps bool
 	// Surveys says that it is a stream.Surveyor.
 	Surveys bool
 	// Atomic is about its stream.AtomicPublisher.
