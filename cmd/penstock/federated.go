@@ -81,7 +81,7 @@ type federatedAggregateCmd struct {
 	Sum      string        `default:"float64" enum:"float64,exact" placeholder:"float64|exact" help:"How updates are added up: in the log's order, or in fixed point, in any order (default ${default})."`
 	Piece    int           `default:"524288" placeholder:"BYTES" help:"Publish models that have more bytes of numbers in several records (default ${default})."`
 	MaxNorm  float64       `placeholder:"NORM" help:"Refuse updates that are further from the model. Default: any distance."`
-	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in safetensors."`
+	Initial  string        `placeholder:"FILE" help:"The first model: float32 tensors in FILE.npz, or in safetensors."`
 	Sample   string        `placeholder:"digits" help:"Or an untrained classifier of sample data: digits."`
 	signingFlags
 	privacyFlags
@@ -207,7 +207,11 @@ func (c *federatedAggregateCmd) initial() ([]federated.Tensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the first model: %w", err)
 	}
-	tensors, err := federated.ReadSafetensors(file)
+	read := federated.ReadSafetensors
+	if filepath.Ext(c.Initial) == ".npz" {
+		read = federated.ReadNPZ
+	}
+	tensors, err := read(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Initial, err)
 	}

@@ -1,14 +1,12 @@
 package federated
 
 import (
-	"archive/zip"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"strings"
 )
 
 // WriteSafetensors writes parameters in the format of safetensors, with the
@@ -132,32 +130,4 @@ func readSafetensors(file []byte) ([]Tensor, error) {
 		return nil, fmt.Errorf("expected %d bytes of values, found %d", at, len(data))
 	}
 	return append(out, empty...), nil
-}
-
-// WriteNPZ writes parameters as numpy.savez does: one array a tensor.
-func WriteNPZ(w io.Writer, parameters []Tensor) error {
-	z := zip.NewWriter(w)
-	for _, t := range parameters {
-		f, err := z.CreateHeader(&zip.FileHeader{Name: t.Name + ".npy", Method: zip.Store})
-		if err != nil {
-			return fmt.Errorf("write npz: %w", err)
-		}
-		var shape strings.Builder
-		for _, n := range t.Shape {
-			fmt.Fprintf(&shape, "%d,", n)
-		}
-		header := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape.String())
-		header += strings.Repeat(" ", 63-(10+len(header))%64) + "\n" // the values begin at a multiple of 64
-		if len(header) > math.MaxUint16 {
-			return fmt.Errorf("write npz: tensor %.40q has too many dimensions", t.Name)
-		}
-		b := binary.LittleEndian.AppendUint16([]byte("\x93NUMPY\x01\x00"), uint16(len(header)))
-		if _, err := f.Write(appendFloats(append(b, header...), t.Values)); err != nil {
-			return fmt.Errorf("write npz: %w", err)
-		}
-	}
-	if err := z.Close(); err != nil {
-		return fmt.Errorf("write npz: %w", err)
-	}
-	return nil
 }

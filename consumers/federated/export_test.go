@@ -1,7 +1,6 @@
 package federated
 
 import (
-	"archive/zip"
 	"bytes"
 	"encoding/binary"
 	"io"
@@ -71,35 +70,4 @@ func FuzzSafetensors(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
-}
-
-// numpy's format, byte for byte where it matters: magic, header, alignment.
-func TestNPZ(t *testing.T) {
-	var b bytes.Buffer
-	if err := WriteNPZ(&b, exported); err != nil {
-		t.Fatal(err)
-	}
-	z, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, shape := range []string{"(2,3,)", "()", "(0,4,)"} {
-		r, err := z.File[i].Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		array, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := 10 + int(binary.LittleEndian.Uint16(array[8:]))
-		header := string(array[:n])
-		if z.File[i].Name != exported[i].Name+".npy" || !strings.HasPrefix(header, "\x93NUMPY\x01\x00") || n%64 != 0 ||
-			!strings.Contains(header, "'shape': "+shape) || !strings.HasSuffix(header, "\n") {
-			t.Errorf("%s: header %q", z.File[i].Name, header)
-		}
-		if !bytes.Equal(array[n:], appendFloats(nil, exported[i].Values)) {
-			t.Errorf("%s: values %x", z.File[i].Name, array[n:])
-		}
-	}
 }
