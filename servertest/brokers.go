@@ -4,7 +4,6 @@ package servertest
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,18 +111,4 @@ func Lookup(program, debian string, usual ...string) (string, error) {
 		return "", fmt.Errorf("%s is not installed: apt-get install %s", program, debian)
 	}
 	return path, nil
-}
-
-// FreePorts returns n ports of 127.0.0.1 on which nothing listened just now.
-func FreePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // not earlier: the next port must be another one
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

@@ -164,10 +164,11 @@ func TestRegistryCluster(t *testing.T) {
 // startNATSCluster starts three servers, by name.
 func startNATSCluster(t *testing.T) (servers map[string]*process, url string) {
 	t.Helper()
-	var clients, routes []string
-	for range 3 {
-		clients = append(clients, freeAddr(t))
-		routes = append(routes, "nats://"+freeAddr(t))
+	addresses := freeAddrs(t, 6)
+	clients := addresses[:3]
+	var routes []string
+	for _, a := range addresses[3:] {
+		routes = append(routes, "nats://"+a)
 	}
 	servers = map[string]*process{}
 	for i := range clients {

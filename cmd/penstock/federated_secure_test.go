@@ -26,7 +26,7 @@ func newTraining(t *testing.T, prefix, broker string) (c *crashed, federated fun
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	c = &crashed{t: t, ctx: ctx, dir: t.TempDir(), listen: freeAddr(t), gateway: freeAddr(t)}
-	training := prefix + "-" + strings.ReplaceAll(c.listen, ":", "-")
+	training := prefix + "-" + servertest.Name(t)
 	var on []string
 	if broker != "" {
 		on = []string{"--broker", broker}

@@ -29,7 +29,7 @@ func TestKillGatewayOnNATS(t *testing.T) { killGateway(t, servertest.NATS(t), 8)
 
 func killGateway(t *testing.T, broker string, kills int) {
 	c := resumed(t)
-	topic := "events-" + strings.ReplaceAll(c.gateway, ":", "-")
+	topic := servertest.Name(t)
 	var at []string
 	if broker != "" {
 		at = []string{"--broker", broker}

@@ -64,7 +64,7 @@ const orderText = `{"type":"record","name":"Order","fields":[
 
 func testImpact(t *testing.T, broker string) {
 	dir, url := t.TempDir(), memoryRegistry(t)
-	topic := "orders-" + strings.ReplaceAll(freeAddr(t), ":", "-")
+	topic := servertest.Name(t)
 	subject := topic + "-value"
 	at := []string{"--broker", broker, "--registry", url}
 	with := func(args ...string) []string { return append(args, at...) }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"penstock/servertest"
 )
 
 func TestMain(m *testing.M) {
@@ -95,11 +96,16 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // freeAddr is an address on which nothing listens.
-func freeAddr(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freeAddr(t testing.TB) string { return freeAddrs(t, 1)[0] }
+
+func freeAddrs(t testing.TB, n int) (addresses []string) {
+	t.Helper()
+	ports, err := servertest.FreePorts(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	for _, port := range ports {
+		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	return addresses
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -46,7 +45,7 @@ func TestDemoOnServers(t *testing.T) {
 // runs; and the benchmarks run.
 func TestKafkaToPostgres(t *testing.T) {
 	broker, database := "kafka://"+servertest.Kafka(t), servertest.Postgres(t)
-	topic := "flights-" + strings.ToLower(filepath.Base(t.TempDir())) + "-" + strings.ReplaceAll(freeAddr(t), ":", "-")
+	topic := servertest.Name(t)
 	url := memoryRegistry(t)
 	call(t, "produce", topic, "--broker", broker, "--registry", url, "--sample", "flights", "-n", "5000")
 	store := []string{

@@ -480,12 +480,11 @@ func TestTakenOver(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := servertest.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close()
-	b, err := New(newLog(nil), Config{Address: l.Addr().String(), ClientID: "b", Routes: []Route{{Filter: "a", Topic: "a"}}})
+	b, err := New(newLog(nil), Config{Address: fmt.Sprintf("127.0.0.1:%d", ports[0]), ClientID: "b", Routes: []Route{{Filter: "a", Topic: "a"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"penstock/servertest"
 	"penstock/stream"
 )
 
@@ -191,18 +192,17 @@ func TestPublishLargeKey(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	// A port that nobody listens on, and one that nobody answers on.
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	closed, err := servertest.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed.Close()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	for _, a := range []net.Listener{closed, silent} {
-		if b, err := Open(t.Context(), Config{URL: "nats://" + a.Addr().String()}); !errors.Is(err, stream.ErrUnreachable) {
+	for _, a := range []string{fmt.Sprintf("127.0.0.1:%d", closed[0]), silent.Addr().String()} {
+		if b, err := Open(t.Context(), Config{URL: "nats://" + a}); !errors.Is(err, stream.ErrUnreachable) {
 			t.Errorf("open: %v, want ErrUnreachable", err)
 			if err == nil {
 				b.Close()

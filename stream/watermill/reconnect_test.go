@@ -1,7 +1,6 @@
 package watermill
 
 import (
-	"net"
 	"strconv"
 	"sync"
 	"testing"
@@ -20,20 +19,20 @@ import (
 // A JetStream server that restarts twice, while 100 publishers and a subscriber
 // are at work, loses nothing.
 func TestReconnectOnJetStream(t *testing.T) {
-	dir, port := t.TempDir(), natsserver.RANDOM_PORT
+	dir, ports := t.TempDir(), freePorts(t)
 	var server *natsserver.Server
 	start := func() {
 		var err error
 		server, err = natsserver.NewServer(&natsserver.Options{
-			Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true,
+			Host: "127.0.0.1", Port: ports[0], JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true,
 		})
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		server.Start()
-		if !server.ReadyForConnections(10 * time.Second) {
-			t.Error("the server is not ready after ten seconds")
+		if !server.ReadyForConnections(time.Minute) {
+			t.Error("the server is not ready after a minute")
 		}
 	}
 	stop := func() {
@@ -41,7 +40,6 @@ func TestReconnectOnJetStream(t *testing.T) {
 		server.WaitForShutdown()
 	}
 	start()
-	port = server.Addr().(*net.TCPAddr).Port
 	t.Cleanup(func() { stop() })
 	b, err := nats.Open(t.Context(), nats.Config{URL: server.ClientURL()})
 	if err != nil {
@@ -51,9 +49,18 @@ func TestReconnectOnJetStream(t *testing.T) {
 	reconnect(t, b, func() { stop(); start() })
 }
 
+func freePorts(t *testing.T) []int {
+	t.Helper()
+	ports, err := servertest.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports
+}
+
 // The same on Kafka's protocol.
 func TestReconnectOnKfake(t *testing.T) {
-	dir, ports := t.TempDir(), []int{0}
+	dir, ports := t.TempDir(), freePorts(t)
 	var cluster *kfake.Cluster
 	start := func() {
 		var err error
@@ -63,14 +70,8 @@ func TestReconnectOnKfake(t *testing.T) {
 		}
 	}
 	start()
-	seeds := cluster.ListenAddrs()
-	address, err := net.ResolveTCPAddr("tcp", seeds[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	ports[0] = address.Port
 	t.Cleanup(func() { cluster.Close() })
-	b, err := kafka.Open(t.Context(), kafka.Config{Seeds: seeds})
+	b, err := kafka.Open(t.Context(), kafka.Config{Seeds: cluster.ListenAddrs()})
 	if err != nil {
 		t.Fatal(err)
 	}

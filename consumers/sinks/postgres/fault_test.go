@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -296,12 +295,11 @@ func TestSetUp(t *testing.T) {
 
 // Passwords are in no error, however wrong the address is.
 func TestPasswords(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := servertest.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := l.Addr().String()
-	_ = l.Close()
+	closed := fmt.Sprintf("127.0.0.1:%d", ports[0])
 	for _, address := range []string{
 		"postgres://u:hunter2@" + closed + "/db?sslmode=disable",
 		"postgres://u:hunter2@" + closed + "/db?sslmode=nonsense",

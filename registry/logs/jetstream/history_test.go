@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"penstock/registry"
 	"penstock/registry/registrytest"
+	"penstock/servertest"
 )
 
 // startNodes starts nodes over one stream.
@@ -40,8 +40,8 @@ func startNodes(t *testing.T, n int, c Config) (nodes []*registrytest.Node, urls
 func TestHistory(t *testing.T) {
 	for _, n := range []int{1, 3} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			dir := t.TempDir()
-			s := startServer(t, dir, natsserver.RANDOM_PORT)
+			dir, port := t.TempDir(), freePort(t)
+			s := startServer(t, dir, port)
 			nodes, urls := startNodes(t, n, Config{URL: s.ClientURL()})
 			registrytest.Endure(t, urls, 4, func(_ context.Context, await func(string)) {
 				for range 3 {
@@ -58,7 +58,6 @@ func TestHistory(t *testing.T) {
 				}
 				nodes[n-1].Restart()
 				await("a node restarted")
-				port := s.Addr().(*net.TCPAddr).Port
 				stopServer(s)
 				s = startServer(t, dir, port)
 				await("the server restarted")
@@ -77,9 +76,13 @@ type natsCluster struct {
 func startCluster(t *testing.T) *natsCluster {
 	t.Helper()
 	c := &natsCluster{t: t}
+	ports, err := servertest.FreePorts(6)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var routes []string
 	for i := range 3 {
-		client, cluster := freePort(t), freePort(t)
+		client, cluster := ports[i], ports[3+i]
 		c.options = append(c.options, &natsserver.Options{
 			ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: client, JetStream: true, StoreDir: t.TempDir(),
 			Cluster: natsserver.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: cluster},
@@ -100,16 +103,6 @@ func startCluster(t *testing.T) *natsCluster {
 		}
 	})
 	return c
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (c *natsCluster) start(i int) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +19,7 @@ import (
 	"penstock/servertest"
 )
 
-// startServer serves JetStream from a folder, which it may be given again.
+// startServer serves JetStream from a folder, which it may be given again, at a port.
 func startServer(t testing.TB, dir string, port int) *natsserver.Server {
 	t.Helper()
 	s, err := natsserver.NewServer(&natsserver.Options{
@@ -43,7 +42,16 @@ func stopServer(s *natsserver.Server) {
 }
 
 func server(t testing.TB) *natsserver.Server {
-	return startServer(t, t.TempDir(), natsserver.RANDOM_PORT)
+	return startServer(t, t.TempDir(), freePort(t))
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	ports, err := servertest.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports[0]
 }
 
 func mustOpen(t testing.TB, c Config) *Log {
@@ -213,8 +221,8 @@ func TestUnusable(t *testing.T) {
 // with the server back the same log goes on where it was.
 func TestServerGone(t *testing.T) {
 	dir := t.TempDir()
-	s := startServer(t, dir, natsserver.RANDOM_PORT)
-	port := s.Addr().(*net.TCPAddr).Port
+	port := freePort(t)
+	s := startServer(t, dir, port)
 	back := make(chan struct{})
 	l := mustOpen(t, Config{URL: s.ClientURL()})
 	isBack := sync.OnceFunc(func() { close(back) })
