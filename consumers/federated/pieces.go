@@ -206,6 +206,11 @@ type halves struct {
 	// hashed says that the hash of a message's numbers is looked at. Of an update each
 	// tensor has a checksum, and the hash is only what its pieces are known by.
 	hashed bool
+	// kept says that messages are read for as long as somebody may want to, however many
+	// there are: they share one file, which is common, and end is where it ends.
+	kept   bool
+	common *os.File
+	end    int64
 }
 
 type half struct {
@@ -213,10 +218,22 @@ type half struct {
 	count, have int32
 	size        int64
 	few         []byte   // the numbers, as many as fit
-	file        *os.File // or all of them
-	from, at    int64    // the offsets of the first and the last record that came of it
-	round       int64    // of an update
-	held        bool     // somebody else reads the file
+	file        *os.File // or all of them, where extents says
+	extents     []extent
+	from, at    int64 // the offsets of the first and the last record that came of it
+	round       int64 // of an update
+}
+
+// extent is a part of a file.
+type extent struct{ from, to int64 }
+
+// numbers reads those that are in the file.
+func (m *half) numbers() io.Reader {
+	var all []io.Reader
+	for _, e := range m.extents {
+		all = append(all, io.NewSectionReader(m.file, e.from, e.to-e.from))
+	}
+	return io.MultiReader(all...)
 }
 
 // begin makes room for all of a message that begins with p.
@@ -242,20 +259,54 @@ func (h *halves) append(m *half, data []byte) error {
 		return nil
 	}
 	if m.file == nil {
-		file, err := newSpill()
+		file, err := h.spill()
 		if err != nil {
 			return err
 		}
-		if _, err := file.Write(m.few); err != nil {
-			return errors.Join(err, file.Close())
+		m.file = file
+		if err := h.write(m, m.few); err != nil {
+			return err
 		}
 		h.room += int64(cap(m.few))
-		m.file, m.few = file, nil
+		m.few = nil
 	}
-	if _, err := m.file.WriteAt(data, m.size); err != nil {
+	if err := h.write(m, data); err != nil {
 		return err
 	}
 	m.size += int64(len(data))
+	return nil
+}
+
+// spill is a file for a message.
+func (h *halves) spill() (file *os.File, err error) {
+	if h.common != nil {
+		return h.common, nil
+	}
+	if file, err = newSpill(); h.kept {
+		h.common = file
+	}
+	return file, err
+}
+
+// write adds to what m has in its file.
+func (h *halves) write(m *half, data []byte) error {
+	last := len(m.extents) - 1
+	e := extent{from: h.end}
+	if !h.kept && last >= 0 {
+		e.from = m.extents[last].to
+	}
+	e.to = e.from + int64(len(data))
+	if _, err := m.file.WriteAt(data, e.from); err != nil {
+		return err
+	}
+	if h.kept {
+		h.end = e.to
+	}
+	if last >= 0 && m.extents[last].to == e.from {
+		m.extents[last].to = e.to
+	} else {
+		m.extents = append(m.extents, e)
+	}
 	return nil
 }
 
@@ -307,7 +358,7 @@ func (h *halves) whole(sender string, p *piece, offset int64) (*numbers, error) 
 func (h *halves) drop(sender string) {
 	if m := h.of[sender]; m != nil {
 		h.room += int64(cap(m.few))
-		if m.file != nil && !m.held {
+		if m.file != nil && m.file != h.common {
 			_ = m.file.Close() // nobody needs what it holds
 		}
 		if h.reuse && m.few != nil {
@@ -367,7 +418,7 @@ func newNumbers(m *half, p *piece, hashed bool) (*numbers, error) {
 	}
 	switch {
 	case m.file != nil:
-		n.file = io.MultiReader(io.NewSectionReader(m.file, 0, m.size), bytes.NewReader(p.data))
+		n.file = io.MultiReader(m.numbers(), bytes.NewReader(p.data))
 		n.buf = make([]byte, min(blockSize, size))
 	case m.size > 0:
 		n.memory = append(m.few, p.data...) // in its room, where it is not looked for
@@ -493,13 +544,13 @@ func (j *Joiner) Update(m consumers.Message, counts func(Update) bool) (update f
 	if mayCount := err == nil && string(m.Key) == u.Client && counts(u); !mayCount {
 		return nil, nil
 	}
+	j.halves.kept = true
 	sender := fmt.Sprintf("%d %s", u.Round, u.Client) // a late piece is nothing to those of another round
 	if p != nil && !p.last() {
 		return nil, j.halves.add(sender, p, m.Offset)
 	}
 	kept := halves{limit: math.MaxInt64}
 	if h := j.halves.of[sender]; p != nil && h != nil {
-		h.held = true
 		same := *h // what still comes changes nothing of a whole message
 		kept.of = map[string]*half{sender: &same}
 	}

@@ -3,6 +3,7 @@ package federated
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -158,6 +159,64 @@ func TestPiecesThatDoNotFit(t *testing.T) {
 		t.Errorf("%d updates are kept that are counted", n)
 	}
 	f(Duplicate, "is counted", records(other)...)
+}
+
+// However many updates in pieces there are to read, they lie in one file.
+func TestJoinerHoldsOneFile(t *testing.T) {
+	m := Model{Round: 1, Parameters: largeModel()}
+	m.Hash = hashOf(m.Parameters)
+	joiner := NewJoiner()
+	defer joiner.Close()
+	var updates []Update
+	var records [][]map[string]any
+	for i := range 20 {
+		u := updateOf(fmt.Sprint("c", i), m)
+		u.Parameters = []Tensor{{Name: "w", Shape: []int{200, 200}, Values: slices.Repeat([]float32{float32(i)}, 40_000)}, m.Parameters[1]}
+		updates = append(updates, u)
+		records = append(records, slices.Collect(split(u.value(), 30_000+1000*(i%3))))
+	}
+	var reads []func() (Update, error)
+	for k := range records[0] { // those of all clients lie between one another
+		for i, u := range updates {
+			if k >= len(records[i]) {
+				continue
+			}
+			data, err := newRegistry(t)[2].Decode(encoded(t, 2, records[i][k]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			msg := consumers.Message{Record: stream.Record{Key: []byte(u.Client), Offset: int64(k*len(updates) + i)}, Data: data}
+			read, err := joiner.Update(msg, func(Update) bool { return true })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read != nil {
+				reads = append(reads, read)
+			}
+		}
+	}
+	files := map[*os.File]bool{}
+	for _, h := range joiner.halves.of {
+		if h.file != nil {
+			files[h.file] = true
+		}
+	}
+	if len(reads) != len(updates) || len(files) != 1 {
+		t.Errorf("%d updates are whole, and lie in %d files; want %d in one", len(reads), len(files), len(updates))
+	}
+	joiner.Close() // those that are whole are read on
+	for range 2 {
+		for _, read := range reads {
+			u, err := read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(updates, func(other Update) bool { return other.Client == u.Client })
+			if hashOf(u.Parameters) != hashOf(updates[i].Parameters) {
+				t.Errorf("the update of %s is read as another", u.Client)
+			}
+		}
+	}
 }
 
 // An aggregator that was killed while it published a model in pieces, even many times,
