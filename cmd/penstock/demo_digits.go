@@ -200,3 +200,12 @@ type eventPublisher struct{ *producers.Producer }
 func (p eventPublisher) Publish(ctx context.Context, topic string, key []byte, value any) error {
 	return p.Producer.Publish(ctx, producers.Event{Topic: topic, Key: key, Value: value})
 }
+
+// Encode implements federated.Encoder.
+func (p eventPublisher) Encode(ctx context.Context, topic string, key []byte, value any) (stream.Record, error) {
+	records, err := p.Producer.Encode(ctx, producers.Event{Topic: topic, Key: key, Value: value})
+	if err != nil {
+		return stream.Record{}, err
+	}
+	return records[0], nil
+}

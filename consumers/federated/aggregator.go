@@ -79,6 +79,7 @@ type Config struct {
 	Now     func() time.Time // nil is time.Now
 
 	unspilled int64 // how many bytes of pieces a partition keeps in memory; 0 is 16 MiB
+	fenced    int   // how many bytes of a model are written at a time; 0 is 4 MiB
 }
 
 // Aggregator makes models of updates. It is a consumers.Sink and a stream.Owner.
@@ -88,16 +89,17 @@ type Aggregator struct {
 
 	mu      sync.Mutex
 	model   Model
-	base    []float32       // the model's values, where updates are clipped
-	parts   map[int32]*part // of the partitions that are claimed
-	arrived map[string]bool // what is counted already, by mark: the clients of this round
-	async   *asynchronous   // nil where there are rounds
-	pending *Model          // what the round has ended with, until it is on the topic
-	changed chan struct{}   // closed when there is another model
-	roster  *rosterReader   // nil where updates are not signed
-	members trust.Members   // whom the round believes
-	above   *above          // of an edge: what it is part of
-	seen    int64           // up to where the topic of models holds none that is newer
+	base    []float32         // the model's values, where updates are clipped
+	parts   map[int32]*part   // of the partitions that are claimed
+	arrived map[string]bool   // what is counted already, by mark: the clients of this round
+	async   *asynchronous     // nil where there are rounds
+	pending *Model            // what the round has ended with, until it is on the topic
+	changed chan struct{}     // closed when there is another model
+	roster  *rosterReader     // nil where updates are not signed
+	members trust.Members     // whom the round believes
+	above   *above            // of an edge: what it is part of
+	seen    int64             // up to where the topic of models holds none that is newer
+	fence   stream.Transactor // publishes models; nil until it is taken, and where there is none
 }
 
 // part is a claimed partition and the share of the round that came from it.
@@ -139,37 +141,52 @@ func Open(ctx context.Context, config Config) (*Aggregator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read last model: %w", err)
 	}
-	var last Model
-	if len(recent) > 0 {
-		last = recent[len(recent)-1]
-		if a.async != nil {
-			a.async.older = recent[:len(recent)-1]
-		}
-		if err := a.accepts(last); err != nil {
-			return nil, fmt.Errorf("topic %q holds another training: %w; choose another topic", config.Models, err)
-		}
-	} else {
-		last = Model{
-			Rounds:     config.Rounds,
-			Hash:       hashOf(config.Initial),
-			Clients:    config.Clients,
-			Edges:      config.Edges,
-			Strategy:   strategy.String(),
-			State:      strategies.State{},
-			Parameters: config.Initial,
-			Privacy:    config.Privacy,
-			Sum:        config.Sum,
-		}
-		if last, err = a.opened(last); err != nil {
+	if len(recent) == 0 {
+		if recent, err = a.first(ctx, 1+window); err != nil {
 			return nil, err
 		}
-		if err := a.publish(ctx, last); err != nil {
-			return nil, err
-		}
+	}
+	last := recent[len(recent)-1]
+	if a.async != nil {
+		a.async.older = recent[:len(recent)-1]
+	}
+	if err := a.accepts(last); err != nil {
+		return nil, fmt.Errorf("topic %q holds another training: %w; choose another topic", config.Models, err)
 	}
 	a.config.Initial = nil // its memory
 	a.adopt(last)
 	return a, nil
+}
+
+// first publishes the model of round 0. If someone was faster, it is what recent returns.
+func (a *Aggregator) first(ctx context.Context, n int) (recent []Model, err error) {
+	defer a.letGo()
+	c := a.config
+	for {
+		if err := a.takeOver(ctx); err != nil {
+			return nil, err
+		}
+		if recent, err = a.recent(ctx, n); err != nil || len(recent) > 0 {
+			return recent, err
+		}
+		m, err := a.opened(Model{
+			Rounds:     c.Rounds,
+			Hash:       hashOf(c.Initial),
+			Clients:    c.Clients,
+			Edges:      c.Edges,
+			Strategy:   a.strategy.String(),
+			State:      strategies.State{},
+			Parameters: c.Initial,
+			Privacy:    c.Privacy,
+			Sum:        c.Sum,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if err := a.publish(ctx, m); !errors.Is(err, ErrReread) {
+			return []Model{m}, err
+		}
+	}
 }
 
 func newAggregator(config Config, s strategies.Strategy, roster *rosterReader) *Aggregator {
@@ -417,6 +434,9 @@ func (a *Aggregator) Lost(_ context.Context, partitions []stream.Partition) erro
 	defer a.mu.Unlock()
 	for _, id := range partitions {
 		a.drop(id.Number)
+	}
+	if len(a.parts) == 0 {
+		a.letGo()
 	}
 	return nil
 }
@@ -766,6 +786,10 @@ func (a *Aggregator) endRound(ctx context.Context, expired bool) error {
 // settle publishes the pending model, unless it is on the topic already, and begins its
 // round.
 func (a *Aggregator) settle(ctx context.Context) error {
+	// In this order: nothing that is newer comes after the look.
+	if err := a.takeOver(ctx); err != nil {
+		return err
+	}
 	further, err := a.overtaken(ctx)
 	if err == nil && further {
 		var last Model
@@ -837,10 +861,7 @@ func (a *Aggregator) begin(m Model) error {
 		return ErrFinished
 	}
 	if reread {
-		for number := range a.parts {
-			a.drop(number)
-		}
-		return ErrReread
+		return a.reread(ErrReread)
 	}
 	return nil
 }
@@ -898,12 +919,6 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-func (a *Aggregator) publish(ctx context.Context, m Model) error {
-	n, err := publishModel(ctx, a.config.Publisher, a.config.Models, m, a.config.Piece)
-	a.seen += n // or something else is there, which is then looked at
-	return err
 }
 
 // last reads the last model of the topic; found is false if there is none.

@@ -61,6 +61,15 @@ const (
 
 var errConnection = errors.New("connection lost")
 
+// outcome is the next of fail.
+func (p *publisher) outcome() failure {
+	how := works
+	if len(p.fail) > 0 {
+		how, p.fail = p.fail[0], p.fail[1:]
+	}
+	return how
+}
+
 func (p *publisher) Publish(ctx context.Context, topic string, key []byte, value any) error {
 	id := schemas.ID(1)
 	switch topic {
@@ -73,10 +82,7 @@ func (p *publisher) Publish(ctx context.Context, topic string, key []byte, value
 	if err != nil {
 		return err
 	}
-	how := works
-	if len(p.fail) > 0 {
-		how, p.fail = p.fail[0], p.fail[1:]
-	}
+	how := p.outcome()
 	if how == before {
 		return errConnection
 	}
@@ -401,6 +407,9 @@ func TestEveryModelOnceAndTheSame(t *testing.T) {
 		}).Draw(rt, "strategy")
 		s.piece = rapid.SampledFrom([]int{0, 6, 11}).Draw(rt, "piece")
 		s.training.config.Piece = rapid.SampledFrom([]int{0, 7, 16}).Draw(rt, "piece of models")
+		if rapid.Bool().Draw(rt, "fence") {
+			s.training.fence()
+		}
 		outcome := rapid.SampledFrom([]failure{works, works, before, after})
 		s.training.publisher.fail = rapid.SliceOfN(outcome, 0, 8).Draw(rt, "publish")
 

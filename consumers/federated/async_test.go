@@ -22,6 +22,9 @@ func TestModelsWithoutRounds(t *testing.T) {
 		s := &simulation{T: t, rt: rt, training: newTraining(t, clients, published), refused: map[string]Reason{}}
 		s.training.config.Strategy = fmt.Sprintf("fedbuff:k=%d,rate=0.5", k)
 		s.training.config.Piece = rapid.SampledFrom([]int{0, 7}).Draw(rt, "piece of models")
+		if rapid.Bool().Draw(rt, "fence") {
+			s.training.fence()
+		}
 		s.training.publisher.fail = rapid.SliceOfN(rapid.SampledFrom([]failure{works, works, before, after}), 0, 6).Draw(rt, "publish")
 		for s.a == nil {
 			s.start()

@@ -137,6 +137,9 @@ func newBranch(t *testing.T, rt *rapid.T, parent *branch, name string, clients .
 	b.updates, b.partials = reader{b.broker, 2, "updates", nil}, reader{b.broker, 2, "partials", map[int32]int64{}}
 	b.config.Clients = clients
 	b.config.Piece = rapid.SampledFrom([]int{0, 16}).Draw(rt, "piece")
+	if rapid.Bool().Draw(rt, "fence") {
+		b.fence()
+	}
 	b.publisher.fail = rapid.SliceOfN(rapid.SampledFrom([]failure{works, works, before, after}), 0, 6).Draw(rt, "publish")
 	if parent != nil {
 		parent.config.Edges = append(parent.config.Edges, name)

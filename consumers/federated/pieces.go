@@ -2,6 +2,7 @@ package federated
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -144,20 +145,29 @@ type sender struct {
 	sent   int    // how many records are durable
 }
 
+// records are those of the message, by their keys.
+func (s *sender) records(value map[string]any) iter.Seq2[string, map[string]any] {
+	return func(yield func(string, map[string]any) bool) {
+		i := -1
+		for record := range split(value, cmp.Or(s.size, defaultPiece)) {
+			i++
+			key := s.key
+			if p, ok := record["piece"].(map[string]any); ok && s.pieces != "" && len(p["sizes"].([]any)) == 0 {
+				key = fmt.Sprint(s.pieces, i)
+			}
+			if !yield(key, record) {
+				return
+			}
+		}
+	}
+}
+
 // send publishes the records that are not durable yet.
 func (s *sender) send(ctx context.Context, value map[string]any) error {
-	size := s.size
-	if size == 0 {
-		size = defaultPiece
-	}
 	i := -1
-	for record := range split(value, size) {
+	for key, record := range s.records(value) {
 		if i++; i < s.sent {
 			continue
-		}
-		key := s.key
-		if p, ok := record["piece"].(map[string]any); ok && s.pieces != "" && len(p["sizes"].([]any)) == 0 {
-			key = fmt.Sprint(s.pieces, i)
 		}
 		if err := s.to.Publish(ctx, s.topic, []byte(key), record); err != nil {
 			return err
@@ -174,11 +184,15 @@ const modelKey = "model"
 // publishModel publishes m, in pieces of size bytes where it is large, and returns how
 // many records those were.
 func publishModel(ctx context.Context, to Publisher, topic string, m Model, size int) (int64, error) {
-	s := sender{to: to, topic: topic, size: size, key: modelKey, pieces: fmt.Sprintf("%s/%v/", modelKey, m.Hash)}
+	s := modelSender(to, topic, m, size)
 	if err := s.send(ctx, m.value()); err != nil {
 		return 0, publishing(fmt.Sprintf("model of round %d", m.Round), err)
 	}
 	return int64(s.sent), nil
+}
+
+func modelSender(to Publisher, topic string, m Model, size int) *sender {
+	return &sender{to: to, topic: topic, size: size, key: modelKey, pieces: fmt.Sprintf("%s/%v/", modelKey, m.Hash)}
 }
 
 // errIncomplete is the error of the last record of a message whose others are not there.

@@ -14,6 +14,8 @@ import (
 
 	"penstock/servertest"
 	"penstock/stream"
+	"penstock/stream/kafka"
+	"penstock/stream/nats"
 )
 
 // What the clients in Go and in Python write for one update is the same to the byte,
@@ -232,4 +234,70 @@ func python(t *testing.T, script string, input []byte) string {
 		t.Fatalf("python: %v\n%s", err, stderr.String())
 	}
 	return string(out)
+}
+
+// A model that is published behind a fence lies between other things: positions on
+// JetStream, and on Kafka the marks of transactions, and what was given up.
+func TestPythonReadsBehindAFence(t *testing.T) {
+	const script = `
+import json, sys
+from penstock import broker
+ask = json.load(sys.stdin)
+topic = ask["topic"]
+if ask["url"].startswith("nats:"):
+    b, abort = broker.Nats(ask["url"], {}), lambda: None
+else:
+    from confluent_kafka import Producer
+    b = broker.Kafka(ask["url"], {})
+    p = Producer({"bootstrap.servers": ask["url"], "transactional.id": topic})
+    p.init_transactions()
+    def abort():
+        p.begin_transaction()
+        for i in range(100): p.produce(topic, b"given up", partition=0)
+        p.flush()
+        p.abort_transaction()
+abort()
+last = b.newest(topic, None, 30)
+print(last[1].decode(), [v.decode() for v in b.between(topic, 0, last[0])])
+b.close()
+`
+	for name, open := range map[string]func() (stream.Broker, string, error){
+		"kafka": func() (stream.Broker, string, error) {
+			b, err := kafka.Open(t.Context(), kafka.Config{Seeds: strings.Split(servertest.Kafka(t), ",")})
+			return b, servertest.Kafka(t), err
+		},
+		"nats": func() (stream.Broker, string, error) {
+			b, err := nats.Open(t.Context(), nats.Config{URL: servertest.NATS(t)})
+			return b, servertest.NATS(t), err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, url, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			topic := servertest.Name(t)
+			if err := b.Create(t.Context(), topic, 1); err != nil {
+				t.Fatal(err)
+			}
+			tx, _, err := b.(stream.Resumer).Resume(t.Context(), topic, fenceName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Close()
+			for _, v := range []string{"a", "b", "c"} {
+				if err := tx.Commit(t.Context(), []stream.Record{{Topic: topic, Key: []byte("k"), Value: []byte(v)}}, stream.Position{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ask, err := json.Marshal(map[string]string{"url": url, "topic": topic})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := python(t, script, ask), "c ['a', 'b', 'c']\n"; got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
 }

@@ -21,9 +21,10 @@ var rosterSchema string
 // RosterSchema is the Avro schema of the values of a roster's topic.
 func RosterSchema() string { return rosterSchema }
 
-// ErrReread ends the run of an Aggregator whose round has begun anew with other
-// clients, or other keys of theirs, and has to read its updates again: run it again.
-var ErrReread = fmt.Errorf("the round has begun anew, since its clients changed: %w", consumers.ErrStop)
+// ErrReread ends the run of an Aggregator that has to read the updates of its round again:
+// the round has begun anew with other clients, or other keys of theirs, or another aggregator
+// has taken over. Run it again.
+var ErrReread = fmt.Errorf("the round's updates are to be read again: %w", consumers.ErrStop)
 
 // Trust says which clients a round believes: those whom Roster.At(Next) has enrolled.
 type Trust struct {

@@ -215,10 +215,13 @@ class Nats:
         import nats.js.errors
 
         js = await self._js()
+        stream = _escape(topic)
         try:
-            return (await js.get_msg(_escape(topic), seq)).data
+            m = await js.get_msg(stream, seq)
         except nats.js.errors.NotFoundError:
             return None
+        # Between the records of a stream may lie what else is kept there.
+        return m.data if m.subject == stream + ".0" else None
 
     async def _read(self, topic, after, wait):
         import nats.js.errors
@@ -289,9 +292,10 @@ class Kafka:
         self._producer = None
         self._consumer = None
         self._reading = None
+        self._back = 0, 0  # the oldest offset of that topic, and from where on it is read
         self._readers = {}  # consumers by topic, and the offset that each is at
 
-    def _open(self):
+    def _open(self, **options):
         from confluent_kafka import Consumer
 
         # The group is only a name: nothing is committed, and nobody is balanced.
@@ -302,6 +306,7 @@ class Kafka:
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
                 "fetch.message.max.bytes": 64 << 20,
+                **options,
             }
         )
 
@@ -317,21 +322,21 @@ class Kafka:
             raise BrokerError(f"Kafka: {e}") from e
 
     def newest(self, topic, after, wait):
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import KafkaError, TopicPartition
 
         if self._consumer is None:
-            self._consumer = self._open()
+            self._consumer = self._open(**{"enable.partition.eof": True})
         end = time.monotonic() + wait
         if self._reading != topic:
             ends = self._ends(self._consumer, TopicPartition(topic, 0))
             if ends is None:
                 time.sleep(min(wait, 0.5))
                 return None
-            # The last offset may be a transaction's mark: the newest record lies
-            # a little before the end.
-            at = max(ends[0], ends[1] - 8) if after is None else after + 1
+            # The last offsets may be a transaction's marks, and records of one that was
+            # given up: the newest record lies a little before the end, or further.
+            oldest, at = ends[0], max(ends[0], ends[1] - 8) if after is None else after + 1
             self._consumer.assign([TopicPartition(topic, 0, at)])
-            self._reading = topic
+            self._reading, self._back = topic, (oldest, at)
         last = None
         while True:
             m = self._consumer.poll(0 if last else max(0, end - time.monotonic()))
@@ -340,6 +345,11 @@ class Kafka:
             if m.error():
                 if m.error().fatal():
                     raise BrokerError(f"Kafka: {m.error()}")
+                oldest, at = self._back
+                if m.error().code() == KafkaError._PARTITION_EOF and last is None and after is None and at > oldest:
+                    at = max(oldest, m.offset() - 8 * (m.offset() - at))
+                    self._back = oldest, at
+                    self._consumer.assign([TopicPartition(topic, 0, at)])
                 continue
             last = m.offset(), m.value(), dict(m.headers() or [])
 
