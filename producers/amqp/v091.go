@@ -69,10 +69,12 @@ func (s *source091) receive(ctx context.Context) (message, error) {
 	}
 	select {
 	case err := <-s.closed:
-		return message{}, err
+		if err != nil {
+			return message{}, err
+		}
 	default:
-		return message{}, errors.New("the broker has ended the delivery")
 	}
+	return message{}, errors.New("the broker has ended the delivery")
 }
 
 func (s *source091) received() (message, bool) {
