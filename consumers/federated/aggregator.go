@@ -37,6 +37,9 @@ type Config struct {
 	// Edges take part, beside Clients: each has clients of its own, and sends the sum of
 	// their updates (OpenEdge). With a Roster they are those of its names.
 	Edges []string
+	// Shards share the rounds (EdgeConfig.Shards): Updates is then the topic of their sums,
+	// with a partition for each. Their clients do not notice.
+	Shards Shards
 	// Quorum is how many updates are enough: without a Deadline the round ends
 	// with them, and with one, when that has passed. Fewer mean another attempt at
 	// the round. 0 is all clients, and with a Deadline 1.
@@ -174,6 +177,7 @@ func (a *Aggregator) first(ctx context.Context, n int) (recent []Model, err erro
 			Hash:       hashOf(c.Initial),
 			Clients:    c.Clients,
 			Edges:      c.Edges,
+			Shards:     c.Shards,
 			Strategy:   a.strategy.String(),
 			State:      strategies.State{},
 			Parameters: c.Initial,
@@ -232,8 +236,11 @@ func (c *Config) check() (strategies.Strategy, error) {
 	if _, ok := s.(*strategies.FedBuff); ok && (c.Fraction != 0 || c.Quorum != 0 || c.Deadline != 0 || c.Sum != "" || c.Privacy != nil) {
 		return nil, errors.New("fedbuff has no rounds: it goes neither with a fraction of the clients, a quorum or a deadline, nor with exact sums or privacy")
 	}
-	if len(c.Edges) > 0 && !addsUp(s) {
-		return nil, fmt.Errorf("edges send sums, and strategy %s needs the updates themselves", s)
+	if err := c.checkShards(); err != nil {
+		return nil, err
+	}
+	if (len(c.Edges) > 0 || c.Shards.Of > 0) && !addsUp(s) {
+		return nil, fmt.Errorf("edges and shards send sums, and strategy %s needs the updates themselves", s)
 	}
 	if err := checkSum(c.Sum, s); err != nil {
 		return nil, err
@@ -250,12 +257,6 @@ func (c *Config) check() (strategies.Strategy, error) {
 func (c *Config) checkRounds() error {
 	if c.Models == "" || c.Updates == "" || c.Group == "" || c.Broker == nil || c.Registry == nil || c.Publisher == nil {
 		return errors.New("the topics, the group, the broker, the registry and the publisher are needed")
-	}
-	if len(c.Clients) == 0 {
-		return errors.New("at least one client is needed")
-	}
-	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
-		return errors.New("every client needs a name of its own")
 	}
 	if c.Piece < 0 {
 		return fmt.Errorf("expected pieces of 1 byte or more, found %d", c.Piece)
@@ -274,6 +275,12 @@ func (c *Config) checkRounds() error {
 
 // enough says why the clients are too few.
 func (c *Config) enough(s strategies.Strategy) error {
+	if len(c.Clients) == 0 {
+		return errors.New("at least one client is needed")
+	}
+	if len(slices.Compact(slices.Clone(c.Clients))) != len(c.Clients) || c.Clients[0] == "" {
+		return errors.New("every client needs a name of its own")
+	}
 	fewest := c.asks()
 	if buffer, ok := s.(*strategies.FedBuff); ok && int(buffer.K) > fewest {
 		return fmt.Errorf("expected k of at most %d, as many as there are clients, found %v", fewest, buffer.K)
@@ -313,6 +320,9 @@ func (a *Aggregator) accepts(m Model) error {
 	if !slices.Equal(m.Edges, c.Edges) || m.Edge != "" {
 		return fmt.Errorf("it has edges %q, not %q, or is that of an edge", m.Edges, c.Edges)
 	}
+	if m.Shards != c.Shards {
+		return fmt.Errorf("it has %d shards of %d partitions, not %d of %d", m.Shards.Of, m.Shards.Partitions, c.Shards.Of, c.Shards.Partitions)
+	}
 	if m.Strategy != a.strategy.String() {
 		return fmt.Errorf("it has strategy %s, not %s", m.Strategy, a.strategy)
 	}
@@ -337,8 +347,8 @@ func (a *Aggregator) adopt(m Model) {
 	}
 	close(a.changed)
 	a.changed = make(chan struct{})
+	a.config.Clients = m.Clients
 	if a.roster != nil {
-		a.config.Clients = m.Clients
 		a.members = a.roster.At(m.Trust.Next)
 	}
 	if !same && a.above != nil {
@@ -376,6 +386,7 @@ func (a *Aggregator) Assigned(ctx context.Context, partitions []stream.Partition
 	if a.model.Final() {
 		return nil, ErrFinished
 	}
+	partitions = slices.DeleteFunc(slices.Clone(partitions), func(id stream.Partition) bool { return !a.above.reads(id.Number) })
 	starts := map[stream.Partition]int64{}
 	for _, id := range partitions {
 		for _, p := range a.model.Positions {
@@ -465,6 +476,9 @@ func (a *Aggregator) Write(ctx context.Context, b consumers.Batch) error {
 	if p.begun && b.First > p.next && !p.fresh {
 		return fmt.Errorf("partition %d of %q goes on at offset %d, not at %d: updates are missing: %w",
 			b.Partition, b.Topic, b.First, p.next, consumers.ErrStop)
+	}
+	if err := a.above.catchUp(ctx); err != nil {
+		return err
 	}
 	// A round that could not be ended comes first: its model may be on the
 	// topic, and b may hold what clients made of it.
@@ -606,7 +620,7 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool, e
 		return refuse(distrust(err), "%v", err)
 	case a.roster != nil && !slices.Contains(a.config.Clients, u.Client):
 		return refuse(UnknownClient, "%v when the round began", trust.ErrUnknown)
-	case !slices.Contains(a.config.Clients, u.Client):
+	case !slices.Contains(a.model.senders(), u.Client):
 		return refuse(UnknownClient, "the training does not expect this client")
 	case a.model.Final():
 		return refuse(Late, "the training is finished")
@@ -620,9 +634,9 @@ func (a *Aggregator) judge(p *part, m consumers.Message, here map[string]bool, e
 		return refuse(WrongBase, "expected one trained from model %v, found %v; read the models topic", a.model.Hash, u.Base)
 	case base != nil && u.Base != base.Hash:
 		return refuse(WrongBase, "expected one trained from model %v, found %v", base.Hash, u.Base)
-	case !slices.Contains(a.model.Asked(), u.Client):
+	case !slices.Contains(a.model.answering(), u.Client):
 		return refuse(NotSampled, "this round asks %d of %d clients, and not this one", len(a.model.Sample), len(a.model.Clients))
-	case !part && (u.Partial != nil) != slices.Contains(a.model.Edges, u.Client):
+	case !part && (u.Partial != nil) != a.model.sums(u.Client):
 		return refuse(NotEdge, "edges are %q, and they alone send sums of updates", a.model.Edges)
 	case a.arrived[mark] || here[mark]:
 		return refuse(Duplicate, "the client's first update of this round is counted")
@@ -830,7 +844,7 @@ func (a *Aggregator) overtaken(ctx context.Context) (further bool, err error) {
 // once: what is published again is what was.
 func (a *Aggregator) outcome(ctx context.Context, expired bool) (m Model, ended bool, err error) {
 	closed := a.closes(expired)
-	if closed == "" && !expired {
+	if closed == "" && (!expired || a.above.shard()) {
 		return m, false, nil
 	}
 	names, err := a.changes(ctx)

@@ -71,11 +71,11 @@ func (p *publisher) outcome() failure {
 }
 
 func (p *publisher) Publish(ctx context.Context, topic string, key []byte, value any) error {
-	id := schemas.ID(1)
-	switch topic {
-	case "updates", "partials":
-		id = 2
-	case "roster":
+	id := schemas.ID(2)
+	switch {
+	case strings.HasSuffix(topic, "models"):
+		id = 1
+	case topic == "roster":
 		id = 3
 	}
 	payload, err := p.registry[id].AppendEncode(schemas.AppendHeader(nil, id), value)

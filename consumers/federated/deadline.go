@@ -117,8 +117,8 @@ func (a *Aggregator) closes(expired bool) string {
 		return ""
 	}
 	switch n := len(a.arrived); {
-	case n >= len(a.model.Asked()):
-		return Complete
+	case n >= len(a.model.answering()):
+		return a.whole()
 	case n < a.model.enough():
 		return ""
 	case expired:
@@ -145,7 +145,7 @@ func (a *Aggregator) again() (Model, error) {
 func (a *Aggregator) Expire(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d := a.model.Deadline; a.model.Final() || d == 0 || a.config.Now().UnixMilli() < d {
+	if d := a.expires(a.model); a.model.Final() || d == 0 || a.config.Now().UnixMilli() < d {
 		return nil
 	}
 	return a.endRound(ctx, true)
@@ -167,7 +167,7 @@ func (a *Aggregator) Watch(ctx context.Context) error {
 		}
 		var passes <-chan time.Time
 		if m.Deadline > 0 {
-			passes = time.After(max(pause, time.UnixMilli(m.Deadline).Sub(a.config.Now())))
+			passes = time.After(max(pause, time.UnixMilli(a.expires(m)).Sub(a.config.Now())))
 		}
 		var look <-chan time.Time
 		if m.Trust != nil {
@@ -186,7 +186,7 @@ func (a *Aggregator) Watch(ctx context.Context) error {
 			continue
 		case <-passes:
 		}
-		late := a.config.Now().Sub(time.UnixMilli(m.Deadline))
+		late := a.config.Now().Sub(time.UnixMilli(a.expires(m)))
 		caughtUp, err := a.caughtUp(ctx)
 		if err == nil && (caughtUp || late > catchUpTime) {
 			err = a.Expire(ctx)
@@ -207,6 +207,9 @@ func (a *Aggregator) caughtUp(ctx context.Context) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, r := range ranges {
+		if !a.above.reads(r.Partition.Number) {
+			continue
+		}
 		next := r.Start
 		for _, p := range a.model.Positions {
 			if p.Partition == r.Partition.Number {

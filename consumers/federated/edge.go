@@ -29,6 +29,14 @@ type EdgeConfig struct {
 	Key   trust.PrivateKey // signs what the edge sends; its zero value does not
 	// Waiting is ClientConfig.Waiting, of the edge.
 	Waiting func(m Model)
+	// Shards, those of the training above, make the edge the shard with the number Shard,
+	// counted from 0. Its clients are then some of that training: they read the models of
+	// the topic Root, and publish to Updates, of which the shard reads its partitions
+	// (Reads). Name, Clients and what ends a round are given there, and have to be empty;
+	// Above is the topic of the sums, and Models the shard's own.
+	Shards Shards
+	Shard  int
+	Root   string
 }
 
 // Edge is an aggregator of some of a training's clients: to those it is the aggregator,
@@ -51,9 +59,11 @@ type Edge struct {
 // above is what an edge's aggregator knows of the training above.
 type above struct {
 	config  *EdgeConfig
-	ended   *Partial // what the round in progress has come to, once that is on the log
-	pending *Update  // until then
-	unsure  bool     // whether it is, after a failed publish
+	edge    *Edge
+	root    *Aggregator // of a shard, what reads the models above
+	ended   *Partial    // what the round in progress has come to, once that is on the log
+	pending *Update     // until then
+	unsure  bool        // whether it is, after a failed publish
 }
 
 // over says that the round in progress waits for the next one. nil is no edge.
@@ -62,6 +72,13 @@ func (a *above) over() bool { return a != nil && a.ended != nil }
 // OpenEdge goes on where the edge's topics say.
 func OpenEdge(ctx context.Context, config EdgeConfig) (*Edge, error) {
 	fail := func(err error) (*Edge, error) { return nil, fmt.Errorf("open edge: %w", err) }
+	shard := config.Shards.Of > 0
+	if shard {
+		if err := config.checkShard(); err != nil {
+			return fail(err)
+		}
+		config.Name = config.Shards.Name(config.Shard)
+	}
 	switch c := config.Config; {
 	case config.Name == "" || config.Partials == "" || config.Above == "" || config.To == nil:
 		return fail(errors.New("a name, the topic of partial sums, that of the updates above, and what publishes to it are needed"))
@@ -72,12 +89,19 @@ func OpenEdge(ctx context.Context, config EdgeConfig) (*Edge, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := errors.Join(config.checkRounds(), config.enough(strategies.FedAvg{})); err != nil {
-		return fail(err)
+	if !shard {
+		if err := errors.Join(config.checkRounds(), config.enough(strategies.FedAvg{})); err != nil {
+			return fail(err)
+		}
 	}
 	e := &Edge{config: config, models: newest{joiner: NewJoiner()}, ready: make(chan struct{})}
 	e.a = newAggregator(config.Config, nil, roster)
-	e.a.above = &above{config: &e.config}
+	e.a.above = &above{config: &e.config, edge: e}
+	if shard {
+		root := config.Config
+		root.Models = config.Root
+		e.a.above.root = newAggregator(root, nil, nil)
+	}
 	models, err := e.a.recent(ctx, 1)
 	if err != nil {
 		return fail(fmt.Errorf("read last model: %w", err))
@@ -86,7 +110,7 @@ func OpenEdge(ctx context.Context, config EdgeConfig) (*Edge, error) {
 		return e, nil
 	}
 	m := models[0]
-	if m.Edge != config.Name || !slices.Equal(m.Edges, config.Edges) || roster == nil && !slices.Equal(m.Clients, e.a.config.Clients) {
+	if m.Edge != config.Name || !slices.Equal(m.Edges, config.Edges) || roster == nil && !shard && !slices.Equal(m.Clients, e.a.config.Clients) {
 		return fail(fmt.Errorf("topic %q holds the models of edge %q with the clients %q, not those of %q with %q; choose another topic", config.Models, m.Edge, m.Clients, config.Name, e.a.config.Clients))
 	}
 	if (m.Trust == nil) != (roster == nil) || m.Trust != nil && m.Trust.Authority != string(config.Roster.Authority.DER()) {
@@ -152,12 +176,20 @@ func (s forward) Write(ctx context.Context, b consumers.Batch) error {
 
 // follow begins the round of a model from above, if that is newer.
 func (e *Edge) follow(ctx context.Context, m Model) error {
+	e.a.mu.Lock()
+	defer e.a.mu.Unlock()
+	return e.advance(ctx, m)
+}
+
+// advance is follow, with the lock held.
+func (e *Edge) advance(ctx context.Context, m Model) error {
 	a := e.a
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	if !a.above.shard() {
+		m.Attempt = 0 // an edge counts those of its own
+	}
 	for {
 		begun := a.model.Rounds > 0
-		if begun && m.Round <= a.model.Round && (!m.Final() || a.model.Final()) {
+		if begun && !m.newer(a.model) && (!m.Final() || a.model.Final()) {
 			if a.model.Final() {
 				return ErrFinished
 			}
@@ -166,7 +198,7 @@ func (e *Edge) follow(ctx context.Context, m Model) error {
 		if err := a.resolve(ctx); err != nil {
 			return err
 		}
-		if a.pending == nil || a.pending.Round != m.Round || a.pending.Final() != m.Final() {
+		if a.pending == nil || a.pending.Round != m.Round || a.pending.Attempt != m.Attempt || a.pending.Final() != m.Final() {
 			next, err := e.below(m)
 			if err != nil || next == nil {
 				return err
@@ -174,8 +206,10 @@ func (e *Edge) follow(ctx context.Context, m Model) error {
 			if a.strategy, err = strategies.Parse(m.Strategy); err != nil {
 				return fmt.Errorf("%w: %w", consumers.ErrStop, err)
 			}
-			if *next, err = a.opened(*next); err != nil {
-				return err
+			if !a.above.shard() {
+				if *next, err = a.opened(*next); err != nil {
+					return err
+				}
 			}
 			a.pending = next
 		}
@@ -196,8 +230,14 @@ func (e *Edge) below(m Model) (*Model, error) {
 	stop := func(format string, args ...any) (*Model, error) {
 		return nil, fmt.Errorf("the training above %s: %w", fmt.Sprintf(format, args...), consumers.ErrStop)
 	}
+	shard := a.above.shard()
 	if !m.Final() {
 		switch {
+		case shard && m.Shards != e.config.Shards:
+			return stop("has %d shards of %d partitions, not %d of %d", m.Shards.Of, m.Shards.Partitions, e.config.Shards.Of, e.config.Shards.Partitions)
+		case shard && !slices.Contains(m.answering(), e.config.Name):
+			return nil, nil // it has none of the clients that are asked
+		case shard:
 		case m.Trust != nil && !slices.Contains(m.Clients, e.config.Name):
 			if e.config.Waiting != nil {
 				e.config.Waiting(m)
@@ -215,15 +255,21 @@ func (e *Edge) below(m Model) (*Model, error) {
 		}
 	}
 	next := m
+	if shard {
+		next, _ = m.Shard(e.config.Name)
+	} else {
+		next.Clients, next.Edges, next.Edge = a.config.Clients, a.config.Edges, e.config.Name
+		next.Sample, next.Quorum, next.Deadline, next.Attempt, next.Trust = nil, 0, 0, 0, nil
+		next.Addends = int64(m.addends())
+	}
 	next.Contributions, next.Positions, next.State = nil, a.model.Positions, strategies.State{}
-	next.Clients, next.Edges, next.Edge = a.config.Clients, a.config.Edges, e.config.Name
-	next.Sample, next.Quorum, next.Deadline, next.Attempt, next.Trust = nil, 0, 0, 0, nil
-	next.Addends = int64(m.addends())
 	next.Closed = ""
 	if !m.Final() {
 		next.Aborted = ""
 	}
 	switch ended := a.above.ended; {
+	case !m.Final() && m.Round == a.model.Round && m.Hash == a.model.Hash: // another attempt
+		next.Contributions, next.Closed = a.model.Contributions, a.model.Closed
 	case ended != nil:
 		next.Contributions, next.Positions, next.Closed = ended.Contributions, ended.Positions, ended.Closed
 	case a.model.Rounds > 0:

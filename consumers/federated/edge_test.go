@@ -127,6 +127,7 @@ type branch struct {
 	answered int // models that the clients have answered
 	over     bool
 	refused  map[[2]int64]Reason // updates that did not count, by partition and offset
+	shard    EdgeConfig          // what makes it a shard
 }
 
 func newBranch(t *testing.T, rt *rapid.T, parent *branch, name string, clients ...string) *branch {
@@ -158,7 +159,9 @@ func (b *branch) start() {
 			b.a, err = Open(context.Background(), b.config)
 		} else {
 			b.above.next = map[int32]int64{}
-			b.e, err = OpenEdge(context.Background(), EdgeConfig{Config: b.config, Name: b.name, Partials: "partials", Above: "updates", To: b.parent.publisher})
+			c := EdgeConfig{Config: b.config, Name: b.name, Partials: b.partials.topic, Above: b.parent.updates.topic, To: b.parent.publisher}
+			c.Shards, c.Shard, c.Root = b.shard.Shards, b.shard.Shard, b.shard.Root
+			b.e, err = OpenEdge(context.Background(), c)
 			if err == nil {
 				b.a = b.e.Updates()
 			}
@@ -190,6 +193,11 @@ func (b *branch) fold() {
 		b.updates.next = map[int32]int64{}
 		for id, at := range starts {
 			b.updates.next[id.Number] = at
+		}
+		for _, id := range ids {
+			if !b.a.above.reads(id.Number) {
+				b.updates.next[id.Number] = math.MaxInt64
+			}
 		}
 	}
 	refused, err := b.updates.step(b.rt, b.publisher.registry, b.a, rapid.IntRange(1, 9).Draw(b.rt, "records"))
@@ -306,7 +314,7 @@ func TestTree(t *testing.T) {
 					rt.Fatalf("model of round %d, element %d: expected %v, found %v", m.Round, j, w, v)
 				}
 			}
-			if err := Recompute(base, m, nil, root.sent(rt)); err != nil {
+			if err := Recompute(base, m, nil, root.sent(rt, "updates")); err != nil {
 				rt.Fatal(err)
 			}
 		}
@@ -403,9 +411,9 @@ func (f sinkFunc) Write(_ context.Context, b consumers.Batch) error {
 	return nil
 }
 
-// sent reads the updates that reached b.
-func (b *branch) sent(t *rapid.T) func(Contribution) (Update, error) {
-	all := b.all(t, "updates")
+// sent reads the updates of a topic.
+func (b *branch) sent(t *rapid.T, topic string) func(Contribution) (Update, error) {
+	all := b.all(t, topic)
 	return func(c Contribution) (Update, error) {
 		u, ok := all[[2]int64{int64(c.Partition), c.Offset}]
 		if !ok {
@@ -424,7 +432,7 @@ func (b *branch) check(t *rapid.T) {
 	sums := b.all(t, "partials")
 	rounds := map[int64]string{}
 	for _, sum := range sums {
-		if err := RecomputePartial(models[sum.Round], sum, b.sent(t)); err != nil {
+		if err := RecomputePartial(models[sum.Round], sum, b.sent(t, "updates")); err != nil {
 			t.Fatalf("edge %s: %v", b.name, err)
 		}
 		text := hashOf(sum.Parameters).String() + string(sum.Partial.text())

@@ -29,8 +29,8 @@ const (
 // means for that.
 func (a *Aggregator) takeOver(ctx context.Context) error {
 	broker, ok := a.config.Broker.(stream.Resumer)
-	if _, encodes := a.config.Publisher.(Encoder); !ok || !encodes || a.fence != nil {
-		return nil
+	if _, encodes := a.config.Publisher.(Encoder); !ok || !encodes || a.fence != nil || a.above.shard() {
+		return nil // a shard's models are notes to itself, and two processes may take them
 	}
 	fence, _, err := broker.Resume(ctx, a.config.Models, fenceName)
 	if errors.Is(err, stream.ErrUnsupported) {

@@ -159,7 +159,7 @@ func step(base Model, s strategies.Strategy, partials []*partial, key *NoiseKey)
 	next := Model{
 		Round: base.Round + 1, Rounds: base.Rounds, Base: base.Hash, Clients: base.Clients,
 		Strategy: base.Strategy, State: base.State.Clone(), Sum: base.Sum, Trust: base.Trust,
-		Edges: base.Edges, Edge: base.Edge, Addends: base.Addends,
+		Edges: base.Edges, Edge: base.Edge, Shards: base.Shards, Addends: base.Addends,
 	}
 	var values []float64
 	switch s := s.(type) {
@@ -342,7 +342,7 @@ func refold(before []Model, strategy strategies.Strategy, contributions []Contri
 		if u.Client != c.Client || base.Privacy == nil && u.Samples != c.Samples || u.Round != trained.Round || u.Round != base.Round-c.Stale || u.Base != trained.Hash || seen[mark] {
 			return partials, fmt.Errorf("update at %d/%d: expected the first of client %q in round %d, found one of %q for round %d", c.Partition, c.Offset, c.Client, base.Round, u.Client, u.Round)
 		}
-		if !slices.Contains(base.Asked(), u.Client) {
+		if !slices.Contains(base.answering(), u.Client) {
 			return partials, fmt.Errorf("update at %d/%d: client %q was not asked in round %d", c.Partition, c.Offset, u.Client, base.Round)
 		}
 		seen[mark] = true
@@ -351,7 +351,7 @@ func refold(before []Model, strategy strategies.Strategy, contributions []Contri
 			flatBase = flat(trained.Parameters)
 			flatOf[u.Round] = flatBase
 		}
-		if (u.Partial != nil) != slices.Contains(base.Edges, u.Client) {
+		if (u.Partial != nil) != base.sums(u.Client) {
 			return partials, fmt.Errorf("update at %d/%d: client %q is an edge and sent no sum, or the other way round", c.Partition, c.Offset, u.Client)
 		}
 		if u.Partial != nil {

@@ -151,6 +151,11 @@ func (u Update) summed(m Model, s strategies.Strategy) (c Contribution, err erro
 	case m.Privacy != nil && samples != updates:
 		return refuse(BadSamples, "expected the weight 1 of each update, for privacy, found %d of %d", samples, updates)
 	}
+	if m.Shards.Of > 0 {
+		if err := m.fromShard(u); err != nil {
+			return refuse(Malformed, "%v", err)
+		}
+	}
 	want := Summed
 	if m.Sum == SumExact {
 		want = ExactlySummed

@@ -63,6 +63,8 @@ type Model struct {
 	// Addends is how many updates the sum of the round may have, all over the tree, as
 	// if each branch had as many as this one; 0 is one for each of Clients.
 	Addends int64
+	// Shards share the round: of the partitions of the updates topic each reads some.
+	Shards Shards
 }
 
 // Final says that m is the result: no round starts from it.
@@ -142,6 +144,7 @@ func (m Model) value() map[string]any {
 		"edges":      textValues(m.Edges),
 		"edge":       m.Edge,
 		"addends":    m.Addends,
+		"shards":     m.Shards.value(),
 	}
 	state := []any{}
 	for _, name := range sortedKeys(m.State) {
@@ -256,6 +259,9 @@ func readModel(fields map[string]any, n *numbers) (m Model, err error) {
 	m.Edge, _ = fields["edge"].(string)
 	if m.Addends, _ = fields["addends"].(int64); m.Addends < 0 {
 		return m, fmt.Errorf("at /addends: expected a number of 0 or more, found %d", m.Addends)
+	}
+	if m.Shards, err = readShards(fields["shards"]); err != nil {
+		return m, err
 	}
 	if m.Parameters, err = readTensors(fields["parameters"], n, nil); err != nil {
 		return m, err
