@@ -48,6 +48,7 @@ func newShards(t *testing.T, rt *rapid.T, of, partitions, clients int) []*branch
 	for _, i := range numbers {
 		own := *tr
 		own.publisher = &publisher{registry: tr.publisher.registry, to: broker}
+		own.config.Broker = broker
 		own.config.Publisher, own.config.Models, own.config.Updates, own.config.Group = own.publisher, fmt.Sprintf("%d.models", i), "updates", fmt.Sprintf("g%d", i)
 		own.config.Rounds, own.config.Initial, own.config.Clients, own.config.Shards = 0, nil, nil, Shards{}
 		nodes = append(nodes, &branch{
