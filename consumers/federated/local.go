@@ -27,7 +27,8 @@ type LocalPrivacy struct {
 	// more. 0 is no bound.
 	Epsilon, Delta float64
 	// Ledger is the file in which updates are counted, those of all trainings to which it
-	// was given; it is made if it is not there. One process at a time uses it.
+	// was given; it is made if it is not there. Processes may share it: who writes to it
+	// holds the lock of the file beside it whose name ends in .lock.
 	Ledger string
 	// OnSpent is called with the epsilon of all updates in the ledger; nil is nobody.
 	OnSpent func(m Model, epsilon float64)
@@ -83,6 +84,29 @@ func (p *LocalPrivacy) next() (l ledger, epsilon float64, err error) {
 	return l, epsilon, err
 }
 
+// count writes one more update to the ledger, which others may have written to since,
+// and returns the epsilon of all.
+func (p *LocalPrivacy) count() (epsilon float64, err error) {
+	fail := func(err error) (float64, error) { return 0, fmt.Errorf("write ledger of updates: %w", err) }
+	unlock, err := lockFile(p.Ledger + ".lock")
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	l, epsilon, err := p.next()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", consumers.ErrStop, err)
+	}
+	text, err := json.Marshal(l)
+	if err != nil {
+		return fail(err)
+	}
+	if err := writeFile(p.Ledger, text); err != nil {
+		return fail(err)
+	}
+	return epsilon, nil
+}
+
 // Protect is train with what it returns made private: it counts in the ledger before it is
 // returned. Nothing is said of how many examples it is of, nor of their loss. Its error
 // says what keeps p from being a promise.
@@ -94,8 +118,7 @@ func (p LocalPrivacy) Protect(train func(context.Context, Model) (Trained, error
 		return nil, err
 	}
 	return func(ctx context.Context, m Model) (Trained, error) {
-		l, epsilon, err := p.next()
-		if err != nil {
+		if _, _, err := p.next(); err != nil {
 			return Trained{}, fmt.Errorf("%w: %w", consumers.ErrStop, err)
 		}
 		t, err := train(ctx, m)
@@ -105,12 +128,9 @@ func (p LocalPrivacy) Protect(train func(context.Context, Model) (Trained, error
 		if t.Parameters, err = p.blur(t.Parameters, m.Parameters); err != nil {
 			return t, fmt.Errorf("%w: %w", consumers.ErrStop, err)
 		}
-		text, err := json.Marshal(l)
+		epsilon, err := p.count()
 		if err != nil {
-			return t, err
-		}
-		if err := writeFile(p.Ledger, text); err != nil {
-			return t, fmt.Errorf("write ledger of updates: %w", err)
+			return Trained{}, err
 		}
 		if p.OnSpent != nil {
 			p.OnSpent(m, epsilon)

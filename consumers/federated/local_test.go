@@ -71,6 +71,80 @@ func TestLocalPrivacy(t *testing.T) {
 	}
 }
 
+// Processes that share a ledger count each update, in Go and in Python, and what one has
+// spent is spent for the others.
+func TestLedgerIsShared(t *testing.T) {
+	p := LocalPrivacy{Clip: 2, Noise: 6, Delta: 1e-5, Ledger: filepath.Join(t.TempDir(), "ledger")}
+	ended := make(chan error)
+	const processes, updates = 4, 15
+	for range processes {
+		go func() {
+			for range updates {
+				calls := 0
+				train, err := p.Protect(moving(1, &calls))
+				if err == nil {
+					_, err = train(t.Context(), flatModel(2))
+				}
+				if err != nil {
+					ended <- err
+					return
+				}
+			}
+			ended <- nil
+		}()
+	}
+	python(t, fmt.Sprintf(`
+import numpy as np
+from penstock import LocalPrivacy, Model
+model = Model(1, 9, bytes(32), ["ann"], "fedavg", {"w": np.ones(2, "<f4")})
+for _ in range(%d):
+    LocalPrivacy(2, 6, %q).protect(model, model.parameters)
+`, updates, p.Ledger), nil)
+	for range processes {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	calls := 0
+	count := func() int {
+		t.Helper()
+		_, spent, err := p.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, s := range spent { // Python writes 6.0
+			n += s.Count
+		}
+		return n
+	}
+	if n := count(); n != (processes+1)*updates {
+		t.Errorf("the ledger has %d updates, want %d", n, (processes+1)*updates)
+	}
+
+	// The budget has room for one more, which another process takes meanwhile.
+	epsilon, err := privacy.RDP([]privacy.Rounds{{Count: count() + 1, Sigma: 3, Rate: 1}}, p.Delta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Epsilon = epsilon + 1e-9
+	train, err := p.Protect(func(ctx context.Context, m Model) (Trained, error) {
+		if _, err := p.count(); err != nil {
+			t.Error(err)
+		}
+		return moving(1, &calls)(ctx, m)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train(t.Context(), flatModel(2)); !errors.Is(err, privacy.ErrSpent) || !errors.Is(err, consumers.ErrStop) || calls != 1 {
+		t.Errorf("an update beyond the budget: %v", err)
+	}
+	if n := count(); n != (processes+1)*updates+1 {
+		t.Errorf("the ledger has %d updates, and one more was made", n)
+	}
+}
+
 // Updates are paid for by what two of them may differ, over every start and every noise,
 // and none is made beyond the budget.
 func TestLocalBudget(t *testing.T) {

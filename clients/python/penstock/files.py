@@ -1,6 +1,25 @@
 """Files that are there whole, and durable, or not at all."""
 
+import contextlib
 import os
+
+try:
+    import fcntl
+except ImportError:  # a system without flock
+    fcntl = None
+
+
+@contextlib.contextmanager
+def locked(name):
+    """Holds the lock of a file, which is made if it is not there; waits for who has it."""
+    if fcntl is None:
+        raise OSError("expected a system with flock")
+    fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write(name, data):

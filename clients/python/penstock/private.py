@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from .federated import Refused
-from .files import write
+from .files import locked, write
 
 _GRID = 20  # binary places of the noise's deviation, below which nothing is told
 
@@ -22,9 +22,10 @@ class LocalPrivacy:
 
     What it hides is which update it was: any two that a client might send are up to twice
     the distance apart. ledger is a file in which updates are counted, those of all
-    trainings to which it was given; one process at a time uses it. epsilon is a budget at
-    delta: Spent is raised instead of an update that would take more. spent, the epsilon of
-    all updates in the ledger, is up to date after each.
+    trainings to which it was given. Processes may share it, in Go and in Python: who writes
+    to it holds the lock of the file beside it whose name ends in .lock. epsilon is a budget
+    at delta: Spent is raised instead of an update that would take more. spent, the epsilon
+    of all updates in the ledger, is up to date after each.
     """
 
     def __init__(self, clip, noise, ledger, epsilon=math.inf, delta=1e-5):
@@ -38,15 +39,22 @@ class LocalPrivacy:
         """How many updates were made, by their noise."""
         try:
             with open(self._ledger, encoding="utf-8") as f:
-                counts = {float(noise): count for noise, count in json.load(f)["updates"].items()}
+                updates = json.load(f)["updates"]
         except FileNotFoundError:
             return {}
-        if not all(noise > 0 and isinstance(count, int) and count >= 0 for noise, count in counts.items()):
-            raise ValueError(f"{self._ledger}: at /updates: expected counts by multipliers above 0, found {counts}")
+        if not all(float(noise) > 0 and isinstance(count, int) and count >= 0 for noise, count in updates.items()):
+            raise ValueError(f"{self._ledger}: at /updates: expected counts by multipliers above 0, found {updates}")
+        counts = {}
+        for noise, count in updates.items():  # which may spell one multiplier in two ways
+            counts[float(noise)] = counts.get(float(noise), 0) + count
         return counts
 
     def protect(self, model, parameters):
         """The parameters with noise, which the ledger has when they are returned."""
+        with locked(f"{self._ledger}.lock"):
+            return self._protect(model, parameters)
+
+    def _protect(self, model, parameters):
         counts = self._counts()
         counts[self._noise] = counts.get(self._noise, 0) + 1
         epsilon = _epsilon(counts, self._delta)
