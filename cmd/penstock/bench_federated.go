@@ -76,6 +76,10 @@ func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
 		}
 	}
 	sum, base := make([]float64, c.Parameters), make([]float32, c.Parameters)
+	whole, sums := make([]kernels.Update, c.Updates), [][]float64{sum}
+	for k, x := range updates {
+		whole[k] = kernels.Update{Values: [][]float32{x}, Weight: weights[k]}
+	}
 	words := make([]uint64, (c.Updates+1)/2*c.Parameters)
 	for i := range words {
 		words[i] = uint64(i)
@@ -92,7 +96,7 @@ func (c *benchFederatedCmd) Run(ctx context.Context, t *terminal) error {
 			all.Wait()
 		})
 		fold := timing(func() { kernels.Fold(sum, updates, weights) })
-		checked := timing(func() { kernels.FoldChecked(sum, base, updates, weights, make([]float64, c.Updates)) })
+		checked := timing(func() { kernels.FoldChecked(sums, sums, [][]float32{base}, whole) })
 		settings := fmt.Sprintf("%s kernel, cores: %d, %d updates of %d float32", kernels.Name(), cores, c.Updates, c.Parameters)
 		if err := flags.compare(ctx, t, fmt.Sprintf("federated fold %d", cores), settings, fold, read); err != nil {
 			return err

@@ -358,7 +358,7 @@ func (a *Aggregator) adopt(m Model) {
 		clear(a.arrived)
 		for _, p := range a.parts {
 			p.spilled.close()
-			p.partial = partial{}
+			p.partial = p.again()
 			p.halves.clear(a.async.first(m.Round))
 			p.halves.limit = largestUpdate(m.Parameters)
 		}
@@ -514,7 +514,9 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 	pieced := 0
 	here := map[string]bool{}
 	room := a.async.room(a.parts)
-	early := a.readEarly(b.Messages[from:])
+	early, bet := a.readEarly(p, b.Messages[from:])
+	won := false
+	defer func() { p.settle(bet, won) }()
 	for i, m := range b.Messages[from:] {
 		if len(arrivals) == room {
 			break
@@ -545,6 +547,10 @@ func (a *Aggregator) take(p *part, b consumers.Batch, from int) (n int, err erro
 	}
 	if err := refused.OrNil(); err != nil {
 		return n, err
+	}
+	won = bet.holds(arrivals)
+	for i := range arrivals {
+		arrivals[i].folded = won
 	}
 	if err := a.fold(p, arrivals); err != nil {
 		a.drop(b.Partition) // some of them may be folded

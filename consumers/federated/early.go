@@ -17,8 +17,16 @@ type reading struct {
 
 // readEarly reads those of the messages that look like updates of the round, on all
 // processors, and returns what came of each: nil if judge has to read it, as it does
-// those in pieces. What was read is still to be judged.
-func (a *Aggregator) readEarly(messages []consumers.Message) func(i int) *reading {
+// those in pieces. What was read is still to be judged. Where it was folded as well, there
+// is a bet.
+func (a *Aggregator) readEarly(p *part, messages []consumers.Message) (func(i int) *reading, *bet) {
+	if b := a.bet(p, messages); b != nil {
+		return func(i int) *reading { return b.readings[i] }, b
+	}
+	return a.readApart(messages), nil
+}
+
+func (a *Aggregator) readApart(messages []consumers.Message) func(i int) *reading {
 	workers := min(runtime.GOMAXPROCS(0), len(messages))
 	if workers < 2 || a.async != nil {
 		return func(int) *reading { return nil }

@@ -15,9 +15,11 @@ import (
 // the sum, and robust ones the updates themselves, which lie in a file until close.
 type partial struct {
 	counted []Contribution
-	sum     [][]float64 // by tensor
-	spent   bool        // sum was let go
-	exact   []int64     // instead, where the sum is to be exact
+	sum     [][]float64   // by tensor
+	spent   bool          // sum was let go
+	spare   [][][]float64 // memory for more sums, where there are bets
+	bets    bool          // sum is one of them: its memory is for the next round
+	exact   []int64       // instead, where the sum is to be exact
 	totals  strategies.Totals
 	spilled spilled
 	whole   int // updates that did not have to be clipped
@@ -32,6 +34,8 @@ type arrival struct {
 	// each, if it is not nil, gives the values of the parameters block by block: of which
 	// tensor, and from which element on. There are no others then.
 	each func(func(tensor, from int, values []float32)) error
+	// folded says that it is in the sum already, as all are that are added with it.
+	folded bool
 }
 
 // ahead is how many updates in pieces are held in memory until those before them
@@ -70,7 +74,7 @@ func (p *partial) add(s strategies.Strategy, base Model, flatBase []float32, arr
 	switch {
 	case !isLinear:
 		return p.spilled.add(updates...)
-	case len(arrivals) == 0:
+	case len(arrivals) == 0, arrivals[0].folded:
 	case arrivals[0].each != nil:
 		p.begin(base)
 		values := make([][]float32, 1)
@@ -268,7 +272,7 @@ func blockwise(base Model, s strategies.Elementwise, partials []*partial) ([]Ten
 			}
 		}
 		for _, p := range partials {
-			if p.sum != nil {
+			if p.sum != nil && !p.bets {
 				p.sum[k] = nil
 			}
 		}

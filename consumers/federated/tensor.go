@@ -162,8 +162,11 @@ func readTensors(v any, n *numbers, m *meter) ([]Tensor, error) {
 
 var errNotFinite = errors.New("expected finite numbers")
 
-func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
-	var t Tensor
+// tensorHead reads what a message says of a tensor, and how many elements it is to have.
+func tensorHead(v any) (t Tensor, data []byte, crc int64, elements uint64, err error) {
+	fail := func(format string, args ...any) (Tensor, []byte, int64, uint64, error) {
+		return Tensor{}, nil, 0, 0, fmt.Errorf(format, args...)
+	}
 	m, _ := v.(map[string]any)
 	name, ok1 := m["name"].(string)
 	dtype, ok2 := m["dtype"].(string)
@@ -171,43 +174,54 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 	data, ok4 := m["data"].([]byte)
 	crc, ok5 := m["crc"].(int64)
 	if !(ok1 && ok2 && ok3 && ok4 && ok5) {
-		return t, errors.New("expected a tensor with name, dtype, shape, data and crc")
+		return fail("expected a tensor with name, dtype, shape, data and crc")
 	}
-	isSum := dtype == Summed || dtype == ExactlySummed
-	packed := isSum || dtype == Half || dtype == Eighth || dtype == Largest
-	if dtype != float32s && !packed {
-		return t, fmt.Errorf("%w, found %.40q", errPacked, dtype)
+	if dtype != float32s && !isSum(dtype) && dtype != Half && dtype != Eighth && dtype != Largest {
+		return fail("%w, found %.40q", errPacked, dtype)
 	}
 	if len(shape) > maxDims {
-		return t, fmt.Errorf("expected at most %d dimensions, found %d", maxDims, len(shape))
+		return fail("expected at most %d dimensions, found %d", maxDims, len(shape))
 	}
 	t = Tensor{Name: name, Shape: make([]int, len(shape))}
-	elements := uint64(1)
+	if dtype != float32s {
+		t.DType = dtype
+	}
+	elements = 1
 	for i, item := range shape {
 		n, ok := item.(int64)
 		if !ok || n < 0 || n > math.MaxInt32 {
-			return t, fmt.Errorf("expected dimensions from 0 to %d, found %v", math.MaxInt32, item)
+			return fail("expected dimensions from 0 to %d, found %v", math.MaxInt32, item)
 		}
 		t.Shape[i] = int(n)
 		if elements *= uint64(n); elements > math.MaxInt32 {
-			return t, fmt.Errorf("expected at most %d elements, found shape %v", math.MaxInt32, shape)
+			return fail("expected at most %d elements, found shape %v", math.MaxInt32, shape)
 		}
 	}
+	return t, data, crc, elements, nil
+}
+
+func isSum(dtype string) bool { return dtype == Summed || dtype == ExactlySummed }
+
+func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
+	t, data, crc, elements, err := tensorHead(v)
+	if err != nil {
+		return t, err
+	}
+	packed := t.DType != ""
 	size, err := n.next(data)
 	if err != nil {
 		return t, err
 	}
 	want := 4 * elements
-	if isSum {
+	if isSum(t.DType) {
 		want = 8 * elements
 	}
-	if (isSum || !packed) && uint64(size) != want {
-		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", want, shape, size)
+	if (isSum(t.DType) || !packed) && uint64(size) != want {
+		return t, fmt.Errorf("expected %d bytes of data for shape %v, found %d", want, t.Shape, size)
 	}
 	sum := uint32(0)
-	base := meter.next(index, dtype, elements)
+	base := meter.next(index, cmp.Or(t.DType, float32s), elements)
 	if packed {
-		t.DType = dtype
 		if t.Packed, err = n.all(data, size); err != nil {
 			return t, err
 		}
@@ -252,7 +266,7 @@ func readTensor(v any, n *numbers, meter *meter, index int) (Tensor, error) {
 		}
 		for i := 0; wrong && i < len(values) && notFinite == nil; i++ {
 			if x := values[i]; x-x != 0 { // NaN, for NaN and the infinities alone
-				notFinite = fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, at+i, name)
+				notFinite = fmt.Errorf("%w, found %v in element %d of %q", errNotFinite, x, at+i, t.Name)
 			}
 		}
 		if passed {

@@ -8,6 +8,8 @@
 package kernels
 
 import (
+	"encoding/binary"
+	"hash/crc32"
 	"math"
 	"runtime"
 	"sync"
@@ -17,6 +19,9 @@ import (
 // the processor's own cache while all updates are added to them, and memory is
 // read in stretches that are long enough to be fetched ahead.
 const block = 8192
+
+// piece is how many values of a block are measured at a time.
+const piece = 1024
 
 // alone is how many values one worker folds faster than two would begin.
 const alone = 1 << 18
@@ -50,11 +55,28 @@ func Fold(sum []float64, updates [][]float32, weights []float64) {
 	all[0].fold(workers(len(sum), len(updates)), sum, updates, weights)
 }
 
-// FoldChecked does what Fold does, and sets distances to the Euclidean distance
-// of each update from base, in the same pass over memory. An update that holds
-// NaN or an infinity has a distance that is not finite, and has spoilt sum.
-func FoldChecked(sum []float64, base []float32, updates [][]float32, weights, distances []float64) {
-	all[0].foldChecked(workers(len(sum), len(updates)), sum, base, updates, weights, distances)
+// Update is one of those that FoldChecked folds.
+type Update struct {
+	Values [][]float32 // by tensor
+	Weight float64
+	// Squares are added to, by all tensors in turn.
+	Squares Squares
+	// Sums become the CRC-32 of each tensor's Bytes, by the polynomial of IEEE. nil is
+	// not to look.
+	Sums []uint32
+}
+
+// FoldChecked makes sum, by tensor, of before and each update, times its weight, in one
+// pass over memory in which the updates are measured against base as well. before may
+// be sum; where it is nil it is 0, and what sum has does not matter. An update that
+// holds NaN or an infinity has a distance that is not finite, and has spoilt sum. All
+// have tensors of the lengths of sum's, and all Squares were given as many values.
+func FoldChecked(sum, before [][]float64, base [][]float32, updates []Update) {
+	var values int
+	for _, t := range sum {
+		values += len(t)
+	}
+	all[0].foldChecked(workers(values, len(updates)), sum, before, base, updates)
 }
 
 // Distance is the Euclidean distance of update from base. It is finite if and
@@ -108,7 +130,7 @@ func (kn kernel) fold(workers int, sum []float64, updates [][]float32, weights [
 		first, end := blocks*i/workers*block, min(blocks*(i+1)/workers*block, len(sum))
 		work := func() {
 			for from := first; from < end; from += block {
-				kn.foldBlock(from, min(from+block, end), sum, nil, updates, weights, nil)
+				kn.foldBlock(from, min(from+block, end), sum, updates, weights)
 			}
 		}
 		if i == workers-1 {
@@ -123,24 +145,34 @@ func (kn kernel) fold(workers int, sum []float64, updates [][]float32, weights [
 // foldChecked gives each worker some of the updates, because the squares of an
 // update have an order. A worker follows the one before it through sum, so that the
 // updates are added in theirs.
-func (kn kernel) foldChecked(workers int, sum []float64, base []float32, updates [][]float32, weights, distances []float64) {
-	squares := make([][lanes]float64, len(updates))
+func (kn kernel) foldChecked(workers int, sum, before [][]float64, base [][]float32, updates []Update) {
 	fours := (len(updates) + 3) / 4
 	workers = min(workers, max(1, fours))
-	blocks := (len(sum) + block - 1) / block
-	var before chan struct{}
+	blocks := 0
+	for _, t := range sum {
+		blocks += (len(t) + block - 1) / block
+	}
+	var previous chan struct{}
 	var done sync.WaitGroup
 	for i := range workers {
 		first, end := fours*i/workers*4, min(fours*(i+1)/workers*4, len(updates))
-		wait, ready := before, make(chan struct{}, blocks)
-		before = ready
+		wait, ready := previous, make(chan struct{}, blocks)
+		previous = ready
 		work := func() {
-			for from := 0; from < len(sum); from += block {
-				if wait != nil {
-					<-wait
+			for k, s := range sum {
+				for from := 0; from < len(s); from += block {
+					to := min(from+block, len(s))
+					switch {
+					case wait != nil:
+						<-wait
+					case before[k] == nil:
+						clear(s[from:to])
+					default:
+						copy(s[from:to], before[k][from:to])
+					}
+					kn.checkBlock(k, from, to, s, base[k], updates[first:end])
+					ready <- struct{}{}
 				}
-				kn.foldBlock(from, min(from+block, len(sum)), sum, base, updates[first:end], weights[first:end], squares[first:end])
-				ready <- struct{}{}
 			}
 		}
 		if i == workers-1 {
@@ -150,30 +182,78 @@ func (kn kernel) foldChecked(workers int, sum []float64, base []float32, updates
 		}
 	}
 	done.Wait()
-	for i := range updates {
-		distances[i] = root(&squares[i])
-	}
 }
 
-// foldBlock folds one block, and adds up squares unless they are nil.
-func (kn kernel) foldBlock(from, to int, sum []float64, base []float32, updates [][]float32, weights []float64, squares [][lanes]float64) {
+// foldBlock folds one block.
+func (kn kernel) foldBlock(from, to int, sum []float64, updates [][]float32, weights []float64) {
 	s, k := sum[from:to], 0
 	for ; k+4 <= len(updates); k += 4 {
-		x, w := [4][]float32{}, (*[4]float64)(weights[k:])
+		x := [4][]float32{}
 		for i := range x {
 			x[i] = updates[k+i][from:to]
 		}
-		if squares == nil {
-			kn.add4(s, &x, w)
-		} else {
-			kn.check4(s, base[from:to], &x, w, (*[4][lanes]float64)(squares[k:]))
-		}
+		kn.add4(s, &x, (*[4]float64)(weights[k:]))
 	}
 	for ; k < len(updates); k++ {
-		x := updates[k][from:to]
-		if squares != nil {
-			kn.squares(&squares[k], x, base[from:to])
+		kn.add1(s, updates[k][from:to], weights[k])
+	}
+}
+
+// checkBlock folds and measures one block of a tensor, piece by piece: what the CRC-32
+// has looked at is in the processor's first cache when it is folded.
+func (kn kernel) checkBlock(tensor, from, to int, sum []float64, base []float32, updates []Update) {
+	for ; len(updates) >= 4; updates = updates[4:] {
+		four, at := (*[4]Update)(updates), from
+		if off := four[0].Squares.added % lanes; off != 0 { // after tensors of odd lengths
+			at = min(from+lanes-off, to)
+			for i := range four {
+				kn.checkOne(tensor, from, at, sum, base, &four[i])
+			}
 		}
-		kn.add1(s, x, weights[k])
+		for ; at < to; at += piece {
+			kn.checkFour(tensor, at, min(at+piece, to), sum, base, four)
+		}
+	}
+	for i := range updates {
+		kn.checkOne(tensor, from, to, sum, base, &updates[i])
+	}
+}
+
+func (kn kernel) checkOne(tensor, from, to int, sum []float64, base []float32, u *Update) {
+	x := u.Values[tensor][from:to]
+	u.sum(tensor, x)
+	u.Squares.add(kn, x, base[from:to])
+	kn.add1(sum[from:to], x, u.Weight)
+}
+
+func (kn kernel) checkFour(tensor, from, to int, sum []float64, base []float32, four *[4]Update) {
+	var x [4][]float32
+	var w [4]float64
+	var squares [4][lanes]float64
+	for i := range four {
+		u := &four[i]
+		x[i], w[i], squares[i] = u.Values[tensor][from:to], u.Weight, u.Squares.sums
+		u.sum(tensor, x[i])
+	}
+	kn.check4(sum[from:to], base[from:to], &x, &w, &squares)
+	for i := range four {
+		four[i].Squares.sums = squares[i]
+		four[i].Squares.added += to - from
+	}
+}
+
+// sum goes on with the CRC-32 of a tensor.
+func (u *Update) sum(tensor int, x []float32) {
+	if u.Sums == nil {
+		return
+	}
+	if b := Bytes(x); b != nil {
+		u.Sums[tensor] = crc32.Update(u.Sums[tensor], crc32.IEEETable, b)
+		return
+	}
+	var b [4]byte
+	for _, v := range x {
+		binary.LittleEndian.PutUint32(b[:], math.Float32bits(v))
+		u.Sums[tensor] = crc32.Update(u.Sums[tensor], crc32.IEEETable, b[:])
 	}
 }

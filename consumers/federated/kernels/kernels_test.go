@@ -3,6 +3,7 @@ package kernels
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"math"
 	"runtime"
 	"slices"
@@ -30,7 +31,15 @@ func TestFold(t *testing.T) {
 		base := values(-1)
 		var updates [][]float32
 		var weights, wantDistances []float64
-		want, got, checked := make([]float64, dim), make([]float64, dim), make([]float64, dim)
+		want, got := make([]float64, dim), make([]float64, dim)
+		begun := rapid.Bool().Draw(t, "begun")
+		before := make([]float64, dim)
+		for i := range before {
+			if begun {
+				before[i] = float64(i%7) / 3
+			}
+		}
+		copy(want, before)
 		for k := range n {
 			x, w := values(k), seed*float64(k*k+1)
 			updates, weights = append(updates, x), append(weights, w)
@@ -44,10 +53,26 @@ func TestFold(t *testing.T) {
 		}
 		for _, kn := range all {
 			distances := make([]float64, n)
-			clear(got)
-			clear(checked)
+			copy(got, before)
 			kn.fold(workers, got, updates, weights)
-			kn.foldChecked(workers, checked, base, updates, weights, distances)
+			checked := slices.Repeat([]float64{math.NaN()}, dim)
+			from := [][]float64{before[:cut], before[cut:]}
+			if !begun {
+				from = make([][]float64, 2)
+			}
+			var whole []Update
+			for k, x := range updates {
+				whole = append(whole, Update{Values: [][]float32{x[:cut], x[cut:]}, Weight: weights[k], Sums: make([]uint32, 2)})
+			}
+			kn.foldChecked(workers, [][]float64{checked[:cut], checked[cut:]}, from, [][]float32{base[:cut], base[cut:]}, whole)
+			for k, u := range whole {
+				distances[k] = u.Squares.Distance()
+				for i, values := range u.Values {
+					if want := crc32.ChecksumIEEE(Bytes(values)); u.Sums[i] != want {
+						t.Fatalf("%s: expected the CRC-32 %d of tensor %d of update %d, found %d", kn.name, want, i, k, u.Sums[i])
+					}
+				}
+			}
 			if !slices.Equal(got, want) || !slices.Equal(checked, want) || !slices.Equal(distances, wantDistances) {
 				t.Fatalf("%s: %d updates of %d values by %d: not the bits of one after the other", kn.name, n, dim, workers)
 			}
@@ -92,7 +117,7 @@ func BenchmarkFold(b *testing.B) {
 			updates[k][i] = float32(i % 1013)
 		}
 	}
-	sum, base, distances := make([]float64, 1<<20), make([]float32, 1<<20), make([]float64, len(updates))
+	sum, base := make([]float64, 1<<20), make([]float32, 1<<20)
 	for _, kn := range all {
 		run := func(name string, fn func()) {
 			b.Run(name+"/"+kn.name, func(b *testing.B) {
@@ -104,8 +129,16 @@ func BenchmarkFold(b *testing.B) {
 		}
 		run("sum", func() { kn.fold(1, sum, updates, weights) })
 		run("sum by two", func() { kn.fold(2, sum, updates, weights) })
-		run("checked", func() { kn.foldChecked(1, sum, base, updates, weights, distances) })
-		run("checked by two", func() { kn.foldChecked(2, sum, base, updates, weights, distances) })
+		whole, sums := make([]Update, len(updates)), [][]float64{sum}
+		for k, x := range updates {
+			whole[k] = Update{Values: [][]float32{x}, Weight: weights[k]}
+		}
+		run("checked", func() { kn.foldChecked(1, sums, sums, [][]float32{base}, whole) })
+		run("checked by two", func() { kn.foldChecked(2, sums, sums, [][]float32{base}, whole) })
+		for k := range whole {
+			whole[k].Sums = make([]uint32, 1)
+		}
+		run("checked with CRC-32", func() { kn.foldChecked(1, sums, sums, [][]float32{base}, whole) })
 		run("distance", func() {
 			for _, x := range updates {
 				var s Squares

@@ -31,7 +31,8 @@ type Strategy interface {
 type Linear interface {
 	Strategy
 	// Weigh says with which weight an update goes into the sum, and what it
-	// adds to Totals.Scalar. The error says what is missing in the report.
+	// adds to Totals.Scalar. The error says what is missing in the report. The weight
+	// does not depend on Distance: updates are folded while it is measured.
 	Weigh(r Report) (weight, scalar float64, err error)
 	// Step makes model the next global model, and state what goes with it. It
 	// may use sum up. Without an update it leaves both as they are.

@@ -170,3 +170,24 @@ func TestQFedAvgStaysFinite(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Updates are weighed before their distance is known.
+func TestWeightWithoutDistance(t *testing.T) {
+	for _, name := range Names() {
+		s, err := Parse(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		linear, ok := s.(Linear)
+		if !ok {
+			continue
+		}
+		r := Report{Samples: 7, Steps: 3, Loss: 0.5, Staleness: 2}
+		want, _, err1 := linear.Weigh(r)
+		r.Distance = 11
+		got, _, err2 := linear.Weigh(r)
+		if got != want || err1 != nil || err2 != nil {
+			t.Errorf("%s: expected the weight %v, found %v with a distance, %v, %v", name, want, got, err1, err2)
+		}
+	}
+}
