@@ -48,6 +48,12 @@ func embeddedDir(broker string) (string, bool) {
 
 // openBroker connects to the broker that a URL names.
 func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Broker, error) {
+	return openBrokerFor(ctx, broker, log, 0)
+}
+
+// openBrokerFor is openBroker for consumers that on Kafka lose their partitions after that
+// silence; 0 is the usual.
+func openBrokerFor(ctx context.Context, broker string, log *slog.Logger, silence time.Duration) (stream.Broker, error) {
 	if dir, ok := embeddedDir(broker); ok {
 		if dir == "" {
 			return nil, usagef("--broker embedded: needs a folder, as in embedded:./penstock-data")
@@ -64,7 +70,7 @@ func openBroker(ctx context.Context, broker string, log *slog.Logger) (stream.Br
 		if err != nil {
 			return nil, err
 		}
-		b, err := kafka.Open(ctx, kafka.Config{Seeds: c.seeds, TLS: c.tls, SASL: c.sasl, Member: c.member, ServerBalances: c.serverBalances, Timeout: 10 * time.Second, Logger: log})
+		b, err := kafka.Open(ctx, kafka.Config{Seeds: c.seeds, TLS: c.tls, SASL: c.sasl, Member: c.member, ServerBalances: c.serverBalances, SessionTimeout: silence, Timeout: 10 * time.Second, Logger: log})
 		if err != nil {
 			return nil, withHint(err, "start one there, or name another with --broker")
 		}

@@ -50,6 +50,9 @@ func (f trainingFlags) updates() string { return f.Training + ".updates" }
 // aggregator is the group that reads the updates.
 func (f trainingFlags) aggregator() string { return f.Training + ".aggregator" }
 
+// takeOverAfter is how long an aggregator on Kafka may be silent before another takes over.
+const takeOverAfter = 10 * time.Second
+
 // training is a connection to one.
 type training struct {
 	trainingFlags
@@ -60,7 +63,7 @@ type training struct {
 // connect calls do with the broker and the registry.
 func (f trainingFlags) connect(ctx context.Context, t *terminal, do func(training) error) error {
 	return f.with(func(reg *client.Client) error {
-		broker, err := openBroker(ctx, f.Broker, t.log)
+		broker, err := openBrokerFor(ctx, f.Broker, t.log, takeOverAfter)
 		if err != nil {
 			return err
 		}
@@ -96,6 +99,7 @@ func (federatedAggregateCmd) Help() string {
 
 Stop and start it as you like, with the same flags: it goes on where the log says,
 and publishes the same models, byte for byte, that it would have without a stop.
+A second one, with the same flags, stands by, and takes over when the first is gone.
 What it refuses lies in the dead-letter topic, under the client's key, with the reason.`
 }
 
@@ -158,8 +162,11 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		if !a.Model().Final() {
 			j := job{topic: c.updates(), group: group, sink: a, owner: a, inFlight: updatesInFlight}
 			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v\n", why.Err) }
-			err := rereading(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })
-			if err := finished(err); err != nil {
+			waiting := func() { t.notef("another aggregator is at work; this one stands by\n") }
+			err := federated.Lead(ctx, tr.broker, c.models(), group, waiting, func(ctx context.Context) error {
+				return rereading(ctx, a, func(ctx context.Context) error { return runJob(ctx, tr.broker, tr.reg, j) })
+			})
+			if err := finished(err); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
@@ -167,8 +174,8 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 	})
 }
 
-// rereading runs job as aggregating does, again whenever the round has begun anew with
-// other clients.
+// rereading runs job as aggregating does, again whenever the updates of the round are to
+// be read again.
 func rereading(ctx context.Context, a *federated.Aggregator, job func(context.Context) error) error {
 	for {
 		if err := aggregating(ctx, a, job); !errors.Is(err, federated.ErrReread) {

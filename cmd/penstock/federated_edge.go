@@ -96,7 +96,11 @@ func (c *federatedEdgeCmd) Run(ctx context.Context, t *terminal) error {
 			return err
 		}
 		if m := e.Updates().Model(); m.Rounds == 0 || !m.Final() {
-			if err := finished(c.serve(ctx, t, tr, above, e, to)); err != nil {
+			err := federated.ErrReread
+			for errors.Is(err, federated.ErrReread) {
+				err = c.serve(ctx, t, tr, above, e, to)
+			}
+			if err := finished(err); err != nil {
 				return err
 			}
 		}

@@ -20,15 +20,15 @@
 // it, by offset. What a strategy keeps from round
 // to round is part of the model. So an aggregator that is killed
 // at any instant and started again publishes the same models, byte for byte,
-// and one that was published already is not published again. Only where the
-// broker's answer to a publish is lost, and the model arrives after the
-// aggregator has looked for it, may it lie on the topic twice, the same to the
-// byte.
+// and one that was published already is not published again.
 //
-// One aggregator at a time works on a training: it needs all partitions of the
-// updates topic. Another that gets them goes on from the newest model. One that was so slow
-// that it does not know yet that it has lost them looks for a newer model before it
-// publishes one; in between the two it may publish one that lies there already.
+// One aggregator at a time works on a training, since it needs all partitions of the
+// updates topic: Lead sees to that, and another stands by. The one that takes over goes on
+// from the newest model. One that was stopped, and does not know that another has taken over,
+// publishes nothing: models are published behind a fence, which the broker keeps (Encoder).
+// Where it has none, on a stream of JetStream that Penstock did not make, such a one may still
+// publish an older model behind a newer one, and a model whose publication had a lost
+// answer may lie on the topic twice, the same to the byte.
 package federated
 
 import (
