@@ -159,6 +159,7 @@ func FuzzPartials(f *testing.F) {
 	f.Add(int64(3), int64(1), int64(4), int64(1), 7.0, 0.0, 0.5, int64(2), true, binary.LittleEndian.AppendUint64(make([]byte, 8), 7*exactUnit))
 	f.Add(int64(3), int64(1), int64(4), int64(2), 7.0, 0.0, 0.5, int64(3), false, number(1e300, 0))
 	f.Add(int64(3), int64(1), int64(4), int64(2), 7.0, 0.0, 1e308, int64(3), false, number(7, 7))
+	f.Add(int64(3), int64(1), int64(4), int64(1), 7.0, 1e259, 0.5, int64(2), false, number(7e38, -7e38))
 	f.Fuzz(func(t *testing.T, samples, updates, samples2, updates2 int64, weight, scalar, loss float64, whole int64, exact bool, sums []byte) {
 		if len(sums) < 16 {
 			return
@@ -180,20 +181,22 @@ func FuzzPartials(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := u.summed(m, strategies.FedAvg{})
-		if err != nil {
-			return
-		}
-		var sum partial
-		for range 2 { // as if of two edges
-			sum.merge(m, u, c)
-		}
-		next, err := step(m, strategies.FedAvg{}, []*partial{&sum}, nil)
-		if err != nil || !finite(c.Norm) {
-			t.Fatalf("%+v gives %v, and the norm %v", p, err, c.Norm)
-		}
-		if loss, _ := next.Loss(); !finite(loss) {
-			t.Fatalf("the loss of %+v is %v", c, loss)
+		for _, s := range []strategies.Linear{strategies.FedAvg{}, strategies.FedNova{}} {
+			c, err := u.summed(m, s)
+			if err != nil {
+				continue
+			}
+			var sum partial
+			for range 2 { // as if of two edges
+				sum.merge(m, u, c)
+			}
+			next, err := step(m, s, []*partial{&sum}, nil)
+			if err != nil || !finite(c.Norm) {
+				t.Fatalf("%v of %+v gives %v, and the norm %v", s, p, err, c.Norm)
+			}
+			if loss, _ := next.Loss(); !finite(loss) {
+				t.Fatalf("the loss of %+v is %v", c, loss)
+			}
 		}
 	})
 }

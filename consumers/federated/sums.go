@@ -20,6 +20,10 @@ const (
 // maxUpdates is how many updates a Partial may be the sum of.
 const maxUpdates = 1 << 24
 
+// maxTotal is what weights and scalars come to at most: sums of many, times any float32,
+// are finite.
+const maxTotal = 1e260
+
 // Partial is what an edge has folded in a round: an Update that has one says the sum of
 // the updates of the edge's clients, each times its weight, in tensors of Summed or
 // ExactlySummed.
@@ -142,8 +146,8 @@ func (u Update) summed(m Model, s strategies.Strategy) (c Contribution, err erro
 	switch {
 	case updates != p.Updates || samples != u.Samples:
 		return refuse(Malformed, "at /partial: expected %d updates with %d samples, as its contributions say, found %d and %d", updates, samples, p.Updates, u.Samples)
-	case !(p.Weight > 0) || !finite(p.Weight) || !finite(p.Scalar):
-		return refuse(BadReport, "at /partial/weight: expected a finite one above 0, and a finite scalar, found %v and %v", p.Weight, p.Scalar)
+	case !(p.Weight > 0 && p.Weight < maxTotal) || !(math.Abs(p.Scalar) < maxTotal):
+		return refuse(BadReport, "at /partial/weight: expected one above 0 and below %v, and a scalar below that, found %v and %v", maxTotal, p.Weight, p.Scalar)
 	case !finite(u.Loss):
 		return refuse(BadReport, "expected a finite loss, found %v", u.Loss)
 	case weighsAlike(s) && p.Weight != float64(samples):

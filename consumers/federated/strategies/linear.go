@@ -224,22 +224,28 @@ type FedNova struct{ apart }
 
 func (FedNova) String() string { return "fednova" }
 
+// maxSteps is more than any training takes: what others did in one step counts as
+// often, so that the largest number of steps is what one client can do to all.
+const maxSteps = 1 << 30
+
 // Weigh implements Linear. It needs Steps.
 func (FedNova) Weigh(r Report) (weight, scalar float64, err error) {
-	if !(r.Steps >= 1) {
-		return 0, 0, errors.New("expected at least 1 step")
+	if !(r.Steps >= 1 && r.Steps <= maxSteps) {
+		return 0, 0, fmt.Errorf("expected from 1 to %d steps, found %v", maxSteps, r.Steps)
 	}
 	return r.Samples / r.Steps, r.Samples * r.Steps, nil
 }
 
-// Step implements Linear.
+// Step implements Linear. It stays within what float32 holds, as means do: no client can
+// end a training by what it says of its steps.
 func (FedNova) Step(model, sum []float64, t Totals, _ State) {
 	if t.Updates == 0 {
 		return
 	}
 	effective := t.Scalar / t.Samples / t.Samples
 	for i, x := range model {
-		model[i] = x - float64(effective*(float64(t.Weight*x)-sum[i]))
+		next := x - float64(effective*(float64(t.Weight*x)-sum[i]))
+		model[i] = max(-math.MaxFloat32, min(math.MaxFloat32, next))
 	}
 }
 
