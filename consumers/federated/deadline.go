@@ -64,11 +64,11 @@ func (a *Aggregator) opened(m Model) (Model, error) {
 		m.Sample = sample
 	}
 	m.Quorum = int64(a.config.Quorum)
-	if m.Quorum == 0 && a.config.Deadline > 0 {
-		m.Quorum = 1
-	}
 	if a.config.Deadline > 0 {
 		m.Deadline = a.config.Now().Add(a.config.Deadline).UnixMilli()
+	}
+	if m.Quorum == 0 && m.Deadline > 0 {
+		m.Quorum = 1
 	}
 	return m, nil
 }
@@ -134,7 +134,7 @@ func (a *Aggregator) closes(expired bool) string {
 func (a *Aggregator) again() (Model, error) {
 	m := a.model
 	m.Attempt++
-	m.Sample = nil
+	m.Sample, m.Deadline = nil, 0
 	m.Aborted = fmt.Sprintf("%d of %d updates had arrived at the deadline, and %d were needed", len(a.arrived), len(a.model.Asked()), a.model.enough())
 	return a.opened(m)
 }

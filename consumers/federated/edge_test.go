@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -478,6 +479,46 @@ func TestEdgeFindsItsSum(t *testing.T) {
 	}
 	if n := len(values(t, tr.broker, "partials")); n != 1 || !e.a.above.over() {
 		t.Errorf("the sum lies there %d times, and the round is over: %v", n, e.a.above.over())
+	}
+}
+
+// An edge that is told no deadline sends what it has when three quarters of the time of the
+// one above have passed; one that is told a quorum does what it is told.
+func TestEdgeHurries(t *testing.T) {
+	for _, tt := range []struct{ deadline, quorum, left, want int64 }{
+		{0, 0, 60_000, 45_000}, {0, 0, 0, 0}, {0, 0, -1000, 0}, {10, 0, 60_000, 10}, {0, 2, 60_000, 0},
+	} {
+		tr := newTraining(t, 3, 0)
+		if err := tr.broker.Create(t.Context(), "partials", 1); err != nil {
+			t.Fatal(err)
+		}
+		now := time.UnixMilli(1_000_000)
+		tr.config.Rounds, tr.config.Initial, tr.config.Now = 0, nil, func() time.Time { return now }
+		tr.config.Deadline, tr.config.Quorum = time.Duration(tt.deadline)*time.Millisecond, int(tt.quorum)
+		e, err := OpenEdge(t.Context(), EdgeConfig{Config: tr.config, Name: "e0", Partials: "partials", Above: "updates", To: tr.publisher})
+		if err != nil {
+			t.Fatal(err)
+		}
+		above := someModel(0)
+		above.Strategy, above.Clients, above.Edges, above.Deadline = "fedavg", []string{"e0"}, []string{"e0"}, now.UnixMilli()+tt.left
+		if err := e.Models().Write(t.Context(), modelBatch(t, tr.publisher.registry, above)); err != nil {
+			t.Fatal(err)
+		}
+		m := e.Updates().Model()
+		if got := m.Deadline - now.UnixMilli(); tt.want > 0 && (got != tt.want || m.Quorum != 1) || tt.want == 0 && (m.Deadline != 0 || m.Quorum != tt.quorum) {
+			t.Errorf("%+v: it ends after %d with %d updates", tt, got, m.Quorum)
+		}
+		if tt.want != 45_000 {
+			continue
+		}
+		// Nobody answers: it waits on, for who comes, and does not begin anew all the time.
+		now = now.Add(45 * time.Second)
+		if err := e.Updates().Expire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if m := e.Updates().Model(); m.Attempt != 1 || m.Deadline != 0 {
+			t.Errorf("attempt %d with the deadline %d", m.Attempt, m.Deadline)
+		}
 	}
 }
 
