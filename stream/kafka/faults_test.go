@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -356,6 +358,39 @@ func TestDeletedTopic(t *testing.T) {
 	}
 	if err := f.b.Publish(f.ctx, stream.Record{Topic: "t"}); !errors.Is(err, stream.ErrNoTopic) {
 		t.Errorf("publish: %v, want ErrNoTopic", err)
+	}
+}
+
+// A topic that is made again is there when the broker knows it, not while it knows
+// the one before.
+func TestCreateAgain(t *testing.T) {
+	f := newFixture(t, 1)
+	host, port, err := net.SplitHostPort(f.cluster.ListenAddrs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	f.cluster.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.cluster.KeepControl()
+		topics := req.(*kmsg.MetadataRequest).Topics
+		if len(topics) != 1 || topics[0].Topic == nil || *topics[0].Topic != "t" || asked.Add(1) > 1 {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		broker, topic, partition := kmsg.NewMetadataResponseBroker(), kmsg.NewMetadataResponseTopic(), kmsg.NewMetadataResponseTopicPartition()
+		broker.Host = host
+		number, err := strconv.ParseInt(port, 10, 32)
+		broker.Port = int32(number)
+		topic.Topic, topic.TopicID = topics[0].Topic, [16]byte{1} // of the one before
+		topic.Partitions = append(topic.Partitions, partition)
+		resp.Brokers, resp.Topics = append(resp.Brokers, broker), append(resp.Topics, topic)
+		return resp, err, true
+	})
+	if err := f.b.Create(f.ctx, "t", 1); err != nil {
+		t.Fatal(err)
+	}
+	if n := asked.Load(); n < 2 {
+		t.Errorf("Create asked %d times whether the topic is there, want at least 2", n)
 	}
 }
 

@@ -291,6 +291,8 @@ func (b *Broker) create(ctx context.Context, name string, partitions int) error 
 		}
 		detail := m.Topics[name]
 		ready := detail.Err == nil && len(detail.Partitions) > 0
+		// A broker may still know one of that name that was deleted.
+		ready = ready && (resp.ID == kadm.TopicID{} || detail.ID == resp.ID)
 		for _, p := range detail.Partitions {
 			ready = ready && p.Err == nil
 		}

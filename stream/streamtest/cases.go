@@ -355,7 +355,7 @@ func (s *suite) madeAgain() {
 	s.must("create", s.b.Create(s.ctx, topic, 1))
 	s.publish(stream.Record{Topic: topic, Value: []byte("new")})
 	if records, _, err := src.Fetch(s.ctx, 10); !errors.Is(err, stream.ErrTopicChanged) {
-		s.Fatalf("fetch: %d records and %v, want ErrTopicChanged", len(records), err)
+		s.Fatalf("fetch: %+v and %v, want ErrTopicChanged", records, err)
 	}
 	if _, _, err := src.Fetch(s.ctx, 10); !errors.Is(err, stream.ErrTopicChanged) {
 		s.Errorf("fetch again: %v, want ErrTopicChanged", err)
