@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"penstock/consumers"
@@ -25,6 +24,7 @@ import (
 type federatedCmd struct {
 	Aggregate federatedAggregateCmd `cmd:"" help:"Make a model of the clients' updates, round by round, until the training is finished."`
 	Edge      federatedEdgeCmd      `cmd:"" help:"Add up the updates of some of a training's clients, and send the sum to the aggregator."`
+	Shard     federatedShardCmd     `cmd:"" help:"Add up the updates in some partitions of a training's topic, and send the sum to the aggregator."`
 	Join      federatedJoinCmd      `cmd:"" help:"Take part as a client that trains on sample data."`
 	Status    federatedStatusCmd    `cmd:"" help:"Say how far the training is."`
 	History   federatedHistoryCmd   `cmd:"" help:"List the models, and what each was made of."`
@@ -76,6 +76,7 @@ type federatedAggregateCmd struct {
 	trainingFlags
 	Clients  []string      `placeholder:"NAME,…" help:"Who is expected in every round. With --keys, those who are enrolled."`
 	Edges    []string      `placeholder:"NAME,…" help:"Edges that take part: each adds up the updates of clients of its own, and sends the sum (see federated edge)."`
+	Shards   int           `placeholder:"N" help:"Have N aggregators share each round over the partitions of the updates (see federated shard)."`
 	Rounds   int64         `default:"10" placeholder:"N" help:"How many rounds there are (default ${default})."`
 	Quorum   int           `placeholder:"N" help:"End a round with N updates; with --deadline, no sooner than that. Default: those of all clients; with --deadline, 1."`
 	Deadline time.Duration `placeholder:"TIME" help:"End a round after TIME with the updates that there are; the rest are refused as late."`
@@ -120,13 +121,19 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if c.Secure != "" {
-		if c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 || c.Sum == "exact" {
-			return usagef("--secure does not go with --quorum, --deadline, --fraction or --sum")
+		if c.Quorum > 0 || c.Deadline > 0 || c.Fraction > 0 || c.Sum == "exact" || c.Shards != 0 {
+			return usagef("--secure does not go with --quorum, --deadline, --fraction, --sum or --shards")
 		}
 		return c.securely(ctx, t, initial, private)
 	}
 	return c.connect(ctx, t, func(tr training) error {
-		err := errors.Join(tr.prepareTopic(ctx, c.models(), federated.ModelSchema(), 1), tr.prepareTopic(ctx, c.updates(), federated.UpdateSchema(), 0))
+		updates, shards, err := c.updates(), federated.Shards{}, tr.prepareTopic(ctx, c.models(), federated.ModelSchema(), 1)
+		if c.Shards != 0 && err == nil {
+			updates = c.shardSums()
+			shards, err = tr.shards(ctx, c.Shards)
+		} else if err == nil {
+			err = tr.prepareTopic(ctx, updates, federated.UpdateSchema(), 0)
+		}
 		if err != nil {
 			return err
 		}
@@ -141,7 +148,7 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		defer collectEarly(parameters)()
 		a, err := federated.Open(ctx, federated.Config{
-			Models: c.models(), Updates: c.updates(), Group: group, Clients: c.Clients, Edges: c.Edges, Rounds: c.Rounds,
+			Models: c.models(), Updates: updates, Group: group, Clients: c.Clients, Edges: c.Edges, Shards: shards, Rounds: c.Rounds,
 			Initial: initial, Strategy: c.Strategy, MaxNorm: c.MaxNorm, Roster: roster, Piece: c.Piece,
 			Quorum: c.Quorum, Deadline: c.Deadline, Fraction: c.Fraction, Privacy: private, NoiseKey: key, Sum: map[string]string{"exact": federated.SumExact}[c.Sum],
 			Broker: tr.broker, Registry: tr.reg, Publisher: eventPublisher{producers.New(tr.broker, tr.reg, producers.Config{})},
@@ -153,14 +160,14 @@ func (c *federatedAggregateCmd) Run(ctx context.Context, t *terminal) error {
 				if m.Final() && m.Privacy != nil && m.Round < c.Rounds {
 					t.notef("the training ends with round %d: %s\n", m.Round, m.Aborted)
 				}
-				t.notef("model of round %d of %d: %d updates\n", m.Round, m.Rounds, len(m.Contributions))
+				t.notef("model of round %d of %d: %d updates\n", m.Round, m.Rounds, updatesIn(m))
 			},
 		})
 		if err != nil {
 			return err
 		}
 		if !a.Model().Final() {
-			j := job{topic: c.updates(), group: group, sink: a, owner: a, inFlight: updatesInFlight}
+			j := job{topic: updates, group: group, sink: a, owner: a, inFlight: updatesInFlight}
 			j.hooks.DeadLetter = func(_ stream.Record, why *consumers.Reason) { t.notef("refused: %v\n", why.Err) }
 			waiting := func() { t.notef("another aggregator is at work; this one stands by\n") }
 			err := federated.Lead(ctx, tr.broker, c.models(), group, waiting, func(ctx context.Context) error {
@@ -249,11 +256,9 @@ A program of your own takes part with consumers/federated.Client.`
 
 // Run takes part until the last model is published.
 func (c *federatedJoinCmd) Run(ctx context.Context, t *terminal) error {
-	first, of, _ := strings.Cut(c.Share, "/")
-	i, err1 := strconv.Atoi(first)
-	n, err2 := strconv.Atoi(of)
-	if err1 != nil || err2 != nil || i < 1 || i > n || n > 100 {
-		return usagef("--share %s: expected I/N with I from 1 to N, and N at most 100", c.Share)
+	i, n, err := oneOfMany("--share", c.Share)
+	if err != nil {
+		return err
 	}
 	digits, err := samples.Digits()
 	if err != nil {
@@ -319,6 +324,7 @@ type modelRow struct {
 	Strategy string     `json:"strategy"`
 	Updates  int64      `json:"updates"`
 	Edges    int        `json:"edges,omitempty"` // whose sums the updates are in
+	Shards   int        `json:"shards,omitempty"`
 	Samples  int64      `json:"samples"`
 	Largest  float64    `json:"largest_norm"`
 	From     string     `json:"largest_norm_of,omitempty"`
@@ -340,8 +346,16 @@ type modelRow struct {
 	Accuracy *float64 `json:"accuracy,omitempty"`
 }
 
+// updatesIn is how many updates a model is made of, those in sums too.
+func updatesIn(m federated.Model) (n int64) {
+	for _, c := range m.Contributions {
+		n += max(1, c.Updates)
+	}
+	return n
+}
+
 func rowOf(m federated.Model) modelRow {
-	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy,
+	row := modelRow{Round: m.Round, Rounds: m.Rounds, Hash: m.Hash.String(), Strategy: m.Strategy, Updates: updatesIn(m),
 		Closed: m.Closed, Asked: len(m.Asked()), Quorum: m.Quorum, Attempt: m.Attempt, Aborted: m.Aborted}
 	if p := m.Privacy; p != nil {
 		row.Clip, row.Epsilon, row.Budget, row.Delta = p.Clip, p.Spent, p.Epsilon, p.Delta
@@ -352,8 +366,10 @@ func rowOf(m federated.Model) modelRow {
 	}
 	for _, c := range m.Contributions {
 		row.Samples += c.Samples
-		row.Updates += max(1, c.Updates)
-		if c.Updates > 0 {
+		switch {
+		case m.Shards.Of > 0:
+			row.Shards++
+		case c.Updates > 0:
 			row.Edges++
 		}
 		if c.Norm > row.Largest {
@@ -383,6 +399,9 @@ func (f trainingFlags) showRow(t *terminal, row modelRow) error {
 		text += fmt.Sprintf("  %d updates", row.Updates)
 		if row.Edges > 0 {
 			text += fmt.Sprintf(" by way of %d edges", row.Edges)
+		}
+		if row.Shards > 0 {
+			text += fmt.Sprintf(" by way of %d shards", row.Shards)
 		}
 		if row.From != "" {
 			text += fmt.Sprintf(" of %s examples, the furthest %.4g by %s", count(row.Samples), row.Largest, row.From)
@@ -533,7 +552,8 @@ type place struct {
 	offset    int64
 }
 
-// contributions reads the updates that models name. Those in pieces lie in files.
+// contributions reads the updates that models name, or with shards their sums. Those in
+// pieces lie in files.
 func (t training) contributions(ctx context.Context, models []federated.Model) (func(federated.Contribution) (federated.Update, error), error) {
 	bases, named, clients := map[int64]federated.Hash{}, map[place]bool{}, map[string]bool{}
 	for _, m := range models {
@@ -548,7 +568,11 @@ func (t training) contributions(ctx context.Context, models []federated.Model) (
 	decoder, joiner := consumers.NewDecoder(t.reg, schemas.Limits{}), federated.NewJoiner()
 	defer joiner.Close()
 	found := map[place]func() (federated.Update, error){}
-	err := eachRecord(ctx, t.broker, t.updates(), t.Training+".reader", 1000, func(records []stream.Record) error {
+	topic := t.updates()
+	if models[0].Shards.Of > 0 {
+		topic = t.shardSums()
+	}
+	err := eachRecord(ctx, t.broker, topic, t.Training+".reader", 1000, func(records []stream.Record) error {
 		for _, r := range records {
 			message, err := decoder.Decode(ctx, r)
 			var why *consumers.Reason
@@ -567,6 +591,9 @@ func (t training) contributions(ctx context.Context, models []federated.Model) (
 		}
 		return nil
 	})
+	if models[0].Edge != "" && errors.Is(err, stream.ErrNoTopic) {
+		err = usagef("%q is a shard: expected the training that it is of", t.Training)
+	}
 	return func(c federated.Contribution) (federated.Update, error) {
 		if read := found[place{c.Partition, c.Offset}]; read != nil {
 			return read()
@@ -600,6 +627,10 @@ func (c *federatedVerifyCmd) verify(ctx context.Context, t *terminal, tr trainin
 	if err != nil {
 		return err
 	}
+	_, added, err := tr.fromShards(ctx, models, read)
+	if err != nil {
+		return err
+	}
 	signed, err := tr.signatures(ctx, t, models, c.Keys)
 	if err != nil {
 		return err
@@ -622,16 +653,19 @@ func (c *federatedVerifyCmd) verify(ctx context.Context, t *terminal, tr trainin
 			}
 			return u, err
 		}
-		var err error
+		made, err := len(m.Contributions), error(nil)
 		if m.Edge != "" {
 			err = sums.verify(before[len(before)-1], m, check)
 		} else {
 			err = federated.RecomputeAfter(before, m, key, check)
 		}
+		if m.Shards.Of > 0 && err == nil {
+			made, err = verifyShards(before[len(before)-1], m, read, added)
+		}
 		if err != nil {
 			return noError{err}
 		}
-		updates += len(m.Contributions)
+		updates += made
 		return nil
 	})
 	if err != nil {

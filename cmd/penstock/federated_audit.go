@@ -123,9 +123,17 @@ func (t training) counted(ctx context.Context, models []federated.Model) (rows [
 	if err != nil {
 		return nil, err
 	}
+	whole, read, err := t.fromShards(ctx, models, read)
+	if err != nil {
+		return nil, err
+	}
+	of := map[int64][]federated.Contribution{}
+	for _, m := range whole {
+		of[m.Round] = m.Contributions
+	}
 	err = t.eachStep(ctx, models, func(before []federated.Model, m federated.Model) error {
 		var updates []federated.Update
-		for _, place := range m.Contributions {
+		for _, place := range of[m.Round] {
 			u, err := read(place)
 			if err != nil {
 				return fmt.Errorf("update at %d/%d: %w", place.Partition, place.Offset, err)
@@ -138,7 +146,7 @@ func (t training) counted(ctx context.Context, models []federated.Model) (rows [
 		}
 		round := before[len(before)-1].Round
 		for k, s := range measured {
-			place := m.Contributions[k]
+			place := of[m.Round][k]
 			rows = append(rows, auditRow{
 				Round: &round, Client: s.Client, Decision: "counted", Partition: &place.Partition, Offset: &place.Offset,
 				Norm: &s.Norm, Cosine: &s.Cosine, Loss: &s.Loss, Score: &s.Score, By: s.By,

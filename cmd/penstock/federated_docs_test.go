@@ -104,7 +104,7 @@ func runTraining(t *testing.T, lines []string, together int, then string) {
 			python = servertest.Python(t)
 			line = "$PYTHON " + strings.Replace(args, "clients/", "$ROOT/clients/", 1)
 		}
-		if strings.Contains(line, " aggregate ") || strings.Contains(line, "--name ") {
+		if strings.Contains(line, " aggregate ") || strings.Contains(line, " shard ") || strings.Contains(line, "--name ") {
 			background++
 			fmt.Fprintf(script, "exec %s &b%d&\n", line, background)
 			fmt.Fprintf(waits, "wait b%d\n", background)
@@ -192,6 +192,28 @@ stderr 'choose another topic'
 stderr 'is above itself'
 ! exec penstock federated edge hub-east --name east --above hub
 stderr 'either --clients'
+`)
+}
+
+// So do those about shards, with one client in Python.
+func TestShardGuide(t *testing.T) {
+	runTraining(t, section(t, "Shards"), 7, `
+exec penstock federated status shared
+stdout '^round 5 of 5  model [0-9a-f]{32}  fedavg  4 updates by way of 2 shards of '
+exec penstock federated verify shared
+stdout '^6 models are what their 20 updates make, to the byte$'
+exec penstock federated audit shared
+stdout '^round 4  cyd  counted  norm '
+! exec penstock federated verify shared.shard-1
+stderr 'is a shard'
+! exec penstock federated aggregate shared --sample digits --rounds 5 --clients ann,bob,cyd,dan
+stderr 'it has 2 shards of 2 partitions, not 0 of 0'
+! exec penstock federated shard shared --shard 3/2
+stderr 'expected I/N'
+! exec penstock federated aggregate sharp --sample digits --clients ann --shards 2 --quorum 1
+stderr 'nor a quorum'
+! exec penstock federated aggregate sharp --sample digits --clients ann --shards 200
+stderr 'from 1 to 64 shards'
 `)
 }
 

@@ -9,8 +9,8 @@ import (
 	"penstock/stream"
 )
 
-// maxShards is how many shards a training may have.
-const maxShards = 64
+// MaxShards is how many shards a training may have.
+const MaxShards = 64
 
 // Shards say that several aggregators share the rounds of a training: each reads some of
 // the partitions of the updates topic and sends the sum of what lies there. The zero value
@@ -21,8 +21,8 @@ type Shards struct {
 }
 
 func (s Shards) check() error {
-	if s != (Shards{}) && (s.Of < 1 || s.Of > min(s.Partitions, maxShards)) {
-		return fmt.Errorf("expected from 1 to %d shards, and at most one for each of the %d partitions of the updates, found %d", maxShards, s.Partitions, s.Of)
+	if s != (Shards{}) && (s.Of < 1 || s.Of > min(s.Partitions, MaxShards)) {
+		return fmt.Errorf("expected from 1 to %d shards, and at most one for each of the %d partitions of the updates, found %d", MaxShards, s.Partitions, s.Of)
 	}
 	return nil
 }
