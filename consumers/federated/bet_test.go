@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 
 	"penstock/consumers"
+	"penstock/consumers/federated/strategies"
 	"penstock/stream"
 )
 
@@ -94,5 +97,33 @@ func TestBet(t *testing.T) {
 				t.Fatalf("%s, %s: expected memory for one or two sums that is used again, found %d", strategy, why, n)
 			}
 		}
+	}
+}
+
+// A step that processors share makes the model of one, and names the same fault.
+func TestStepIsShared(t *testing.T) {
+	const n = 2*stepAlone + 13
+	base := Model{Parameters: []Tensor{{Name: "w", Shape: []int{n}, Values: make([]float32, n)}, {Name: "b", Shape: []int{3}, Values: make([]float32, 3)}}}
+	run := func(processors int, huge ...int) (Hash, error) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
+		p := &partial{}
+		p.begin(base)
+		for i := range p.sum[0] {
+			p.sum[0][i] = float64(i%1013) / 7
+		}
+		for _, i := range huge {
+			p.sum[0][i] = 1e300
+		}
+		p.totals.Add(strategies.Report{Samples: 3}, 3, 0)
+		next, err := step(base, strategies.FedAvg{}, []*partial{p}, nil)
+		return next.Hash, err
+	}
+	want, err1 := run(1)
+	got, err2 := run(3)
+	if got != want || err1 != nil || err2 != nil {
+		t.Errorf("expected the model %v, found %v, %v, %v", want, got, err1, err2)
+	}
+	if _, err := run(3, n-1, 70_001, 70_000); err == nil || !strings.Contains(err.Error(), `in element 70000 of "w"`) {
+		t.Errorf("expected the first fault of three, found %v", err)
 	}
 }

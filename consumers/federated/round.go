@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
 
 	"penstock/consumers/federated/kernels"
 	"penstock/consumers/federated/privacy"
@@ -250,24 +252,18 @@ func blockwise(base Model, s strategies.Elementwise, partials []*partial) ([]Ten
 		totals.Merge(p.totals)
 	}
 	next := make([]Tensor, len(base.Parameters))
-	var values, sum [blockSize / 8]float64
 	for k, t := range base.Parameters {
 		next[k] = Tensor{Name: t.Name, Shape: t.Shape, Values: make([]float32, len(t.Values))}
-		for from := 0; from < len(t.Values); from += len(sum) {
-			n := min(len(sum), len(t.Values)-from)
-			for i, v := range t.Values[from:][:n] {
-				values[i], sum[i] = float64(v), 0
-			}
-			for _, p := range partials {
-				if p.sum == nil {
-					continue
-				}
-				for i, v := range p.sum[k][from:][:n] {
-					sum[i] += v
-				}
-			}
-			s.Step(values[:n], sum[:n], totals, nil)
-			if err := base.narrow(next[k], from, values[:n]); err != nil {
+		workers := min(runtime.GOMAXPROCS(0), 1+len(t.Values)/stepAlone)
+		errs := make([]error, workers)
+		var all sync.WaitGroup
+		for i := range workers {
+			from, to := len(t.Values)*i/workers, len(t.Values)*(i+1)/workers
+			all.Go(func() { errs[i] = stretch(base, s, partials, totals, next[k], k, from, to) })
+		}
+		all.Wait()
+		for _, err := range errs { // that of the first element
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -278,6 +274,33 @@ func blockwise(base Model, s strategies.Elementwise, partials []*partial) ([]Ten
 		}
 	}
 	return next, nil
+}
+
+// stepAlone is how many elements one processor steps faster than two would begin.
+const stepAlone = 1 << 16
+
+// stretch makes elements of tensor k of the next model.
+func stretch(base Model, s strategies.Elementwise, partials []*partial, totals strategies.Totals, next Tensor, k, from, to int) error {
+	var values, sum [1024]float64 // in the processor's first cache
+	for ; from < to; from += len(sum) {
+		n := min(len(sum), to-from)
+		for i, v := range base.Parameters[k].Values[from:][:n] {
+			values[i], sum[i] = float64(v), 0
+		}
+		for _, p := range partials {
+			if p.sum == nil {
+				continue
+			}
+			for i, v := range p.sum[k][from:][:n] {
+				sum[i] += v
+			}
+		}
+		s.Step(values[:n], sum[:n], totals, nil)
+		if err := base.narrow(next, from, values[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Recompute makes the model after base again, out of the updates that next says
