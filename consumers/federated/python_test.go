@@ -261,18 +261,20 @@ last = b.newest(topic, None, 30)
 print(last[1].decode(), [v.decode() for v in b.between(topic, 0, last[0])])
 b.close()
 `
-	for name, open := range map[string]func() (stream.Broker, string, error){
-		"kafka": func() (stream.Broker, string, error) {
-			b, err := kafka.Open(t.Context(), kafka.Config{Seeds: strings.Split(servertest.Kafka(t), ",")})
-			return b, servertest.Kafka(t), err
+	for name, connect := range map[string]func(testing.TB) (stream.Broker, string, error){
+		"kafka": func(t testing.TB) (stream.Broker, string, error) {
+			url := servertest.Kafka(t)
+			b, err := kafka.Open(t.Context(), kafka.Config{Seeds: strings.Split(url, ",")})
+			return b, url, err
 		},
-		"nats": func() (stream.Broker, string, error) {
-			b, err := nats.Open(t.Context(), nats.Config{URL: servertest.NATS(t)})
-			return b, servertest.NATS(t), err
+		"nats": func(t testing.TB) (stream.Broker, string, error) {
+			url := servertest.NATS(t)
+			b, err := nats.Open(t.Context(), nats.Config{URL: url})
+			return b, url, err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, url, err := open()
+			b, url, err := connect(t)
 			if err != nil {
 				t.Fatal(err)
 			}
