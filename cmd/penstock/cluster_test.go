@@ -219,11 +219,17 @@ func TestRegistryOnNATS(t *testing.T) {
 			}
 		}
 	}
+	deadline := time.After(2 * time.Minute)
 	for tick := time.Tick(50 * time.Millisecond); ; { // the servers find each other
-		if _, err := js.AccountInfo(t.Context()); err == nil {
+		_, err := js.AccountInfo(t.Context())
+		if err == nil {
 			break
 		}
-		<-tick
+		select {
+		case <-tick:
+		case <-deadline:
+			t.Fatalf("the servers at %s are no cluster: %v", url, err)
+		}
 	}
 	nodes, urls := startRegistries(t, 3, url+"?replicas=3")
 	registrytest.Endure(t, urls, 5, func(ctx context.Context, await func(string)) {
@@ -320,12 +326,18 @@ func TestForwardedIdentity(t *testing.T) {
 		}
 		return resp.StatusCode, string(answer)
 	}
+	deadline := time.After(2 * time.Minute)
 	for i, url := range urls {
 		for tick := time.Tick(20 * time.Millisecond); ; {
-			if code, _ := ask("alice", http.MethodGet, url+"/livez", "", ""); code == http.StatusOK {
+			code, answer := ask("alice", http.MethodGet, url+"/livez", "", "")
+			if code == http.StatusOK {
 				break
 			}
-			<-tick
+			select {
+			case <-tick:
+			case <-deadline:
+				t.Fatalf("the node at %s does not answer: %d %s", url, code, answer)
+			}
 		}
 		path := fmt.Sprintf("%s/subjects/s%d/versions", url, i)
 		if code, answer := ask("alice", http.MethodPost, path, `{"schema":"\"int\""}`, ""); code != http.StatusOK {

@@ -56,12 +56,16 @@ func TestKill(t *testing.T) {
 					acked[id] = true
 				}
 				progress <- round
+			} else if ctx.Err() != nil {
+				return
 			}
 		}
 	})
 	consumer := c.consumer()
 	for n := range kills {
-		<-progress // something was acknowledged since the last kill
+		if _, ok := <-progress; !ok { // something was acknowledged since the last kill
+			t.Fatalf("after %d kills nothing was acknowledged any more: %v", n, ctx.Err())
+		}
 		pause(time.Duration(rand.IntN(150)) * time.Millisecond)
 		kill(t, up)
 		if n%3 == 2 {
