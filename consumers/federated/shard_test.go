@@ -212,6 +212,25 @@ func TestShardIsBehindItsClients(t *testing.T) {
 	}
 }
 
+// A shard is not waited for where none of its clients is asked.
+func TestShardWithoutClients(t *testing.T) {
+	m := Model{Shards: Shards{Of: 2, Partitions: 3}}
+	for i := range 8 {
+		m.Clients = append(m.Clients, fmt.Sprintf("c%d", i))
+	}
+	for i := range 2 {
+		own, _ := m.Shard(m.Shards.Name(i))
+		asked := m
+		asked.Sample = own.Clients
+		if got := asked.answering(); len(own.Clients) == 0 || !slices.Equal(got, []string{m.Shards.Name(i)}) {
+			t.Errorf("of %q are waited for: %q", own.Clients, got)
+		}
+	}
+	if got := m.answering(); !slices.Equal(got, m.Shards.names()) {
+		t.Errorf("of all are waited for: %q", got)
+	}
+}
+
 // What a shard says that it has added up is of its own clients, each once.
 func TestShardSumsItsOwnClients(t *testing.T) {
 	_, e, m := shardOfTwo(t)
@@ -236,7 +255,7 @@ func TestShardSumsItsOwnClients(t *testing.T) {
 	}
 }
 
-// A shard fetches nothing of others' partitions.
+// A shard is handed nothing of others' partitions.
 func TestShardReadsItsPartitions(t *testing.T) {
 	_, e, _ := shardOfTwo(t)
 	ctx, broker := t.Context(), memory.New()
