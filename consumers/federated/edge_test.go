@@ -188,6 +188,9 @@ func (b *branch) fold() {
 			ids = append(ids, r.Partition)
 		}
 		starts, err := b.a.Assigned(context.Background(), ids)
+		if errors.Is(err, ErrFinished) {
+			return // by another one, while this one was away: its model is final now
+		}
 		if err != nil {
 			b.rt.Fatal(err)
 		}
