@@ -453,6 +453,7 @@ func (b *Broker) create(ctx context.Context, name string, partitions int, change
 	for i := range partitions {
 		config.Subjects = append(config.Subjects, subject(config.Name, i))
 	}
+	admitPositions(&config)
 	if n := partitions * groupConsumers; n > defaultConsumers {
 		config.MaxConsumers = n
 	}

@@ -20,8 +20,8 @@ import (
 const expectedSubjectSequenceHeader = "Nats-Expected-Last-Subject-Sequence"
 
 // Resume implements stream.Resumer. The position is a message of the topic's own
-// stream, of a subject that no partition has, which Resume adds to the stream if
-// it is not there; so records and position are one atomic batch. Each position
+// stream, of a subject that no partition has, which Resume adds to the stream of
+// an older Penstock if it is not there; so records and position are one atomic batch. Each position
 // is written only after the one that its writer knows: whoever takes an input
 // over writes it again, and the one before is refused.
 //
@@ -81,17 +81,27 @@ func (b *Broker) newWriter(ctx context.Context, name, of string) (*writer, error
 		return nil, err
 	}
 	defer cancel()
-	all := t.stream + ".resume.*"
-	if config := s.CachedInfo().Config; !slices.Contains(config.Subjects, all) || !config.AllowMsgTTL {
-		if !slices.Contains(config.Subjects, all) {
-			config.Subjects = append(config.Subjects, all)
-		}
-		config.AllowMsgTTL = true // of the entries of books
+	if config := s.CachedInfo().Config; admitPositions(&config) {
 		if s, err = b.js.UpdateStream(asking, config); err != nil {
 			return nil, fmt.Errorf("add a subject for positions to the stream of topic %q: %w", name, b.explain(ctx, err))
 		}
 	}
 	return &writer{b: b, topic: t, stream: s, subject: t.stream + ".resume." + escape(of)}, nil
+}
+
+// admitPositions has a stream take positions beside its records, and says whether it did
+// not yet. Topics are made so; a server that changes a stream while a consumer is made for
+// it has a data race.
+func admitPositions(c *jetstream.StreamConfig) (changed bool) {
+	all := c.Name + ".resume.*"
+	if slices.Contains(c.Subjects, all) && c.AllowMsgTTL {
+		return false
+	}
+	if !slices.Contains(c.Subjects, all) {
+		c.Subjects = append(c.Subjects, all)
+	}
+	c.AllowMsgTTL = true // of the entries of books
+	return true
 }
 
 // writer writes to a topic and, in the same batches, to a subject of its own.
