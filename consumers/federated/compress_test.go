@@ -113,6 +113,27 @@ func TestCompressionErrsWithinItsBounds(t *testing.T) {
 	})
 }
 
+// What a small update leaves out every time comes all the same.
+func TestFeedback(t *testing.T) {
+	c, err := ParseCompression("top:0.25")
+	if err != nil {
+		t.Fatal(err)
+	}
+	meant, sum := []float32{4, 3, 2, 1}, make([]float32, 4)
+	const rounds = 100
+	for range rounds {
+		said, _ := compressed(t, c, meant, make([]float32, 4))
+		for i, v := range said {
+			sum[i] += v
+		}
+	}
+	for i, v := range meant {
+		if off := math.Abs(float64(sum[i]/rounds - v)); off > 0.2 {
+			t.Errorf("%v is said as %v on average", v, sum[i]/rounds)
+		}
+	}
+}
+
 // A round takes compressed updates as others, and refuses what contradicts itself.
 func TestCompressedUpdatesCount(t *testing.T) {
 	h := newHall(t, 4, 1, func(*Config) {})
