@@ -267,6 +267,20 @@ func flatly(t *rapid.T, base Model, clients []string) Model {
 	return m
 }
 
+// drawStrategy draws a strategy whose updates add up, and how they are added up.
+func (b *branch) drawStrategy(rt *rapid.T) {
+	exact := rapid.Bool().Draw(rt, "exact")
+	b.config.Strategy = rapid.SampledFrom([]string{"fedavg", "fedavgm:momentum=0.9", "fedyogi", "qfedavg", "fednova", "scaffold"}).Draw(rt, "strategy")
+	if s, _ := strategies.Parse(b.config.Strategy); weighsAlike(s) {
+		if exact {
+			b.config.Sum = SumExact
+		}
+		if rapid.Bool().Draw(rt, "clipped") {
+			b.config.Privacy = &Privacy{Clip: 3}
+		}
+	}
+}
+
 // A tree makes the models that its clients would make without one: to the byte where
 // sums are exact, and else nearly; whoever is killed, and whatever fails.
 func TestTree(t *testing.T) {
@@ -276,16 +290,7 @@ func TestTree(t *testing.T) {
 		if rapid.Bool().Draw(rt, "three levels") {
 			nodes = append(nodes, newBranch(t, rt, nodes[2], "e2", "c5", "c6", "c7"))
 		}
-		exact := rapid.Bool().Draw(rt, "exact")
-		root.config.Strategy = rapid.SampledFrom([]string{"fedavg", "fedavgm:momentum=0.9", "fedyogi", "qfedavg", "fednova", "scaffold"}).Draw(rt, "strategy")
-		if s, _ := strategies.Parse(root.config.Strategy); weighsAlike(s) {
-			if exact {
-				root.config.Sum = SumExact
-			}
-			if rapid.Bool().Draw(rt, "clipped") {
-				root.config.Privacy = &Privacy{Clip: 3}
-			}
-		}
+		root.drawStrategy(rt)
 		for _, b := range slices.Backward(nodes) {
 			b.start()
 		}

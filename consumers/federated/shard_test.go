@@ -74,16 +74,7 @@ func TestShards(t *testing.T) {
 		partitions := rapid.IntRange(1, 4).Draw(rt, "partitions")
 		nodes := newShards(t, rt, rapid.IntRange(1, min(3, partitions)).Draw(rt, "shards"), partitions, rapid.IntRange(1, 8).Draw(rt, "clients"))
 		root := nodes[0]
-		exact := rapid.Bool().Draw(rt, "exact")
-		root.config.Strategy = rapid.SampledFrom([]string{"fedavg", "fedavgm:momentum=0.9", "fedyogi", "qfedavg", "fednova", "scaffold"}).Draw(rt, "strategy")
-		if s, _ := strategies.Parse(root.config.Strategy); weighsAlike(s) {
-			if exact {
-				root.config.Sum = SumExact
-			}
-			if rapid.Bool().Draw(rt, "clipped") {
-				root.config.Privacy = &Privacy{Clip: 3}
-			}
-		}
+		root.drawStrategy(rt)
 		root.config.Fraction = rapid.SampledFrom([]float64{0, 0.5}).Draw(rt, "fraction")
 		now := time.UnixMilli(1)
 		if rapid.Bool().Draw(rt, "deadline") {
